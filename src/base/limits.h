@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Every bound of the program, each with the reason for its number and the answer when it is reached. */
+#ifndef SP_BASE_LIMITS_H
+#define SP_BASE_LIMITS_H
+
+/* Requests in the house at once. 256 in flight keep a GPU's batches full at any latency we aim for; beyond it a
+ * request is told SP_BUSY at once, which is better than a queue nobody will live to see answered. */
+#define SP_LIMIT_SLOTS 256
+
+/* Request bytes that travel inside a slot. Most photographs for classification and every small tensor fit; larger
+ * bodies get a memfd of their own. */
+#define SP_LIMIT_SLOT_INLINE_BYTES (64u * 1024)
+
+/* Answer bytes of one slot. Top-5 with labels is under 1 KiB; an echo answers what fitted inline. */
+#define SP_LIMIT_ANSWER_BYTES (72u * 1024)
+
+/* Largest image upload. A 45-megapixel camera JPEG is about 25 MiB. Beyond: SP_TOO_LARGE. */
+#define SP_LIMIT_IMAGE_BODY_BYTES (32u * 1024 * 1024)
+
+/* A body that is too large is still read and thrown away up to here (or SP_LIMIT_SWALLOW_MS), so that clients which
+ * write everything before they read see the 413 instead of a reset. */
+#define SP_LIMIT_SWALLOW_BYTES (128u * 1024 * 1024)
+#define SP_LIMIT_SWALLOW_MS 5000
+
+/* Largest picture we decode: 64 megapixels are 192 MB of RGB8, which one worker can hold beside its model. Decided
+ * from the header, before a pixel is allocated: SP_TOO_LARGE. */
+#define SP_LIMIT_IMAGE_PIXELS (64u * 1000 * 1000)
+
+/* Longest side; 65,500 is JPEG's own bound, and it keeps width * 4 far below INT_MAX. SP_TOO_LARGE. */
+#define SP_LIMIT_IMAGE_SIDE 65500
+
+/* Default and longest deadline of a request. 30 s is what most HTTP clients wait. */
+#define SP_LIMIT_DEADLINE_DEFAULT_MS 30000
+#define SP_LIMIT_DEADLINE_MAX_MS 600000
+
+/* After a cancelled or expired lease, how long a worker may take to return it before it is killed. */
+#define SP_LIMIT_LEASE_GRACE_MS 1000
+
+/* Budget of one batch before its first p99 is known, and the least it ever is (DESIGN: max(2 s, 10 x p99)). */
+#define SP_LIMIT_BATCH_BUDGET_MIN_MS 2000
+
+/* Worker processes of one house; executor threads of one worker; items of one batch. */
+#define SP_LIMIT_WORKERS 16
+#define SP_LIMIT_EXECUTORS 16
+#define SP_LIMIT_BATCH 32
+
+/* Links in a chain and attempts recorded for one request; a request that has used them up gets its best error. */
+#define SP_LIMIT_CHAIN_LINKS 8
+#define SP_LIMIT_ATTEMPTS 16
+
+/* How long a body that crashed workers twice is refused, and how many such bodies are remembered (the oldest goes
+ * first; each costs an attacker two worker restarts of a few hundred ms). */
+#define SP_LIMIT_POISON_MS (10 * 60 * 1000)
+#define SP_LIMIT_POISON_ENTRIES 256
+
+/* An upload slower than this after the grace is answered 408: a slot is not a parking place. */
+#define SP_LIMIT_UPLOAD_FLOOR_BYTES_PER_S (16 * 1024)
+#define SP_LIMIT_UPLOAD_FLOOR_AFTER_MS 5000
+
+/* Connections in all and from one address; beyond: refused at accept. */
+#define SP_LIMIT_CONNECTIONS 1024
+#define SP_LIMIT_CONNECTIONS_PER_ADDRESS 512
+
+/* One HTTP connection's pool for request line, headers and the chunk being read. */
+#define SP_LIMIT_HTTP_CONNECTION_BYTES (32u * 1024)
+
+/* One log line; what is longer is cut and ends in "...". */
+#define SP_LIMIT_LOG_LINE_BYTES 2048
+
+/* JSON answers and metrics pages. */
+#define SP_LIMIT_JSON_BYTES (1024u * 1024)
+
+/* Model files; ImageNet classifiers are 5 to 500 MB, protobuf itself ends at 2 GiB. */
+#define SP_LIMIT_MODEL_BYTES (2047u * 1024 * 1024)
+
+/* Inputs + outputs of a model, its tensors' rank, and the text of one label. */
+#define SP_LIMIT_MODEL_IO 64
+#define SP_LIMIT_TENSOR_RANK 8
+#define SP_LIMIT_LABEL_BYTES 128
+
+/* Named counters and histograms of one process. */
+#define SP_LIMIT_METRICS 512
+
+#endif

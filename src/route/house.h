@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The house: slots, chains, workers and their supervisor behind one small interface. The gateway opens a request,
+ * fills its body, submits it, and is called back once with the answer. Loop thread only. */
+#ifndef SP_ROUTE_HOUSE_H
+#define SP_ROUTE_HOUSE_H
+
+#include "base/loop.h"
+#include "base/view.h"
+#include "worker/slot.h"
+
+typedef struct sp_house sp_house;
+typedef struct sp_request sp_request;
+
+typedef enum sp_task { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_COUNT } sp_task;
+const char *sp_task_name(sp_task task); /* "noop", "classify" */
+bool sp_task_parse(const char *text, sp_task *ret_task);
+
+typedef struct sp_house_config {
+    const char *executable;       /* what to spawn: /proc/self/exe */
+    const char *workers;          /* "codec0,cpu0": kind = the name without its trailing digits */
+    const char *model_repository; /* NULL = none */
+    const char *model;            /* default model, NULL = the repository's only or first */
+    bool require_sandbox;
+    int spin_us;                  /* handed to workers */
+    int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
+} sp_house_config;
+
+/* Makes the shared memory and spawns the workers; returns before they are ready. */
+sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **ret_house, sp_error *reterr);
+
+/* Ends workers (EOF on the control socket, then SIGKILL after `grace_ms`), then frees. No request may be open. */
+void sp_house_free(sp_house *house, int grace_ms);
+
+/* One link's try, as told to the client. */
+typedef struct sp_attempt {
+    char link[32];     /* worker name: "cpu0" */
+    sp_status status;
+    char reason[96];   /* "" when it worked; "worker died (signal 9)", "engine: ..." */
+    int64_t start_ns, end_ns;
+} sp_attempt;
+
+typedef struct sp_answer {
+    sp_status status;
+    sp_error error;          /* when status is not SP_OK */
+    int retry_after_s;       /* > 0: tell the client (BUSY, UNAVAILABLE); measured from the queue */
+    /* Who answered: */
+    char link[32];           /* "" when nobody did */
+    char device[32], precision[16], model[64], version[16], engine[32];
+    bool decode_fast;        /* decode=fast was used */
+    /* What: */
+    const sp_answer_classes *classes; /* classify; borrowed until the callback returns */
+    sp_view payload;                  /* noop; borrowed likewise */
+    uint32_t batch_size;
+    int64_t received_ns, queue_ns, decode_ns, preprocess_ns, inference_ns, postprocess_ns, batch_run_ns, total_ns;
+    int attempt_count;
+    sp_attempt attempts[SP_LIMIT_ATTEMPTS];
+} sp_answer;
+
+typedef void sp_request_done_fn(sp_request *request, const sp_answer *answer, void *context);
+
+typedef struct sp_request_params {
+    sp_task task;
+    const char *model;       /* NULL = default */
+    const char *request_id;  /* copied, cut to its field; NULL = made here (16 hex bytes of randomness) */
+    int64_t deadline_ns;     /* absolute */
+    int64_t received_ns;     /* first header byte */
+    uint32_t top_k;          /* 0 = 5 */
+    bool decode_fast;
+    uint64_t body_bytes_hint; /* Content-Length; 0 = unknown */
+    uint64_t body_limit_bytes; /* append beyond it fails; 0 = SP_LIMIT_IMAGE_BODY_BYTES */
+} sp_request_params;
+
+/* Leases a free slot. SP_BUSY: none free (reterr and *ret_retry_after_s say when to come back); SP_NOT_FOUND: no such
+ * model; SP_UNAVAILABLE: no link of the task's chain exists. */
+sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
+                          sp_error *reterr);
+
+/* Copies the next bytes of the body into the slot (the one copy). SP_TOO_LARGE past the limit, SP_NOMEM. */
+sp_status sp_request_append(sp_request *request, const void *data, size_t size_bytes, sp_error *reterr);
+
+/* The body so far, readable until the request is closed; multipart fields are found in place here. */
+sp_view sp_request_body(const sp_request *request);
+
+/* Which part of the body is the file. Without it: all. Also sets what the form's other fields said. */
+void sp_request_set_payload(sp_request *request, size_t offset, size_t size_bytes);
+void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
+void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
+
+/* Hands the request to its chain. `done` is called exactly once, later, from the loop (never from inside this call). */
+void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *context);
+
+/* The client is gone: no `done` will come. Closes the request too. Valid at any time before close. */
+void sp_request_cancel(sp_request *request);
+
+/* After `done`, or instead of submit. The slot is recycled when every lease is back. */
+void sp_request_close(sp_request *request);
+
+const char *sp_request_id(const sp_request *request);
+
+/* State for /readyz, /healthz and doctor. */
+typedef enum sp_worker_state {
+    SP_WORKER_STARTING, /* spawned, not ready */
+    SP_WORKER_READY,
+    SP_WORKER_BACKOFF,     /* died before its first completed batch; waiting to be restarted */
+    SP_WORKER_QUARANTINED, /* not restarted: reason says why */
+    SP_WORKER_ENDING
+} sp_worker_state;
+const char *sp_worker_state_name(sp_worker_state state);
+
+typedef struct sp_worker_info {
+    const char *name, *kind;
+    sp_worker_state state;
+    int pid;
+    int restarts;
+    int in_flight;
+    const char *reason;         /* why it last died or cannot serve; "" */
+    const sp_worker_card *card; /* the last one seen; NULL before the first */
+} sp_worker_info;
+
+int sp_house_worker_count(const sp_house *house);
+void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info);
+
+/* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
+bool sp_house_ready(const sp_house *house, bool *ret_degraded);
+int sp_house_open_count(const sp_house *house);  /* requests open */
+int sp_house_leased_count(const sp_house *house); /* leases out */
+
+/* The loop hook's and sleep's work (rings); the gateway registers nothing itself. */
+
+#endif

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The slot protocol: what the gateway and one worker share, and who may write what.
+ *
+ *   request memfd   one per house, written by the gateway alone (mapped, then sealed SHRINK|GROW|FUTURE_WRITE);
+ *                   workers map it read-only, so any later link reads the same immutable request.
+ *       sp_house_page | sp_slot_request[SP_LIMIT_SLOTS] | inline body[SP_LIMIT_SLOTS]
+ *   worker memfd    one per worker *incarnation*, thrown away with it, never repaired.
+ *       sp_worker_page (both rings, executor marks, card) | answer[SP_LIMIT_SLOTS]
+ *   body memfd      one per large body, sealed; descriptor sent over the control socket before the ring is rung.
+ *   output memfd    one per slot, made by the gateway (sealed against shrinking), written by codec workers (pixels,
+ *                   tensors), mapped read-only by the next link. The gateway never maps it.
+ *
+ * No lock lies in shared memory. Both rings have one producer and one consumer *process*; inside a worker a
+ * process-local mutex serialises its threads. The gateway keeps private copies of every index that it owns and checks
+ * every number that a worker wrote, once, after copying it. */
+#ifndef SP_WORKER_SLOT_H
+#define SP_WORKER_SLOT_H
+
+#include "base/limits.h"
+#include "kernels/prep.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define SP_SLOT_ABI 1u
+#define SP_RING_ENTRIES 512u /* power of two, more than all slots */
+#define SP_LIMIT_REQUEST_ID_BYTES 64
+#define SP_NO_SLOT UINT32_MAX
+
+/* What a link is asked to do with a slot. */
+typedef enum sp_op {
+    SP_OP_NOOP = 1,     /* answer = body */
+    SP_OP_DECODE = 2,   /* body -> output: RGB8 pixels, or the tensor of `prep` when flagged */
+    SP_OP_CLASSIFY = 3, /* output (pixels or tensor) -> top-k */
+} sp_op;
+
+/* What lies in a slot's output memfd. */
+typedef enum sp_output_kind { SP_OUTPUT_NONE = 0, SP_OUTPUT_RGB8 = 1, SP_OUTPUT_TENSOR = 2 } sp_output_kind;
+
+#define SP_SLOT_DECODE_FAST 1u /* sp_slot_request.flags: decode=fast was asked for */
+
+/* One request, immutable while any lease of it is out. Written by the gateway. */
+typedef struct sp_slot_request {
+    char request_id[SP_LIMIT_REQUEST_ID_BYTES]; /* NUL-terminated, for logs */
+    int64_t deadline_ns;                        /* absolute, CLOCK_MONOTONIC */
+    uint32_t flags;
+    uint32_t top_k;
+    uint32_t body_in_memfd;  /* 0: inline; 1: the body memfd */
+    uint32_t body_memfd_serial; /* names the descriptor sent over the control socket */
+    uint64_t body_bytes;     /* all of it */
+    uint64_t payload_offset; /* the file inside it (multipart), or 0 */
+    uint64_t payload_bytes;
+    sp_prep_spec prep; /* of the model asked for */
+    _Atomic uint32_t cancelled_lease; /* a lease whose number is <= this one is no longer wanted (low 32 bits) */
+} sp_slot_request;
+
+/* Gateway -> worker. */
+typedef struct sp_submission {
+    uint32_t slot;
+    uint32_t op;          /* sp_op */
+    uint32_t lease;       /* unique in the house; 0 never */
+    uint32_t output_kind; /* what a DECODE should make; what a CLASSIFY finds */
+    uint32_t output_serial; /* the output memfd's descriptor, sent over the control socket */
+    uint32_t alone;       /* 1: a suspect; run it in a batch of its own */
+    int32_t image_w, image_h; /* of an RGB8 output */
+    uint64_t output_bytes;    /* of what lies in the output */
+    int64_t attempt_deadline_ns;
+} sp_submission;
+
+/* Worker -> gateway. Times are CLOCK_MONOTONIC ns; a worker's claims, used for reports only. */
+typedef struct sp_completion {
+    uint32_t slot;
+    uint32_t lease;
+    uint32_t status;       /* sp_status */
+    uint32_t answer_bytes; /* in answer[slot] */
+    uint32_t output_kind;
+    int32_t image_w, image_h;
+    uint32_t batch_size; /* items that ran together */
+    uint64_t output_bytes;
+    int64_t begun_ns;     /* taken from the ring */
+    int64_t decode_ns, preprocess_ns, inference_ns, postprocess_ns;
+    int64_t batch_run_ns; /* the engine's run of the whole batch */
+} sp_completion;
+
+/* answer[slot] when status is not SP_OK: an sp_error, copied. When SP_OK of SP_OP_CLASSIFY: */
+typedef struct sp_answer_class {
+    uint32_t class_id;
+    float probability;
+    char label[SP_LIMIT_LABEL_BYTES]; /* UTF-8, NUL-terminated; "" = the model has no labels */
+} sp_answer_class;
+typedef struct sp_answer_classes {
+    uint32_t count;
+    uint32_t reserved;
+    sp_answer_class classes[SP_LIMIT_ANSWER_BYTES / sizeof(sp_answer_class) - 1];
+} sp_answer_classes;
+_Static_assert(sizeof(sp_answer_classes) <= SP_LIMIT_ANSWER_BYTES, "classes fit an answer");
+
+typedef enum sp_stage {
+    SP_STAGE_IDLE = 0,
+    SP_STAGE_DECODE,
+    SP_STAGE_PREPROCESS,
+    SP_STAGE_INFERENCE,
+    SP_STAGE_POSTPROCESS,
+} sp_stage;
+
+/* One executor thread's progress: what it has in hand since when, and how long it may take. */
+typedef struct sp_mark {
+    _Alignas(64) _Atomic uint64_t sequence; /* odd while being written */
+    _Atomic uint32_t stage;                 /* sp_stage */
+    _Atomic uint32_t count;                 /* slots in hand, 0 = idle */
+    _Atomic int64_t start_ns;
+    _Atomic int64_t start_cpu_ns; /* the worker process's CPU time then */
+    _Atomic int64_t budget_ns;
+    struct {
+        _Atomic uint32_t slot;
+        _Atomic uint32_t lease;
+    } items[SP_LIMIT_BATCH];
+} sp_mark;
+
+/* What a worker says of itself once it is ready; the gateway validates and keeps a copy ("model card"). */
+typedef struct sp_worker_card {
+    char device[32];        /* "cpu", "cuda" */
+    char model[64];         /* "" = none (codec, noop) */
+    char version[16];
+    char digest[65];        /* sha256 hex of the model file */
+    char precision[16];     /* "fp32" ... */
+    char engine[32];        /* "onnxruntime 1.31.1" */
+    char sandbox[16];       /* "full", "partial", "none" */
+    char detail[512];       /* free text for doctor: measured plan, sandbox notes */
+    uint32_t class_count;
+    uint32_t max_batch;     /* items it wants at once */
+    uint32_t executors;     /* threads that take work */
+    uint32_t window;        /* leases it is useful to have out: executors * max_batch * 2 */
+    int64_t p50_ns, p99_ns; /* of one batch of one, measured at load */
+    sp_prep_spec prep;
+} sp_worker_card;
+
+typedef struct sp_ring_submissions {
+    _Alignas(64) _Atomic uint32_t tail; /* producer: gateway */
+    _Alignas(64) _Atomic uint32_t head; /* consumer: worker */
+    sp_submission entries[SP_RING_ENTRIES];
+} sp_ring_submissions;
+
+typedef struct sp_ring_completions {
+    _Alignas(64) _Atomic uint32_t tail; /* producer: worker */
+    _Alignas(64) _Atomic uint32_t head; /* consumer: gateway */
+    sp_completion entries[SP_RING_ENTRIES];
+} sp_ring_completions;
+
+/* First page of the request memfd. */
+typedef struct sp_house_page {
+    uint32_t abi;
+    uint32_t slot_count;
+    _Alignas(64) _Atomic uint32_t gateway_sleeping; /* 1: ring its eventfd after a completion */
+} sp_house_page;
+
+/* First part of the worker memfd. */
+typedef struct sp_worker_page {
+    uint32_t abi;
+    _Alignas(64) _Atomic uint32_t worker_sleeping; /* 1: ring its eventfd after a submission */
+    sp_ring_submissions submissions;
+    sp_ring_completions completions;
+    sp_mark marks[SP_LIMIT_EXECUTORS];
+    sp_worker_card card;
+} sp_worker_page;
+
+#define SP_REQUEST_MEMFD_REQUESTS_OFFSET 4096u
+#define SP_REQUEST_MEMFD_BODIES_OFFSET \
+    (SP_REQUEST_MEMFD_REQUESTS_OFFSET + SP_ALIGN_UP(SP_LIMIT_SLOTS * sizeof(sp_slot_request), (size_t)4096))
+#define SP_REQUEST_MEMFD_BYTES (SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_LIMIT_SLOT_INLINE_BYTES)
+#define SP_WORKER_MEMFD_ANSWERS_OFFSET SP_ALIGN_UP(sizeof(sp_worker_page), (size_t)4096)
+#define SP_WORKER_MEMFD_BYTES (SP_WORKER_MEMFD_ANSWERS_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_LIMIT_ANSWER_BYTES)
+
+/* Control socket (SOCK_SEQPACKET), one message a packet, descriptors as SCM_RIGHTS. */
+typedef enum sp_control_kind {
+    SP_CONTROL_HELLO = 1,  /* gateway -> worker: request memfd, worker memfd, submit eventfd, complete eventfd */
+    SP_CONTROL_BODY = 2,   /* gateway -> worker: body memfd of `slot`, `serial` */
+    SP_CONTROL_OUTPUT = 3, /* gateway -> worker: output memfd of `slot`, `serial` */
+    SP_CONTROL_DROP = 4,   /* gateway -> worker: unmap what you hold of `slot` */
+    SP_CONTROL_READY = 5,  /* worker -> gateway: the card is in the worker page */
+    SP_CONTROL_FAILED = 6, /* worker -> gateway: cannot serve; `error` says why; the process ends */
+    SP_CONTROL_LOADING = 7 /* worker -> gateway: about to load `text` (for quarantine when it dies there) */
+} sp_control_kind;
+
+typedef struct sp_control {
+    uint32_t kind;
+    uint32_t slot;
+    uint32_t serial;
+    uint32_t status; /* FAILED */
+    char text[256];  /* FAILED, LOADING */
+} sp_control;
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The child process: takes leases from its ring, forms batches, runs them, answers into the slots.
+ * What it can do is its *kind* (codec, device, ...), registered in the table of worker/kinds.c; the loop knows no task. */
+#ifndef SP_WORKER_WORKER_H
+#define SP_WORKER_WORKER_H
+
+#include "base/status.h"
+#include "base/view.h"
+#include "worker/slot.h"
+
+/* One request of a batch, as a kind sees it. */
+typedef struct sp_work_item {
+    const sp_slot_request *request; /* read-only memory; another process wrote it, its numbers are checked */
+    const sp_submission *submission;
+    sp_view body;   /* the payload (file), read-only */
+    sp_view input;  /* output memfd's content left by an earlier link; empty if none */
+    uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES */
+    int output_fd;  /* the slot's output memfd, writable (DECODE only), else -1 */
+    /* The kind sets: */
+    sp_status status;
+    sp_error error;
+    sp_completion done; /* sizes and times; slot, lease, status, begun_ns are the loop's */
+} sp_work_item;
+
+typedef struct sp_worker_config {
+    const char *name;             /* "codec0", "cpu0" */
+    const char *kind;             /* "codec", "cpu" */
+    const char *model_repository; /* directory, or NULL */
+    const char *model;            /* name in it, or NULL = the kind's default */
+    const char *plan;             /* measured plan of an earlier incarnation ("" = measure), opaque to the route */
+    bool require_sandbox;
+    int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */
+} sp_worker_config;
+
+typedef struct sp_worker_kind {
+    const char *name;
+    /* Loads what is needed, before the first lease. Fills *card (executors, max_batch, window at least). */
+    sp_status (*open)(const sp_worker_config *config, sp_worker_card *card, void **ret_state, sp_error *reterr);
+    /* After open, before the first byte from outside is touched: drop privileges. NULL = none. */
+    sp_status (*sandbox)(void *state, sp_worker_card *card, bool require, sp_error *reterr);
+    /* Runs `count` items (1 .. card.max_batch) of one op; sets status of each. `executor` < card.executors; one call at
+     * a time per executor. Calls sp_worker_stage() as it goes. */
+    void (*run)(void *state, int executor, sp_work_item *items, int count);
+    /* How many of the waiting leases this executor should take now (1 .. max_batch), given how many wait and how many
+     * executors are busy; *ret_wait_ns > 0 = would rather wait that long for more. NULL = one at a time. */
+    int (*choose)(void *state, int waiting, int busy_executors, int64_t *ret_wait_ns);
+    void (*close)(void *state);
+} sp_worker_kind;
+
+/* Publishes the stage the calling executor is in and how long it may take (0 = the default budget). */
+void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns);
+
+/* True when the gateway no longer wants this item; cheap, call between stages. */
+bool sp_work_item_cancelled(const sp_work_item *item);
+
+/* The table. NULL when there is no such kind. "cpu" and "cuda" are the device kind. */
+const sp_worker_kind *sp_worker_kind_find(const char *kind);
+
+/* The process's main: descriptor 3 is the control socket. Returns the exit code. */
+int sp_worker_main(const sp_worker_config *config);
+
+#endif
