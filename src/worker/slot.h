@@ -25,7 +25,10 @@
 #define SP_SLOT_ABI 1u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
-#define SP_NO_SLOT UINT32_MAX
+
+/* An output memfd larger than this is thrown away with its request on both sides; smaller ones stay mapped for the
+ * slot's next request, because page faults on fresh memory cost more than the copy. */
+#define SP_OUTPUT_KEEP_BYTES (4u * 1024 * 1024)
 
 /* What a link is asked to do with a slot. */
 typedef enum sp_op {
@@ -126,7 +129,8 @@ typedef struct sp_worker_card {
     char precision[16];     /* "fp32" ... */
     char engine[32];        /* "onnxruntime 1.31.1" */
     char sandbox[16];       /* "full", "partial", "none" */
-    char detail[512];       /* free text for doctor: measured plan, sandbox notes */
+    char detail[512];       /* free text for doctor: what was measured, sandbox notes */
+    char plan[256];         /* what a restarted worker needs to skip measuring (--plan); opaque to the route */
     uint32_t class_count;
     uint32_t max_batch;     /* items it wants at once */
     uint32_t executors;     /* threads that take work */
@@ -176,10 +180,8 @@ typedef enum sp_control_kind {
     SP_CONTROL_HELLO = 1,  /* gateway -> worker: request memfd, worker memfd, submit eventfd, complete eventfd */
     SP_CONTROL_BODY = 2,   /* gateway -> worker: body memfd of `slot`, `serial` */
     SP_CONTROL_OUTPUT = 3, /* gateway -> worker: output memfd of `slot`, `serial` */
-    SP_CONTROL_DROP = 4,   /* gateway -> worker: unmap what you hold of `slot` */
-    SP_CONTROL_READY = 5,  /* worker -> gateway: the card is in the worker page */
-    SP_CONTROL_FAILED = 6, /* worker -> gateway: cannot serve; `error` says why; the process ends */
-    SP_CONTROL_LOADING = 7 /* worker -> gateway: about to load `text` (for quarantine when it dies there) */
+    SP_CONTROL_READY = 4,  /* worker -> gateway: the card is in the worker page */
+    SP_CONTROL_FAILED = 5, /* worker -> gateway: cannot serve; `text` says why; the process ends */
 } sp_control_kind;
 
 typedef struct sp_control {
@@ -187,7 +189,7 @@ typedef struct sp_control {
     uint32_t slot;
     uint32_t serial;
     uint32_t status; /* FAILED */
-    char text[256];  /* FAILED, LOADING */
+    char text[256];  /* FAILED */
 } sp_control;
 
 #endif

@@ -15,7 +15,6 @@ typedef struct sp_work_item {
     sp_view body;   /* the payload (file), read-only */
     sp_view input;  /* output memfd's content left by an earlier link; empty if none */
     uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES */
-    int output_fd;  /* the slot's output memfd, writable (DECODE only), else -1 */
     /* The kind sets: */
     sp_status status;
     sp_error error;
@@ -38,7 +37,8 @@ typedef struct sp_worker_kind {
     sp_status (*open)(const sp_worker_config *config, sp_worker_card *card, void **ret_state, sp_error *reterr);
     /* After open, before the first byte from outside is touched: drop privileges. NULL = none. */
     sp_status (*sandbox)(void *state, sp_worker_card *card, bool require, sp_error *reterr);
-    /* Runs `count` items (1 .. card.max_batch) of one op; sets status of each. `executor` < card.executors; one call at
+    /* Runs `count` items (1 .. card.max_batch) of one op; sets status of each. SP_OP_NOOP never comes here: the loop
+     * answers it. `executor` < card.executors; one call at
      * a time per executor. Calls sp_worker_stage() as it goes. */
     void (*run)(void *state, int executor, sp_work_item *items, int count);
     /* How many of the waiting leases this executor should take now (1 .. max_batch), given how many wait and how many
@@ -49,6 +49,11 @@ typedef struct sp_worker_kind {
 
 /* Publishes the stage the calling executor is in and how long it may take (0 = the default budget). */
 void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns);
+
+/* The slot's output memory, writable, at least `size_bytes` long: where a DECODE leaves pixels or a tensor. Grown and
+ * mapped once and kept for the slot's next requests. Contents of an earlier request may still be there.
+ * NULL with *reterr set: SP_NOMEM (memory, or more than one output may hold). The loop's; never unmap it. */
+uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error *reterr);
 
 /* True when the gateway no longer wants this item; cheap, call between stages. */
 bool sp_work_item_cancelled(const sp_work_item *item);
