@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The engine plug-in ABI: what a library that runs models offers to Spillway. C and C++; includes nothing of Spillway.
+ *
+ * A plug-in is libspillway_engine_<name>.so with one exported symbol:
+ *
+ *     const sp_engine_api *sp_engine_api_get(uint32_t host_abi);   // NULL: the host is too old or too new for it
+ *
+ * Life of a model:   load -> describe -> run ... run -> unload.   One process may hold many.
+ * Rules that hold for every call:
+ *   - Results in `ret_...` are written only when the call returns SP_ENGINE_OK; `reterr` may be NULL.
+ *   - Buffers are the caller's. In steady state (same lane, same shapes, same addresses as the run before) a plug-in
+ *     allocates nothing of its own; what the library behind it does is that library's business.
+ *   - No call keeps a pointer past its return, except run's buffers, which it may remember to compare with the next run's
+ *     (never to read or write).
+ *   - Structs grow at their end only, and begin with their size where the host allocates them for the plug-in to read;
+ *     a plug-in treats fields beyond the size it is given as zero. Anything else is a new SP_ENGINE_ABI. */
+#ifndef SPILLWAY_ENGINE_H
+#define SPILLWAY_ENGINE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SP_ENGINE_ABI 1u
+#define SP_ENGINE_SYMBOL "sp_engine_api_get"
+#define SP_ENGINE_MAX_RANK 8
+#define SP_ENGINE_MAX_PORTS 64 /* inputs or outputs of one model */
+#define SP_ENGINE_MAX_PROVIDERS 8
+
+/* What went wrong, as the router acts on it. The numbers are Spillway's statuses (docs/status.md); those that no engine
+ * has a use for are left out. */
+typedef int32_t sp_engine_status;
+enum {
+    SP_ENGINE_OK = 0,
+    SP_ENGINE_INVALID = 1,      /* the host asked wrongly: shapes, names, options */
+    SP_ENGINE_TOO_LARGE = 2,    /* a file or tensor beyond the engine's own bound */
+    SP_ENGINE_NOT_FOUND = 3,    /* no such file */
+    SP_ENGINE_UNSUPPORTED = 6,  /* this engine or provider cannot; another may */
+    SP_ENGINE_NOMEM = 7,        /* host or device memory: a smaller batch may fit */
+    SP_ENGINE_UNAVAILABLE = 11, /* the device is gone (sticky error): only a new process helps */
+    SP_ENGINE_CANCELLED = 12,   /* cancel() was called */
+    SP_ENGINE_CORRUPT = 13,     /* the model file is damaged, or no model at all */
+    SP_ENGINE_INTERNAL = 14     /* the library failed in a way that none of the above says */
+};
+
+typedef struct sp_engine_error {
+    int32_t origin_code; /* the library's own number */
+    char origin[16];     /* the library: "onnxruntime" */
+    char message[256];   /* NUL-terminated */
+} sp_engine_error;
+
+/* ONNX's numbers (TensorProto.DataType). Strings do not cross this ABI. */
+typedef enum sp_engine_dtype {
+    SP_ENGINE_F32 = 1,
+    SP_ENGINE_U8 = 2,
+    SP_ENGINE_I8 = 3,
+    SP_ENGINE_U16 = 4,
+    SP_ENGINE_I16 = 5,
+    SP_ENGINE_I32 = 6,
+    SP_ENGINE_I64 = 7,
+    SP_ENGINE_BOOL = 9,
+    SP_ENGINE_F16 = 10,
+    SP_ENGINE_F64 = 11,
+    SP_ENGINE_U32 = 12,
+    SP_ENGINE_U64 = 13,
+    SP_ENGINE_BF16 = 16
+} sp_engine_dtype;
+
+typedef enum sp_engine_memory_kind {
+    SP_ENGINE_HOST = 0, /* pageable host memory */
+    SP_ENGINE_CUDA = 1  /* memory of CUDA device `device_index`; the host may not touch it */
+} sp_engine_memory_kind;
+
+/* One tensor for one run: row-major, packed. */
+typedef struct sp_engine_tensor {
+    void *data;           /* an input is not written */
+    uint64_t size_bytes;  /* of the buffer: at least what dtype and dims need */
+    int32_t dtype;        /* sp_engine_dtype */
+    int32_t memory;       /* sp_engine_memory_kind */
+    int32_t device_index; /* 0 for the host */
+    int32_t rank;         /* 0 .. SP_ENGINE_MAX_RANK */
+    int64_t dims[SP_ENGINE_MAX_RANK];
+} sp_engine_tensor;
+
+/* One input or output of a model. */
+typedef struct sp_engine_port {
+    const char *name; /* the model's, until unload */
+    int32_t dtype;    /* 0: something that does not cross this ABI (strings, sequences) */
+    int32_t rank;
+    int64_t dims[SP_ENGINE_MAX_RANK]; /* -1: any size, by the caller's choice (batch, time) */
+} sp_engine_port;
+
+typedef struct sp_engine_ports {
+    int32_t input_count, output_count;
+    const sp_engine_port *inputs, *outputs; /* the model's, until unload */
+} sp_engine_ports;
+
+/* One execution provider, as probe() found it on this machine. */
+typedef struct sp_engine_provider {
+    char name[16];        /* "cpu", "cuda", "tensorrt" */
+    int32_t present;      /* 1: a load with this provider has a chance */
+    int32_t device_count; /* 0 when not present */
+    char version[64];     /* driver and runtime where they can be told, else "" */
+    char reason[256];     /* why it is not present: "libcudnn.so.9 is missing"; "" when it is */
+    char remedy[128];     /* what a person can do about it; "" when nothing */
+} sp_engine_provider;
+
+typedef struct sp_engine_probe_result {
+    char engine[16];   /* "onnxruntime" */
+    char version[32];  /* the library's: "1.31.1" */
+    char library[256]; /* the file that was loaded */
+    int32_t provider_count;
+    sp_engine_provider providers[SP_ENGINE_MAX_PROVIDERS];
+} sp_engine_probe_result;
+
+typedef struct sp_engine_model sp_engine_model; /* the plug-in's */
+
+typedef struct sp_engine_load_options {
+    uint32_t struct_bytes; /* sizeof(sp_engine_load_options) as the host knows it */
+    int32_t device_index;  /* of the provider; 0 for cpu */
+    const char *provider;  /* "cpu" | "cuda" | "tensorrt"; NULL = "cpu". Never replaced silently by another */
+    const char *path;      /* the model file; or NULL and */
+    const void *bytes;     /* the model in memory, which need not outlive load() */
+    uint64_t byte_count;
+    int32_t threads;      /* host threads that compute one run, the caller's included; 1 = the caller's alone; 0 = the
+                           * library's choice (it does not know cgroup limits) */
+    int32_t lanes;        /* runs that may be in flight at once, numbered 0 .. lanes - 1; 0 = 1 */
+    int32_t optimisation; /* 0 none, 1 basic, 2 extended, 3 all; the host's default is 3 */
+    int32_t spin;         /* 1: idle compute threads of a run spin for work; 0: they sleep, which costs a wake-up per
+                           * operator and leaves the cores to others */
+    uint64_t device_memory_limit_bytes; /* of the provider's arena; 0 = none. The cpu provider has no such bound */
+    sp_engine_model *share; /* another loaded model of the same file: its prepacked weights are used where the library
+                             * can; it must be unloaded after this one. NULL = none */
+    const char *optimised_path; /* written by the first load, read by later ones, when the library can save its
+                                 * optimised graph; the name must change with model, library, machine. NULL = none */
+} sp_engine_load_options;
+
+typedef struct sp_engine_memory {
+    uint64_t host_bytes;   /* resident growth during load and the runs so far that can be laid to this model; an estimate */
+    uint64_t device_bytes; /* on the provider's device; 0 for cpu */
+} sp_engine_memory;
+
+typedef struct sp_engine_api {
+    uint32_t abi;          /* SP_ENGINE_ABI */
+    uint32_t struct_bytes; /* sizeof(sp_engine_api) of the plug-in: entries beyond it are NULL */
+    const char *name;      /* "onnxruntime" */
+
+    /* Loads the library if need be and says which providers this machine has, and of each other one why not. A missing
+     * library is SP_ENGINE_UNSUPPORTED with its file name in the message. Any thread, not concurrently with load. */
+    sp_engine_status (*probe)(sp_engine_probe_result *ret_result, sp_engine_error *reterr);
+
+    /* Loads one model for one provider. May take seconds. Several loads may run at once on different threads.
+     * CORRUPT: not a model or damaged; NOT_FOUND: no file; UNSUPPORTED: provider not present, or an operator it lacks;
+     * NOMEM; INVALID: options. */
+    sp_engine_status (*load)(const sp_engine_load_options *options, sp_engine_model **ret_model, sp_engine_error *reterr);
+
+    /* What goes in and comes out. Cannot fail; constant until unload. Any thread. */
+    void (*describe)(const sp_engine_model *model, sp_engine_ports *ret_ports);
+
+    /* Runs once, synchronously. `inputs` and `outputs` are in describe()'s order and complete; every dimension is given.
+     * An output whose data is NULL is left in memory of the plug-in: data, size_bytes, rank and dims are set, valid
+     * until the next run of this lane (for outputs whose size only the run knows). INVALID: a shape that the model
+     * cannot take or a buffer that is too small; then nothing ran.
+     * One call at a time per lane; different lanes of one model at once, from different threads. */
+    sp_engine_status (*run)(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
+                            sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr);
+
+    void (*unload)(sp_engine_model *model); /* no run may be in flight; NULL is fine */
+
+    /* Gives the library back, when every model is unloaded. The plug-in may be used again afterwards. */
+    void (*close)(void);
+
+    /* Optional entries: NULL when the library cannot. */
+
+    /* What the model occupies. */
+    sp_engine_status (*memory)(const sp_engine_model *model, sp_engine_memory *ret_memory, sp_engine_error *reterr);
+
+    /* Asks the run that is in flight on `lane` to end soon with SP_ENGINE_CANCELLED (at the next operator). A run that
+     * starts later is not touched. Any thread. NULL: runs cannot be interrupted, the host waits or kills the process. */
+    void (*cancel)(sp_engine_model *model, int32_t lane);
+} sp_engine_api;
+
+typedef const sp_engine_api *sp_engine_api_get_fn(uint32_t host_abi);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
