@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The commands of the program, one file each, and what several of them share. */
+#ifndef SP_CLI_CLI_H
+#define SP_CLI_CLI_H
+
+#include "base/status.h"
+#include "cli/options.h"
+
+/* A command gets argv[0] = its own name and returns an sp_exit. */
+typedef int sp_command_fn(int argc, char **argv);
+sp_command_fn sp_command_serve, sp_command_classify, sp_command_doctor, sp_command_models, sp_command_pull,
+    sp_command_bench, sp_command_version, sp_command_worker;
+
+/* Where models are looked for: `given` if not NULL; else $SPILLWAY_MODELS; else var/models beside the build directory
+ * that this program stands in, when that is there; else /var/lib/spillway/models. Static storage. */
+const char *sp_model_repository_find(const char *given);
+
+/* The tree this program was built in ("/src/spillway" of /src/spillway/build/spillway), or "" when it is installed.
+ * Static storage. */
+const char *sp_source_tree_find(void);
+
+/* The exit code that fits the status of a failed operation. */
+int sp_exit_of(sp_status status);
+
+/* "spillway COMMAND: message [origin]" on stderr; returns sp_exit_of(err->status). */
+int sp_cli_fail_error(const char *command, const sp_error *err);
+
+#endif
