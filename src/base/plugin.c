@@ -3,6 +3,7 @@
 #include "base/plugin.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 #endif
 
 /* Where the build leaves them, below its root. */
-static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime" };
+static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime", "src/cli/fetch" };
 
 typedef struct plugin_search {
     const char *file;
@@ -46,19 +47,17 @@ static bool look_in_list(plugin_search *search, const char *dirs)
     return false;
 }
 
-static bool look_beside_executable(plugin_search *search)
+/* Looks where a program or library that stands in `dir` may have brought its plug-ins. */
+static bool look_around(plugin_search *search, const char *dir)
 {
-    char dir[SP_LIMIT_PLUGIN_PATH_BYTES - 64], other[SP_LIMIT_PLUGIN_PATH_BYTES];
-    ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
-    if (n <= 0)
-        return false;
-    dir[n] = 0;
-    char *slash = strrchr(dir, '/');
-    if (slash)
-        *slash = 0;
+    char other[SP_LIMIT_PLUGIN_PATH_BYTES];
+
     if (look_in(search, dir))
         return true;
-    (void)snprintf(other, sizeof(other), "%s/../lib/spillway", dir);
+    (void)snprintf(other, sizeof(other), "%.*s/../lib/spillway", (int)sizeof(other) - 64, dir);
+    if (look_in(search, other))
+        return true;
+    (void)snprintf(other, sizeof(other), "%.*s/spillway", (int)sizeof(other) - 64, dir);
     if (look_in(search, other))
         return true;
     size_t root_length = strlen(SP_BUILD_ROOT);
@@ -72,11 +71,41 @@ static bool look_beside_executable(plugin_search *search)
     return false;
 }
 
+/* Cuts the last name off; false when there is none. */
+static bool cut_to_directory(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash)
+        *slash = 0;
+    return slash != NULL;
+}
+
+static bool look_beside_executable(plugin_search *search)
+{
+    char dir[SP_LIMIT_PLUGIN_PATH_BYTES];
+    ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
+    if (n <= 0)
+        return false;
+    dir[n] = 0;
+    return cut_to_directory(dir) && look_around(search, dir);
+}
+
+/* The same for the library that this code was linked into (libspillway.so in somebody else's program); in our own
+ * program that is the executable once more. */
+static bool look_beside_this_code(plugin_search *search)
+{
+    Dl_info info;
+    char dir[PATH_MAX];
+    if (!dladdr(build_dirs, &info) || !info.dli_fname || !realpath(info.dli_fname, dir))
+        return false;
+    return cut_to_directory(dir) && look_around(search, dir);
+}
+
 sp_status sp_plugin_open(const char *file, void **ret_handle, char *ret_path, sp_error *reterr)
 {
     plugin_search search = { .file = file };
     const char *dirs = getenv("SPILLWAY_PLUGINS");
-    if (!(dirs && *dirs ? look_in_list(&search, dirs) : look_beside_executable(&search)))
+    if (!(dirs && *dirs ? look_in_list(&search, dirs) : look_beside_executable(&search) || look_beside_this_code(&search)))
         return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "missing_plugin", "%s is in none of %s", file, search.looked);
     void *handle = dlopen(search.path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
