@@ -3,7 +3,6 @@
 #include "base/plugin.h"
 
 #include <dlfcn.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,10 +94,12 @@ static bool look_beside_executable(plugin_search *search)
 static bool look_beside_this_code(plugin_search *search)
 {
     Dl_info info;
-    char dir[PATH_MAX];
-    if (!dladdr(build_dirs, &info) || !info.dli_fname || !realpath(info.dli_fname, dir))
+    if (!dladdr(build_dirs, &info) || !info.dli_fname)
         return false;
-    return cut_to_directory(dir) && look_around(search, dir);
+    char *dir = realpath(info.dli_fname, NULL);
+    bool found = dir && cut_to_directory(dir) && look_around(search, dir);
+    free(dir);
+    return found;
 }
 
 sp_status sp_plugin_open(const char *file, void **ret_handle, char *ret_path, sp_error *reterr)
