@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The bench command: reads the command line, has the load made (bench_load.c), prints what was measured as text or as
- * JSON with machine, commit and flags. With -DSP_BENCH_STANDALONE it is a program of its own. */
-#include "cli/bench.h"
+ * JSON with machine, commit and flags. Client code only: it knows nothing of the server's insides. */
+#include "cli/cli.h"
 
 #include "base/clock.h"
 #include "base/machine.h"
@@ -464,7 +464,7 @@ static sp_status bench_run(const options *o, sp_load_result *result, sp_error *r
     return s;
 }
 
-int sp_cli_bench(int argc, char **argv)
+int sp_command_bench(int argc, char **argv)
 {
     static sp_load_result result; /* 120 KiB: not for the stack */
     options o;
@@ -492,10 +492,3 @@ int sp_cli_bench(int argc, char **argv)
         report_text(&o, &result, cpu_seconds());
     return result.answered == result.ok && error_sum(&result) == 0 ? 0 : 1;
 }
-
-#ifdef SP_BENCH_STANDALONE
-int main(int argc, char **argv)
-{
-    return sp_cli_bench(argc, argv);
-}
-#endif

@@ -16,9 +16,7 @@ typedef struct command {
 
 static const command commands[] = {
     { "serve", sp_command_serve, "answer requests over HTTP" },
-#ifdef SP_CLI_BENCH
     { "bench", sp_command_bench, "put load on a server and measure it" },
-#endif
     { "version", sp_command_version, "print versions" },
     { "worker", sp_command_worker, NULL }, /* spawned by serve, never by hand */
 };

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
-PROGRAM = BUILD / "bench" / "spillway-bench"
+PROGRAM = BUILD / "spillway"
 
 LABEL = b'{"request_id":"x","predictions":[{"class_id":0,"label":"tench \\"T\\"","probability":0.5}]}'
 
@@ -123,7 +123,7 @@ def server():
 
 
 def bench(*args, code=0):
-    done = subprocess.run([PROGRAM, *map(str, args), "--json"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([PROGRAM, "bench", *map(str, args), "--json"], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return json.loads(done.stdout)
 
@@ -177,7 +177,7 @@ def test_timeout(server):
 def test_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as s:
         port = s.getsockname()[1]
-    done = subprocess.run([PROGRAM, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([PROGRAM, "bench", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 3 and "refused" in done.stderr
 
 
@@ -185,7 +185,7 @@ def test_nobody_listens():
                                   ["http://127.0.0.1/", "--nonsense"], ["http://127.0.0.1/", "--file"],
                                   ["http://127.0.0.1/", "--file", "/no/such/file"]])
 def test_wrong_usage(args):
-    done = subprocess.run([PROGRAM, *args], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([PROGRAM, "bench", *args], capture_output=True, text=True, timeout=20)
     assert done.returncode == 2 and done.stderr.startswith("spillway bench: ")
 
 
@@ -236,5 +236,5 @@ def test_what_is_reported(server):
     assert q["min"] <= q["p50"] <= q["p90"] <= q["p95"] <= q["p99"] <= q["p99_9"] <= q["max"]
     assert r["machine"]["cpus"] >= 1 and r["machine"]["cpu"] and "family" in r["machine"]["cpu_numbers"]
     assert server.url("/ok") in r["command"]
-    text = subprocess.run([PROGRAM, server.url("/ok"), "--requests", "3"], capture_output=True, text=True, timeout=20)
+    text = subprocess.run([PROGRAM, "bench", server.url("/ok"), "--requests", "3"], capture_output=True, text=True, timeout=20)
     assert text.returncode == 0 and "p99.9" in text.stdout and "200: 3" in text.stdout
