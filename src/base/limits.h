@@ -29,6 +29,14 @@
 /* Longest side; 65,500 is JPEG's own bound, and it keeps width * 4 far below INT_MAX. SP_TOO_LARGE. */
 #define SP_LIMIT_IMAGE_SIDE 65500
 
+/* Scans of one progressive JPEG. Encoders write about ten; each costs a pass over every coefficient, so a few KB of
+ * empty scans could otherwise hold a core for minutes. SP_TOO_LARGE. */
+#define SP_LIMIT_JPEG_SCANS 100
+
+/* Metadata that we unpack while looking for the orientation (PNG's compressed text chunks). XMP packets have a few KB;
+ * what is longer is read up to here. */
+#define SP_LIMIT_IMAGE_TEXT_BYTES (256u * 1024)
+
 /* Default and longest deadline of a request. 30 s is what most HTTP clients wait. */
 #define SP_LIMIT_DEADLINE_DEFAULT_MS 30000
 #define SP_LIMIT_DEADLINE_MAX_MS 600000
