@@ -32,6 +32,7 @@ typedef struct fault_rule {
 static fault_rule rules[FAULT_RULES];
 static size_t rule_count;
 static atomic_uint_fast64_t random_state;
+static const char *fault_scope = "";
 bool sp_fault_armed;
 
 static const char *const kind_names[] = { "fail", "nomem", "segv", "kill", "stop", "spin", "abort", "exit", "sleep" };
@@ -123,9 +124,24 @@ static double next_random(void)
     return (double)((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
 }
 
+void sp_fault_scope(const char *name)
+{
+    fault_scope = name;
+}
+
+/* "cpu0/worker.batch" fits the point worker.batch where the scope is cpu0; "worker.batch" fits it anywhere. */
+static bool rule_names(const fault_rule *rule, const char *point)
+{
+    const char *slash = strchr(rule->point, '/');
+    if (!slash)
+        return strcmp(rule->point, point) == 0;
+    size_t length = (size_t)(slash - rule->point);
+    return strlen(fault_scope) == length && strncmp(fault_scope, rule->point, length) == 0 && strcmp(slash + 1, point) == 0;
+}
+
 static bool rule_selects(fault_rule *rule, const char *point, sp_view body)
 {
-    if (strcmp(rule->point, point) != 0)
+    if (!rule_names(rule, point))
         return false;
     if (rule->body_prefix[0] && !sp_view_starts_with(body, rule->body_prefix, strlen(rule->body_prefix)))
         return false;

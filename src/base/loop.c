@@ -149,6 +149,16 @@ sp_status sp_loop_hook_add(sp_loop *loop, sp_loop_hook_fn *hook, void *context, 
     return SP_OK;
 }
 
+void sp_loop_hook_remove(sp_loop *loop, sp_loop_hook_fn *hook, void *context)
+{
+    int kept = 0;
+    for (int i = 0; i < loop->hook_count; i++) {
+        if (loop->hooks[i].run != hook || loop->hooks[i].context != context)
+            loop->hooks[kept++] = loop->hooks[i];
+    }
+    loop->hook_count = kept;
+}
+
 void sp_loop_set_sleep(sp_loop *loop, bool (*prepare)(void *), void (*wake)(void *), void *context)
 {
     loop->sleep_prepare = prepare;

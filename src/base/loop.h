@@ -40,6 +40,7 @@ void sp_loop_timer_clear(sp_loop *loop, sp_timer *timer); /* idle ones are fine 
  * libmicrohttpd and the rings do their work here. Up to 8 hooks. */
 typedef int64_t sp_loop_hook_fn(void *context);
 sp_status sp_loop_hook_add(sp_loop *loop, sp_loop_hook_fn *hook, void *context, sp_error *reterr);
+void sp_loop_hook_remove(sp_loop *loop, sp_loop_hook_fn *hook, void *context); /* not from inside a hook */
 
 /* Called around the sleep, so that a hook's owner can tell other processes to ring (asleep) or not (awake).
  * `prepare` returns true when there is work after all and the loop must not sleep. */

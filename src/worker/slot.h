@@ -16,6 +16,7 @@
 #ifndef SP_WORKER_SLOT_H
 #define SP_WORKER_SLOT_H
 
+#include "base/attr.h"
 #include "base/limits.h"
 #include "kernels/prep.h"
 

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The house: construction, the place in the loop, and what it says of itself. */
+#include "route/house.h"
+
+#include "base/clock.h"
+#include "base/machine.h"
+#include "route/dispatch.h"
+#include "route/supervisor.h"
+#include "worker/ring.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *sp_task_name(sp_task task)
+{
+    static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify" };
+    return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
+}
+
+bool sp_task_parse(const char *text, sp_task *ret_task)
+{
+    for (int i = 0; i < SP_TASK_COUNT; i++) {
+        if (strcmp(text, sp_task_name((sp_task)i)) == 0) {
+            *ret_task = (sp_task)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *sp_worker_state_name(sp_worker_state state)
+{
+    static const char *const names[] = { "starting", "ready", "backoff", "quarantined", "ending" };
+    return (unsigned)state < SP_ARRAY_LEN(names) ? names[state] : "unknown";
+}
+
+/* --- the loop ---------------------------------------------------------------------------------------------------- */
+
+static bool rings_have_news(const sp_house *house)
+{
+    for (int i = 0; i < house->worker_count; i++) {
+        const sp_worker *worker = &house->workers[i];
+        if (worker->page && !sp_completions_empty(&worker->page->completions, worker->completion_head))
+            return true;
+    }
+    return false;
+}
+
+static bool prepare_sleep(void *context)
+{
+    sp_house *house = context;
+    if (house->answered.count)
+        return true;
+    if (house->config.spin_us > 0 && house->leased_count) {
+        int64_t until_ns = sp_clock_now_ns() + house->config.spin_us * SP_NS_PER_US;
+        do {
+            if (rings_have_news(house))
+                return true;
+            __builtin_ia32_pause();
+        } while (sp_clock_now_ns() < until_ns);
+    }
+    sp_ring_announce_sleep(&house->page->gateway_sleeping);
+    return rings_have_news(house);
+}
+
+static void wake_up(void *context)
+{
+    sp_house *house = context;
+    atomic_store_explicit(&house->page->gateway_sleeping, 0, memory_order_relaxed);
+}
+
+/* --- construction ------------------------------------------------------------------------------------------------ */
+
+static sp_status role_of(const char *kind, sp_worker_role *ret_role, sp_error *reterr)
+{
+    static const struct {
+        const char *kind;
+        sp_worker_role role;
+    } roles[] = { { "codec", SP_ROLE_CODEC }, { "cpu", SP_ROLE_DEVICE }, { "noop", SP_ROLE_NOOP } };
+    for (size_t i = 0; i < SP_ARRAY_LEN(roles); i++) {
+        if (strcmp(kind, roles[i].kind) == 0) {
+            *ret_role = roles[i].role;
+            return SP_OK;
+        }
+    }
+    return SP_FAIL(reterr, SP_INVALID, "no worker kind '%s'; there are codec, cpu and noop, each with a number (cpu0)", kind);
+}
+
+static sp_status add_worker(sp_house *house, const char *name, size_t length, sp_error *reterr)
+{
+    if (house->worker_count == SP_LIMIT_WORKERS)
+        return SP_FAIL(reterr, SP_INVALID, "more than %d workers", SP_LIMIT_WORKERS);
+    sp_worker *worker = &house->workers[house->worker_count];
+    if (length == 0 || length >= sizeof(worker->kind))
+        return SP_FAIL(reterr, SP_INVALID, "'%.*s' is no worker name; an example is cpu0", (int)length, name);
+    worker->house = house;
+    worker->index = house->worker_count;
+    worker->pid_fd = worker->control_fd = worker->submit_fd = worker->complete_fd = worker->memfd = -1;
+    (void)snprintf(worker->name, sizeof(worker->name), "%.*s", (int)length, name);
+    size_t kind_length = length;
+    while (kind_length > 0 && isdigit((unsigned char)name[kind_length - 1]))
+        kind_length--;
+    (void)snprintf(worker->kind, sizeof(worker->kind), "%.*s", (int)kind_length, name);
+    for (int i = 0; i < house->worker_count; i++) {
+        if (strcmp(house->workers[i].name, worker->name) == 0)
+            return SP_FAIL(reterr, SP_INVALID, "worker %s is named twice", worker->name);
+    }
+    sp_status s = role_of(worker->kind, &worker->role, reterr);
+    if (s)
+        return s;
+    char labels[64];
+    (void)snprintf(labels, sizeof(labels), "worker=\"%s\"", worker->name);
+    worker->deaths_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_worker_deaths_total", labels, "Worker processes that ended");
+    worker->ready_metric = sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_ready", labels, "1 = takes requests");
+    worker->in_flight_metric = sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_leases", labels, "Leases out at a worker");
+    house->worker_count++;
+    return SP_OK;
+}
+
+static sp_status parse_workers(sp_house *house, sp_error *reterr)
+{
+    const char *text = house->config.workers;
+    for (;;) {
+        size_t length = strcspn(text, ",");
+        sp_status s = add_worker(house, text, length, reterr);
+        if (s)
+            return s;
+        if (!text[length])
+            return SP_OK;
+        text += length + 1;
+    }
+}
+
+static void init_requests(sp_house *house)
+{
+    sp_slot_request *shared = (sp_slot_request *)(void *)(house->memory + SP_REQUEST_MEMFD_REQUESTS_OFFSET);
+    for (uint32_t i = 0; i < SP_LIMIT_SLOTS; i++) {
+        sp_request *request = &house->requests[i];
+        *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .output_fd = -1 };
+        request->shared = &shared[i];
+        request->inline_body = house->memory + SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)i * SP_LIMIT_SLOT_INLINE_BYTES;
+        request->body = request->inline_body;
+        request->timer = (sp_timer){ .fire = sp_dispatch_expire, .context = request };
+        house->free_slots[i] = SP_LIMIT_SLOTS - 1 - i;
+    }
+    house->free_count = SP_LIMIT_SLOTS;
+}
+
+static void init_metrics(sp_house *house)
+{
+    house->stale_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_stale_completions_total", "",
+                                        "Completions that were no longer the current lease: dropped");
+    house->poison_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_poisoned_requests_total", "",
+                                         "Requests refused because their body ended two workers");
+    house->fallback_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_fallbacks_total", "",
+                                           "Attempts that failed and were followed by another");
+    house->requeued_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_requeued_leases_total", "",
+                                           "Leases handed back to their chain because their worker died");
+}
+
+sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **ret_house, sp_error *reterr)
+{
+    sp_house *house = calloc(1, sizeof(*house));
+    if (!house)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the house");
+    house->config = *config;
+    house->loop = loop;
+    house->request_memfd = house->request_memfd_read = -1;
+    house->oom_kills = sp_machine_oom_kill_count();
+    init_metrics(house);
+    sp_status s = parse_workers(house, reterr);
+    if (!s)
+        s = sp_shm_house_make(house, reterr);
+    if (s) {
+        sp_house_free(house, 0);
+        return s;
+    }
+    init_requests(house);
+    s = sp_loop_hook_add(loop, sp_dispatch_hook, house, reterr);
+    sp_loop_set_sleep(loop, prepare_sleep, wake_up, house);
+    for (int i = 0; i < house->worker_count && !s; i++)
+        s = sp_supervisor_spawn(&house->workers[i], reterr);
+    if (s) {
+        sp_house_free(house, 0);
+        return s;
+    }
+    *ret_house = house;
+    return SP_OK;
+}
+
+void sp_house_free(sp_house *house, int grace_ms)
+{
+    if (!house)
+        return;
+    sp_loop_set_sleep(house->loop, NULL, NULL, NULL);
+    sp_loop_hook_remove(house->loop, sp_dispatch_hook, house);
+    sp_supervisor_end_all(house, grace_ms);
+    sp_loop_timer_clear(house->loop, &house->watchdog);
+    for (int i = 0; i < SP_LIMIT_SLOTS && house->memory; i++) {
+        SP_ASSERT(house->requests[i].state == SP_REQUEST_FREE || house->requests[i].state == SP_REQUEST_CLOSED);
+        sp_fd_closep(&house->requests[i].output_fd);
+        sp_fd_closep(&house->requests[i].body_fd);
+    }
+    sp_shm_house_free(house);
+    free(house);
+}
+
+/* --- what it says of itself -------------------------------------------------------------------------------------- */
+
+int sp_house_worker_count(const sp_house *house)
+{
+    return house->worker_count;
+}
+
+void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info)
+{
+    SP_ASSERT(index >= 0 && index < house->worker_count);
+    const sp_worker *worker = &house->workers[index];
+    *ret_info = (sp_worker_info){
+        .name = worker->name,
+        .kind = worker->kind,
+        .state = worker->state,
+        .pid = worker->pid,
+        .restarts = worker->restarts,
+        .in_flight = worker->in_flight,
+        .reason = worker->reason,
+        .card = worker->has_card ? &worker->card : NULL,
+    };
+    sp_metric_set(worker->in_flight_metric, worker->in_flight);
+}
+
+bool sp_house_ready(const sp_house *house, bool *ret_degraded)
+{
+    int ready[SP_ROLE_NOOP + 1] = { 0 }, all[SP_ROLE_NOOP + 1] = { 0 };
+    *ret_degraded = false;
+    for (int i = 0; i < house->worker_count; i++) {
+        const sp_worker *worker = &house->workers[i];
+        bool up = worker->state == SP_WORKER_READY && !worker->without_model;
+        all[worker->role]++;
+        ready[worker->role] += up;
+        *ret_degraded |= !up;
+    }
+    for (int role = 0; role <= SP_ROLE_NOOP; role++) {
+        if (all[role] && !ready[role])
+            return false;
+    }
+    return !house->ending;
+}
+
+int sp_house_open_count(const sp_house *house)
+{
+    return house->open_count;
+}
+
+int sp_house_leased_count(const sp_house *house)
+{
+    return house->leased_count;
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the files of the route share. Everything here belongs to the loop thread. */
+#ifndef SP_ROUTE_INTERNAL_H
+#define SP_ROUTE_INTERNAL_H
+
+#include "base/metrics.h"
+#include "route/house.h"
+#include "worker/slot.h"
+
+#include <sys/types.h>
+
+/* --- one worker process ---------------------------------------------------------------------------------------- */
+
+typedef enum sp_worker_role { SP_ROLE_CODEC, SP_ROLE_DEVICE, SP_ROLE_NOOP } sp_worker_role;
+
+/* Why a worker died, as far as it can be known. */
+typedef enum sp_death_cause {
+    SP_DEATH_OUTSIDER, /* SIGKILL or another signal that nobody in this house sent */
+    SP_DEATH_CRASH,    /* SEGV, BUS, ABRT, ILL, FPE, SYS */
+    SP_DEATH_OOM,      /* SIGKILL and the oom_kill counter moved */
+    SP_DEATH_WATCHDOG, /* we killed it: hung */
+    SP_DEATH_OVERDUE,  /* we killed it: it would not give a cancelled lease back */
+    SP_DEATH_STOPPED,  /* we killed it: somebody stopped it (SIGSTOP) and left it so */
+    SP_DEATH_EXIT,     /* it ended itself */
+    SP_DEATH_ENDING,   /* we asked it to */
+} sp_death_cause;
+
+/* A lease that is out at a worker. Indexed by slot: a worker holds a slot at most once. */
+typedef struct sp_lease {
+    uint32_t number; /* 0 = none */
+    int64_t given_ns;
+    int64_t overdue_ns; /* > 0: cancelled, must be back by then */
+} sp_lease;
+
+typedef struct sp_worker {
+    struct sp_house *house;
+    int index;
+    char name[32], kind[24];
+    sp_worker_role role;
+    sp_worker_state state;
+
+    /* This incarnation: */
+    pid_t pid;
+    int pid_fd, control_fd, submit_fd, complete_fd, memfd;
+    sp_worker_page *page;
+    uint8_t *answers;
+    uint32_t submission_tail, completion_head; /* private: the shared ones can be overwritten */
+    sp_watch pid_watch, control_watch, complete_watch;
+    int64_t spawned_ns, ready_ns;
+    uint64_t completed; /* batches' items it has answered */
+    sp_death_cause killed_for; /* set before we send SIGKILL; SP_DEATH_OUTSIDER = we did not */
+    sp_lease leases[SP_LIMIT_SLOTS];
+    int in_flight;
+    uint32_t output_serials[SP_LIMIT_SLOTS]; /* which output descriptor it holds, 0 = none */
+
+    /* Across incarnations: */
+    int restarts;
+    int early_deaths; /* in a row, before the first completed item */
+    bool without_model; /* its model killed it while loading */
+    bool reserved;    /* drained for a suspect that must run alone */
+    char reason[256];
+    char plan[256];
+    sp_worker_card card;
+    bool has_card;
+    sp_timer restart_timer;
+
+    /* Watchdog: */
+    uint32_t seen_head;
+    int64_t seen_cpu_ns;
+    int stopped_rounds, silent_rounds;
+
+    int64_t service_ns; /* smoothed time of one item, for Retry-After and attempt budgets */
+    sp_metric *deaths_metric, *in_flight_metric, *ready_metric;
+} sp_worker;
+
+/* --- one request ------------------------------------------------------------------------------------------------ */
+
+typedef enum sp_request_state {
+    SP_REQUEST_FREE,
+    SP_REQUEST_FILLING,
+    SP_REQUEST_QUEUED, /* waits for a worker of its step */
+    SP_REQUEST_LEASED,
+    SP_REQUEST_DONE,   /* answered (or withdrawn); waits for close */
+    SP_REQUEST_CLOSED, /* closed; waits for its last lease to come back */
+} sp_request_state;
+
+struct sp_request {
+    struct sp_house *house;
+    uint32_t slot;
+    sp_request_state state;
+    sp_slot_request *shared;
+    uint8_t *inline_body;
+
+    uint8_t *body; /* inline_body or the mapping of body_fd */
+    size_t body_bytes, body_capacity;
+    uint64_t body_limit_bytes;
+    int body_fd;
+
+    int output_fd; /* made at the first DECODE, kept for the slot's next requests */
+    uint32_t output_serial;
+    uint32_t output_kind;
+    int32_t image_w, image_h;
+    uint64_t output_bytes;
+
+    sp_task task;
+    int step;
+    sp_op op; /* of the step */
+    int64_t queued_ns;
+    uint32_t lease; /* current; 0 = none */
+    int lease_worker;
+    int leases_out; /* all, stale ones too */
+    uint8_t tries[SP_LIMIT_WORKERS]; /* failed tries per worker in this step */
+    int64_t attempt_deadline_ns;
+    bool executed; /* some worker took it up: running out of time is then TIMEOUT, not BUSY */
+
+    bool hashed;
+    uint64_t body_hash;
+    bool suspect; /* sits in the suspects' queue */
+
+    struct sp_request *next, *previous; /* in its queue */
+    bool in_queue;
+
+    sp_timer timer;
+    sp_request_done_fn *done;
+    void *context;
+    sp_answer answer;
+};
+
+typedef struct sp_queue {
+    sp_request *first, *last;
+    int count;
+} sp_queue;
+
+/* --- bodies that kill ------------------------------------------------------------------------------------------- */
+
+typedef struct sp_poison_entry {
+    uint64_t hash; /* of body, op and model */
+    int deaths;
+    int64_t refused_until_ns; /* > 0: poisoned */
+    int64_t touched_ns;
+} sp_poison_entry;
+
+typedef struct sp_poison {
+    sp_poison_entry entries[SP_LIMIT_POISON_ENTRIES];
+    int count;
+} sp_poison;
+
+typedef enum sp_poison_verdict { SP_POISON_CLEAN, SP_POISON_SUSPECT, SP_POISON_REFUSED } sp_poison_verdict;
+
+sp_poison_verdict sp_poison_look(sp_poison *poison, uint64_t hash, int64_t now_ns);
+sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_ns);
+void sp_poison_clear(sp_poison *poison, uint64_t hash); /* it ran to its end after all */
+
+/* --- the house -------------------------------------------------------------------------------------------------- */
+
+struct sp_house {
+    sp_house_config config;
+    sp_loop *loop;
+    int request_memfd, request_memfd_read; /* the second is what workers get: opened read-only */
+    uint8_t *memory;
+    sp_house_page *page;
+    sp_request requests[SP_LIMIT_SLOTS];
+    uint32_t free_slots[SP_LIMIT_SLOTS]; /* a stack: the slots used last are warm */
+    int free_count;
+    uint32_t next_lease, next_serial;
+    sp_worker workers[SP_LIMIT_WORKERS];
+    int worker_count;
+    sp_queue queues[SP_OP_CLASSIFY + 1];
+    sp_queue suspects[SP_OP_CLASSIFY + 1];
+    sp_queue answered; /* done callbacks to make at the end of this turn */
+    sp_poison poison;
+    uint64_t oom_kills;
+    sp_timer watchdog;
+    int64_t watchdog_due_ns;
+    bool ending;
+    int open_count, leased_count;
+    sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;
+};
+
+/* shm.c */
+sp_status sp_shm_house_make(sp_house *house, sp_error *reterr);
+void sp_shm_house_free(sp_house *house);
+sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr);
+void sp_shm_worker_free(sp_worker *worker);
+sp_status sp_shm_reopen_read_only(int fd, int *ret_fd, sp_error *reterr);
+
+/* request.c */
+void sp_request_answer(sp_request *request, sp_status status); /* moves it to `answered`: delivered later this turn */
+void sp_request_answer_now(sp_request *request); /* SP_OK; its content is borrowed, so the callback comes at once */
+void sp_request_deliver(sp_house *house); /* calls the callbacks */
+void sp_request_recycle_if_done(sp_request *request);
+void sp_queue_push(sp_queue *queue, sp_request *request);
+void sp_queue_push_front(sp_queue *queue, sp_request *request);
+void sp_queue_remove(sp_queue *queue, sp_request *request);
+sp_attempt *sp_request_attempt_add(sp_request *request, const char *link, sp_status status, int64_t start_ns,
+                                   const char *reason);
+
+#endif

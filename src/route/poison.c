@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Which bodies killed workers. Keyed by content, so queued copies share suspicion; the oldest entry makes room. */
+#include "base/clock.h"
+#include "route/internal.h"
+
+#define DEATHS_TO_POISON 2
+
+static sp_poison_entry *find(sp_poison *poison, uint64_t hash)
+{
+    for (int i = 0; i < poison->count; i++) {
+        if (poison->entries[i].hash == hash)
+            return &poison->entries[i];
+    }
+    return NULL;
+}
+
+static void drop(sp_poison *poison, sp_poison_entry *entry)
+{
+    *entry = poison->entries[--poison->count];
+}
+
+static bool stale(const sp_poison_entry *entry, int64_t now_ns)
+{
+    int64_t end_ns = entry->refused_until_ns ? entry->refused_until_ns
+                                             : entry->touched_ns + SP_LIMIT_POISON_MS * SP_NS_PER_MS;
+    return now_ns >= end_ns;
+}
+
+sp_poison_verdict sp_poison_look(sp_poison *poison, uint64_t hash, int64_t now_ns)
+{
+    sp_poison_entry *entry = find(poison, hash);
+    if (!entry)
+        return SP_POISON_CLEAN;
+    if (stale(entry, now_ns)) {
+        drop(poison, entry);
+        return SP_POISON_CLEAN;
+    }
+    return entry->refused_until_ns ? SP_POISON_REFUSED : SP_POISON_SUSPECT;
+}
+
+sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_ns)
+{
+    sp_poison_entry *entry = find(poison, hash);
+    if (!entry) {
+        if (poison->count == SP_LIMIT_POISON_ENTRIES) {
+            sp_poison_entry *oldest = &poison->entries[0];
+            for (int i = 1; i < poison->count; i++) {
+                if (poison->entries[i].touched_ns < oldest->touched_ns)
+                    oldest = &poison->entries[i];
+            }
+            drop(poison, oldest);
+        }
+        entry = &poison->entries[poison->count++];
+        *entry = (sp_poison_entry){ .hash = hash };
+    }
+    entry->touched_ns = now_ns;
+    if (++entry->deaths >= DEATHS_TO_POISON)
+        entry->refused_until_ns = now_ns + SP_LIMIT_POISON_MS * SP_NS_PER_MS;
+    return entry->refused_until_ns ? SP_POISON_REFUSED : SP_POISON_SUSPECT;
+}
+
+void sp_poison_clear(sp_poison *poison, uint64_t hash)
+{
+    sp_poison_entry *entry = find(poison, hash);
+    if (entry && !entry->refused_until_ns)
+        drop(poison, entry);
+}

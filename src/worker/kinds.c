@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of worker kinds. A new kind is a file of its own and one row here. */
+#include "worker/kinds.h"
+
+#include "worker/worker.h"
+
+#include <string.h>
+
+const sp_worker_kind *sp_worker_kind_find(const char *kind)
+{
+    static const struct {
+        const char *name;
+        const sp_worker_kind *kind;
+    } rows[] = {
+        { "noop", &sp_worker_kind_noop },
+    };
+    for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {
+        if (strcmp(rows[i].name, kind) == 0)
+            return rows[i].kind;
+    }
+    return NULL;
+}

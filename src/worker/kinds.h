@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The worker kinds that exist, for the table in kinds.c alone. */
+#ifndef SP_WORKER_KINDS_H
+#define SP_WORKER_KINDS_H
+
+#include "worker/worker.h"
+
+extern const sp_worker_kind sp_worker_kind_noop; /* answers no-ops only: for measuring the hop */
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a worker has mapped: the house's requests (read-only), its own page and answers, and per slot the body memfd of
+ * the request in hand and the output memfd. Descriptors arrive over the control socket before the ring is rung, so they
+ * are there when a submission names their serial. Calls on one slot come from one thread at a time. */
+#ifndef SP_WORKER_MAPS_H
+#define SP_WORKER_MAPS_H
+
+#include "base/status.h"
+#include "base/view.h"
+#include "worker/slot.h"
+
+typedef struct sp_slot_map {
+    uint32_t body_serial; /* 0 = none */
+    int body_fd;
+    uint8_t *body;
+    size_t body_bytes;
+    uint32_t output_serial;
+    int output_fd;
+    uint8_t *output; /* read-write when the gateway sent it writable (codec), else read-only */
+    size_t output_bytes;
+    bool output_writable;
+} sp_slot_map;
+
+typedef struct sp_maps {
+    int control_fd;
+    int submit_fd;   /* eventfd: rung by the gateway */
+    int complete_fd; /* eventfd: rung by us */
+    sp_house_page *house; /* only gateway_sleeping is ever written: it is a hint */
+    const sp_slot_request *requests;
+    const uint8_t *inline_bodies;
+    sp_worker_page *page;
+    uint8_t *answers;
+    sp_slot_map slots[SP_LIMIT_SLOTS];
+} sp_maps;
+
+/* Waits for HELLO on the control socket and maps both memfds. */
+sp_status sp_maps_open(sp_maps *maps, int control_fd, sp_error *reterr);
+
+/* Takes in the descriptors that have arrived. Under the loop's mutex. */
+sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr);
+
+/* The payload of the slot's request. SP_INTERNAL when its descriptor never came or its numbers do not fit. */
+sp_status sp_maps_payload(sp_maps *maps, uint32_t slot, sp_view *ret_payload, sp_error *reterr);
+
+/* The first `size_bytes` of the slot's output, for reading. */
+sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr);
+
+/* The slot's output for writing, grown to `size_bytes`. */
+sp_status sp_maps_output(sp_maps *maps, uint32_t slot, size_t size_bytes, uint8_t **ret_output, sp_error *reterr);
+
+/* The request is through here: lets go of its body, and of an output too large to keep. */
+void sp_maps_release(sp_maps *maps, uint32_t slot);
+
+#endif
