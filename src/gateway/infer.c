@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * POST /infer: the body goes into the house's slot as it arrives, a form's fields are found there in place, the answer
+ * comes back through a callback. */
+#include "gateway/multipart.h"
+#include "gateway/server.h"
+
+#include <stdio.h>
+#include <strings.h>
+
+static bool media_is(const char *type, const char *name)
+{
+    size_t n = strlen(name);
+    return strncasecmp(type, name, n) == 0 && (name[n - 1] == '/' || type[n] == 0 || type[n] == ';' || type[n] == ' ');
+}
+
+static bool is_form(const gw_conn *conn)
+{
+    return conn->headers.content_type && media_is(conn->headers.content_type, "multipart/form-data");
+}
+
+/* Type, length and options, before a slot is taken. 0 or the HTTP status to refuse with. */
+static int check(gw_conn *conn, sp_error *reterr)
+{
+    const gw_headers *h = &conn->headers;
+    sp_status s = gw_options_read(conn, reterr);
+    if (s)
+        return gw_http_status(s, reterr);
+    if (h->content_type && !is_form(conn) && !media_is(h->content_type, "image/") &&
+        !media_is(h->content_type, "application/octet-stream")) {
+        (void)SP_FAIL_CODE(reterr, SP_INVALID, "media_type",
+                           "Content-Type \"%.60s\" is not taken: send multipart/form-data with a field \"image\" or \"file\" "
+                           "(curl -F image=@cat.jpg), or the bytes as image/* or application/octet-stream",
+                           h->content_type);
+        return 415;
+    }
+    if (!h->chunked && !h->has_length) {
+        (void)SP_FAIL_CODE(reterr, SP_INVALID, "no_length", "send a Content-Length or a chunked body");
+        return 411;
+    }
+    if (h->has_length && h->content_length == 0) {
+        (void)SP_FAIL_CODE(reterr, SP_INVALID, "empty_body", "the request has no body; send a picture");
+        return 400;
+    }
+    if (h->has_length && h->content_length > SP_LIMIT_IMAGE_BODY_BYTES) {
+        (void)SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body has %llu bytes, the limit is %u",
+                           (unsigned long long)h->content_length, SP_LIMIT_IMAGE_BODY_BYTES);
+        return 413;
+    }
+    return 0;
+}
+
+static sp_status open_request(gw_conn *conn, sp_request **ret_request, int *ret_retry_after_s, sp_error *reterr)
+{
+    const sp_request_params params = {
+        .task = conn->options.task,
+        .model = *conn->options.model ? conn->options.model : NULL,
+        .request_id = conn->request_id,
+        .deadline_ns = gw_deadline_ns(conn),
+        .received_ns = conn->received_ns,
+        .top_k = conn->options.top_k,
+        .decode_fast = conn->options.decode_fast,
+        .body_bytes_hint = conn->headers.has_length ? conn->headers.content_length : 0,
+        .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
+    };
+    return sp_request_open(conn->server->house, &params, ret_request, ret_retry_after_s, reterr);
+}
+
+void gw_infer_begin(gw_conn *conn)
+{
+    sp_error err = { 0 };
+    int retry_after_s = 0;
+    int refused = check(conn, &err);
+    if (!refused) {
+        sp_status s = open_request(conn, &conn->request, &retry_after_s, &err);
+        if (s) {
+            err.status = s;
+            refused = gw_http_status(s, &err);
+        }
+    }
+    if (refused)
+        gw_conn_fail(conn, refused, &err, retry_after_s);
+    else
+        gw_conn_enter(conn, GW_BODY);
+}
+
+void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
+{
+    sp_error err = { 0 };
+    sp_status s = sp_request_append(conn->request, data, size_bytes, &err);
+    if (s) {
+        sp_request_close(SP_STEAL(conn->request));
+        gw_conn_fail(conn, gw_http_status(s, &err), &err, 0);
+    }
+}
+
+/* One field of a form. *file is set when it is the picture. */
+static sp_status field_take(gw_options *options, sp_view body, const sp_multipart_part *part, sp_multipart_part *file,
+                            sp_error *reterr)
+{
+    static const char *const known[] = { "timeout_ms", "top_k", "decode", "model" };
+    if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
+        if (file->offset)
+            return SP_FAIL_CODE(reterr, SP_INVALID, "second_file", "the form has more than one field \"file\" or \"image\"; send one picture a request");
+        *file = *part;
+        return SP_OK;
+    }
+    for (size_t i = 0; i < SP_ARRAY_LEN(known); i++) {
+        if (sp_view_equals(part->name, known[i]))
+            return gw_option_set(options, known[i], sp_view_make(body.data + part->offset, part->size_bytes), "form field", reterr);
+    }
+    return SP_OK; /* somebody's own field */
+}
+
+static sp_status form_read(gw_conn *conn, sp_view body, sp_multipart_part *ret_file, sp_error *reterr)
+{
+    sp_multipart form;
+    sp_multipart_part part, file = { 0 };
+    bool more = true;
+    sp_status s = sp_multipart_begin(&form, conn->headers.content_type, body, reterr);
+    while (!s && more) {
+        s = sp_multipart_next(&form, &part, &more, reterr);
+        if (!s && more)
+            s = field_take(&conn->options, body, &part, &file, reterr);
+    }
+    if (s)
+        return s;
+    if (!file.offset)
+        return SP_FAIL_CODE(reterr, SP_INVALID, "no_file_field", "the form has %d field(s), none of them \"file\" or \"image\"", form.part_count);
+    if (!file.size_bytes)
+        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_file", "the field \"%.*s\" is empty; send a picture", (int)file.name.size_bytes,
+                            (const char *)file.name.data);
+    *ret_file = file;
+    return SP_OK;
+}
+
+/* A form may name its model after the picture: then the request is opened anew with that model's chain. */
+static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_error *reterr)
+{
+    sp_request *other = NULL;
+    sp_status s = open_request(conn, &other, ret_retry_after_s, reterr);
+    if (s)
+        return s;
+    s = sp_request_append(other, body.data, body.size_bytes, reterr);
+    if (s) {
+        sp_request_close(other);
+        return s;
+    }
+    sp_request_close(conn->request);
+    conn->request = other;
+    return SP_OK;
+}
+
+static void done(sp_request *request, const sp_answer *answer, void *context)
+{
+    gw_conn *conn = context;
+    gw_who who = gw_who_of(answer);
+    if (answer->status) {
+        gw_reply_problem(conn, gw_http_status(answer->status, &answer->error), &answer->error, answer->retry_after_s, &who);
+    } else if (conn->options.task == SP_TASK_NOOP) {
+        gw_reply(conn, 200, "application/octet-stream", (void *)(uintptr_t)answer->payload.data, answer->payload.size_bytes,
+                 GW_COPY, &who);
+    } else {
+        sp_buf json;
+        sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
+        gw_answer_write(&json, conn->request_id, answer);
+        gw_reply_json(conn, 200, &json, &who);
+    }
+    conn->request = NULL;
+    sp_request_close(request);
+    gw_conn_enter(conn, GW_READY);
+    gw_conn_resume(conn);
+}
+
+void gw_infer_end(gw_conn *conn)
+{
+    sp_view body = sp_request_body(conn->request);
+    sp_error err = { 0 };
+    sp_status s = SP_OK;
+    int retry_after_s = 0;
+    if (!body.size_bytes)
+        s = SP_FAIL_CODE(&err, SP_INVALID, "empty_body", "the request has no body; send a picture");
+    if (!s && is_form(conn)) {
+        char model[sizeof(conn->options.model)];
+        memcpy(model, conn->options.model, sizeof(model));
+        sp_multipart_part file = { 0 };
+        s = form_read(conn, body, &file, &err);
+        if (!s && strcmp(model, conn->options.model) != 0)
+            s = reopen(conn, body, &retry_after_s, &err);
+        if (!s) {
+            sp_request_set_payload(conn->request, file.offset, file.size_bytes);
+            sp_request_set_deadline(conn->request, gw_deadline_ns(conn));
+            sp_request_set_options(conn->request, conn->options.top_k, conn->options.decode_fast);
+        }
+    }
+    if (s) {
+        sp_request_close(SP_STEAL(conn->request));
+        gw_conn_fail(conn, gw_http_status(s, &err), &err, retry_after_s);
+        return;
+    }
+    conn->server->longest_deadline_ns = SP_MAX(conn->server->longest_deadline_ns, gw_deadline_ns(conn));
+    gw_conn_enter(conn, GW_WAITING);
+    sp_request_submit(conn->request, done, conn);
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a request asks for: headers, query and form fields, each read once and checked. */
+#include "gateway/server.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#define TOP_K_MAX 100
+
+/* Digits only, no sign, no blanks. */
+static bool number_read(sp_view text, uint64_t max, uint64_t *ret_number)
+{
+    uint64_t number = 0;
+    if (!text.size_bytes || text.size_bytes > 19)
+        return false;
+    for (size_t i = 0; i < text.size_bytes; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return false;
+        number = number * 10 + (uint64_t)(text.data[i] - '0');
+    }
+    *ret_number = number;
+    return number <= max;
+}
+
+static void refuse(gw_headers *h, int status, const char *code, const char *text)
+{
+    if (h->status)
+        return;
+    h->status = status;
+    (void)SP_FAIL_CODE(&h->error, SP_INVALID, code, "%s", text);
+}
+
+static void request_id_take(gw_conn *conn, const char *value)
+{
+    size_t n = strlen(value);
+    bool good = n > 0 && n < sizeof(conn->request_id);
+    for (size_t i = 0; good && i < n; i++)
+        good = isalnum((unsigned char)value[i]) || strchr("-_.:/+=@", value[i]);
+    if (!good)
+        return; /* not worth an error: the client gets ours */
+    memcpy(conn->request_id, value, n + 1);
+    conn->headers.has_request_id = true;
+}
+
+static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const char *key, const char *value)
+{
+    (void)kind;
+    gw_conn *conn = context;
+    gw_headers *h = &conn->headers;
+    if (!value)
+        value = "";
+    /* The length tells most names apart without a compare. */
+    switch (strlen(key)) {
+    case 6:
+        if (strcasecmp(key, "Expect") == 0) {
+            h->expects_continue = strcasecmp(value, "100-continue") == 0;
+            if (!h->expects_continue)
+                refuse(h, 417, "expectation_failed", "the only expectation this server knows is \"100-continue\"");
+        }
+        break;
+    case 12:
+        if (strcasecmp(key, "Content-Type") == 0)
+            h->content_type = value;
+        else if (strcasecmp(key, "X-Request-Id") == 0)
+            request_id_take(conn, value);
+        break;
+    case 14:
+        if (strcasecmp(key, "Content-Length") == 0) {
+            if (h->has_length)
+                refuse(h, 400, "ambiguous_length", "the request has more than one Content-Length");
+            else if (!number_read(sp_view_of(value), INT64_MAX, &h->content_length))
+                refuse(h, 400, "bad_length", "Content-Length must be a number");
+            h->has_length = true;
+        }
+        break;
+    case 16:
+        if (strcasecmp(key, "Content-Encoding") == 0 && strcasecmp(value, "identity") != 0)
+            refuse(h, 415, "content_encoding", "compressed request bodies are not taken; send the file as it is");
+        break;
+    case 17:
+        if (strcasecmp(key, "Transfer-Encoding") == 0) {
+            if (h->chunked || strcasecmp(value, "chunked") != 0)
+                refuse(h, 400, "bad_transfer_encoding", "the only transfer encoding this server reads is \"chunked\"");
+            h->chunked = true;
+        }
+        break;
+    case 21:
+        if (strcasecmp(key, "X-Spillway-Timeout-Ms") == 0)
+            h->timeout_text = value;
+        break;
+    default:
+        break;
+    }
+    return MHD_YES;
+}
+
+void gw_headers_read(gw_conn *conn, const char *version)
+{
+    gw_headers *h = &conn->headers;
+    h->content_type = h->timeout_text = NULL;
+    h->content_length = 0;
+    h->has_length = h->chunked = h->expects_continue = h->has_request_id = false;
+    h->status = 0;
+    h->http10 = strcmp(version, "HTTP/1.0") == 0;
+    (void)MHD_get_connection_values(conn->mhd, MHD_HEADER_KIND, header_take, conn);
+    if (!h->has_request_id)
+        gw_request_id_make(conn->server, conn->request_id);
+    /* Two answers to "where does the body end" are how one request is smuggled inside another. */
+    if (h->chunked && h->has_length)
+        refuse(h, 400, "ambiguous_length", "the request has both Content-Length and Transfer-Encoding");
+    if (h->chunked && h->http10)
+        refuse(h, 400, "bad_transfer_encoding", "HTTP/1.0 has no chunked bodies; send a Content-Length");
+}
+
+/* xorshift128+, seeded by the kernel: ids must not collide, nobody must be kept from guessing them. */
+void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES])
+{
+    static const char hex[] = "0123456789abcdef";
+    uint64_t x = server->id_state[0], y = server->id_state[1];
+    server->id_state[0] = y;
+    x ^= x << 23;
+    server->id_state[1] = x ^ y ^ (x >> 17) ^ (y >> 26);
+    uint64_t words[2] = { server->id_state[1] + y, server->id_state[1] };
+    for (int i = 0; i < 32; i++)
+        ret_id[i] = hex[(words[i / 16] >> (4 * (i % 16))) & 15];
+    ret_id[32] = 0;
+}
+
+static sp_status bad_option(sp_view value, const char *where, const char *key, const char *wanted, sp_error *reterr)
+{
+    return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "%s %s must be %s, not \"%.*s\"", where, key, wanted,
+                        (int)SP_MIN(value.size_bytes, (size_t)40), (const char *)value.data);
+}
+
+/* Keys that are none of ours are left alone: forms and caches add their own. */
+sp_status gw_option_set(gw_options *options, const char *key, sp_view value, const char *where, sp_error *reterr)
+{
+    uint64_t number = 0;
+    if (strcmp(key, "timeout_ms") == 0) {
+        if (!number_read(value, INT64_MAX / SP_NS_PER_MS, &number) || number == 0)
+            return bad_option(value, where, key, "a number of milliseconds from 1", reterr);
+        if (!options->timeout_ms || (int64_t)number < options->timeout_ms)
+            options->timeout_ms = (int64_t)number;
+    } else if (strcmp(key, "top_k") == 0) {
+        if (!number_read(value, TOP_K_MAX, &number) || number == 0)
+            return bad_option(value, where, key, "a number from 1 to 100", reterr);
+        options->top_k = (uint32_t)number;
+    } else if (strcmp(key, "decode") == 0) {
+        if (!sp_view_equals(value, "fast") && !sp_view_equals(value, "exact"))
+            return bad_option(value, where, key, "\"exact\" or \"fast\"", reterr);
+        options->decode_fast = sp_view_equals(value, "fast");
+    } else if (strcmp(key, "model") == 0) {
+        bool good = value.size_bytes > 0 && value.size_bytes < sizeof(options->model);
+        for (size_t i = 0; good && i < value.size_bytes; i++)
+            good = isalnum(value.data[i]) || memchr("-_.", value.data[i], 3);
+        if (!good)
+            return bad_option(value, where, key, "a model's name (letters, digits, '-', '_', '.')", reterr);
+        memcpy(options->model, value.data, value.size_bytes);
+        options->model[value.size_bytes] = 0;
+    }
+    return SP_OK;
+}
+
+typedef struct query_state {
+    gw_options *options;
+    sp_status status;
+    sp_error *reterr;
+} query_state;
+
+static enum MHD_Result query_take(void *context, enum MHD_ValueKind kind, const char *key, const char *value)
+{
+    (void)kind;
+    query_state *state = context;
+    if (!value)
+        value = "";
+    if (strcmp(key, "task") == 0) {
+        if (!sp_task_parse(value, &state->options->task))
+            state->status = bad_option(sp_view_of(value), "query parameter", key, "\"classify\" or \"noop\"", state->reterr);
+    } else {
+        state->status = gw_option_set(state->options, key, sp_view_of(value), "query parameter", state->reterr);
+    }
+    return state->status ? MHD_NO : MHD_YES;
+}
+
+sp_status gw_options_read(gw_conn *conn, sp_error *reterr)
+{
+    conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
+    query_state state = { .options = &conn->options, .reterr = reterr };
+    (void)MHD_get_connection_values(conn->mhd, MHD_GET_ARGUMENT_KIND, query_take, &state);
+    if (!state.status && conn->headers.timeout_text)
+        state.status = gw_option_set(&conn->options, "timeout_ms", sp_view_of(conn->headers.timeout_text),
+                                     "header X-Spillway-Timeout-Ms:", reterr);
+    return state.status;
+}
+
+int64_t gw_deadline_ns(const gw_conn *conn)
+{
+    int64_t ms = SP_LIMIT_DEADLINE_DEFAULT_MS;
+    if (conn->options.timeout_ms && conn->options.timeout_ms < ms)
+        ms = conn->options.timeout_ms;
+    return conn->received_ns + ms * SP_NS_PER_MS;
+}

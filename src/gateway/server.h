@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the files of src/gateway share: the server, one connection, one reply. Private to this room.
+ *
+ * A connection goes through these phases, one request at a time (pipelined requests wait in libmicrohttpd's buffer):
+ *
+ *   IDLE -> HEADERS -> BODY ----> WAITING -> READY -> SENDING -> IDLE ...
+ *               \         \                    ^
+ *                \         `-> SWALLOW --------'      an error is known, the rest of the body is read and dropped
+ *                 `-> (no body) READY                 GET and friends
+ *   BODY, SWALLOW, HEADERS -> LINGER                  answered past libmicrohttpd, which cannot answer inside a body
+ *   any -> DEAD                                       the client is gone
+ */
+#ifndef SP_GATEWAY_SERVER_H
+#define SP_GATEWAY_SERVER_H
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/metrics.h"
+#include "gateway/gateway.h"
+#include "route/house.h"
+
+#include <microhttpd.h>
+#include <netinet/in.h>
+
+/* A connection that is in no request, or still sending headers, is closed after this: long enough for keep-alive
+ * between a person's clicks, short enough that a thousand silent sockets do not stay. */
+#define GW_IDLE_MS 30000
+/* From request line to the empty line; a header that drips in slower is an attack (408). */
+#define GW_HEADER_MS 10000
+/* A reader that does not take its answer for this long is cut. */
+#define GW_SEND_MS 30000
+/* After an answer in the middle of an upload we go on reading this long, so that the client gets to read it. */
+#define GW_LINGER_MS 2000
+/* Connections over a limit that still get a worded 429; beyond them the socket is closed at once. */
+#define GW_REFUSED_CONNECTIONS 32
+/* A no-op answer is back in 50 us, suspending costs eight system calls: requests younger than this, and fewer than
+ * GW_POLLED at once, are asked again by libmicrohttpd instead of being suspended. */
+#define GW_POLL_NS (2 * SP_NS_PER_MS)
+#define GW_POLLED 32
+/* How often the connections are looked through for the times above. */
+#define GW_SWEEP_MS 250
+/* Keep-alive connections get this long to bring their next request, and take its answer, once we are draining. */
+#define GW_DRAIN_IDLE_MS 1000
+/* Workers get this long to end by themselves. */
+#define GW_WORKER_GRACE_MS 2000
+
+typedef enum gw_phase {
+    GW_IDLE,
+    GW_HEADERS,
+    GW_BODY,
+    GW_SWALLOW,
+    GW_WAITING,
+    GW_READY,
+    GW_SENDING,
+    GW_LINGER,
+    GW_DEAD
+} gw_phase;
+
+typedef enum gw_listener_kind { GW_LISTEN_HTTP, GW_LISTEN_METRICS, GW_LISTEN_COUNT } gw_listener_kind;
+
+/* What the request line and the headers said; filled once, by options.c. Texts are libmicrohttpd's, good until the
+ * request is completed. */
+typedef struct gw_headers {
+    const char *content_type; /* NULL = none */
+    const char *timeout_text; /* X-Spillway-Timeout-Ms */
+    uint64_t content_length;  /* when has_length */
+    bool has_length, chunked;
+    bool expects_continue;
+    bool http10;
+    bool has_request_id;
+    int status;          /* not 0: refuse with this status, `error` says why, and close */
+    sp_error error;
+} gw_headers;
+
+/* What the client asked for beside the picture. */
+typedef struct gw_options {
+    sp_task task;
+    uint32_t top_k; /* 0 = default */
+    bool decode_fast;
+    char model[64]; /* "" = default */
+    int64_t timeout_ms; /* least of all that were given; 0 = none */
+} gw_options;
+
+typedef struct gw_server gw_server;
+
+typedef struct gw_conn {
+    gw_server *server;
+    struct MHD_Connection *mhd;
+    struct gw_conn *next, *prev;
+    int fd;
+    gw_listener_kind listener;
+    bool refused;   /* over the connection limits: gets one 429 and is closed */
+    bool suspended; /* in libmicrohttpd's sense */
+    bool polled;    /* WAITING, asked again by libmicrohttpd */
+    bool probed;    /* half-closed; a 100 Continue went out to see whether somebody still reads */
+    uint8_t address[16];
+    gw_phase phase;
+    int64_t since_ns;    /* of the phase, for the sweep */
+    int64_t received_ns; /* request line seen */
+    sp_watch hangup;     /* while suspended */
+
+    /* The request in hand: */
+    int route; /* index into the table of http.c */
+    bool head;
+    char request_id[SP_LIMIT_REQUEST_ID_BYTES];
+    gw_headers headers;
+    gw_options options;
+    sp_request *request; /* the house's; NULL = none open */
+    uint64_t body_bytes;
+    int64_t body_begin_ns;
+
+    /* The answer: either ready made ... */
+    struct MHD_Response *response;
+    int response_status;
+    /* ... or an error to be worded when the body is through. */
+    sp_error error;
+    int error_status;
+    int retry_after_s;
+    bool close_after;
+} gw_conn;
+
+typedef struct gw_listener {
+    gw_server *server;
+    gw_listener_kind kind;
+    sp_watch watch; /* fd -1 = closed */
+    int port;
+} gw_listener;
+
+struct gw_server {
+    const sp_gateway_config *config;
+    sp_loop *loop;
+    sp_house *house;
+    struct MHD_Daemon *daemon;
+    sp_watch mhd_watch, signal_watch;
+    gw_listener listeners[GW_LISTEN_COUNT];
+    gw_listener *accepting; /* while MHD_add_connection runs */
+    bool accept_refused;    /* the connection being added is over a limit */
+    char address_text[INET6_ADDRSTRLEN];
+
+    gw_conn *conns; /* all */
+    int conn_count, refused_count, polled_count, suspended_count;
+    bool mhd_due;      /* MHD_run has something to do */
+    bool mhd_followup; /* a callback of this run left work for the next */
+    sp_timer sweep;
+
+    int drain_signals;
+    bool draining, listeners_closed;
+    int64_t listeners_closed_ns, longest_deadline_ns;
+    sp_timer drain_timer, hard_stop;
+    int64_t started_ns;
+    uint64_t id_state[2];
+    sp_metric *connections, *refused, *hangups, *received_bytes;
+};
+
+/* listen.c: binds, accepts under the limits. */
+sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_error *reterr);
+void gw_listen_drain(gw_server *server); /* takes what is in the backlogs, then closes the listeners */
+void gw_listen_close(gw_server *server);
+
+/* http.c: libmicrohttpd's callbacks, the phases, the sweep. */
+sp_status gw_http_start(gw_server *server, sp_error *reterr);
+void gw_http_stop(gw_server *server);     /* every open request is cancelled, every connection closed */
+int gw_http_busy_count(gw_server *server); /* connections that keep a drain waiting */
+void gw_conn_enter(gw_conn *conn, gw_phase phase);
+void gw_conn_resume(gw_conn *conn); /* READY or DEAD: libmicrohttpd shall look at it again */
+void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);
+
+/* options.c: what was asked for. */
+void gw_headers_read(gw_conn *conn, const char *version);
+sp_status gw_options_read(gw_conn *conn, sp_error *reterr);
+sp_status gw_option_set(gw_options *options, const char *key, sp_view value, const char *where, sp_error *reterr);
+int64_t gw_deadline_ns(const gw_conn *conn);
+void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES]);
+
+/* infer.c: POST /infer, from the first header to the answer. */
+void gw_infer_begin(gw_conn *conn);
+void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes);
+void gw_infer_end(gw_conn *conn);
+
+/* pages.c: what the gateway answers by itself; each sets conn->response. */
+void gw_page_landing(gw_conn *conn);
+void gw_page_icon(gw_conn *conn);
+void gw_page_healthz(gw_conn *conn);
+void gw_page_readyz(gw_conn *conn);
+void gw_page_metrics(gw_conn *conn);
+
+/* reply.c: the one place where answers get their headers. `who` NULL = the gateway itself answers. */
+typedef struct gw_who {
+    const char *link, *device, *precision, *reason;
+    const sp_attempt *attempts;
+    int attempt_count;
+} gw_who;
+typedef enum gw_memory { GW_STATIC, GW_COPY, GW_TAKE } gw_memory; /* what happens to the body's bytes */
+void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body, size_t body_bytes, gw_memory memory,
+              const gw_who *who);
+void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *who); /* takes the buffer */
+void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who);
+void gw_reply_header(gw_conn *conn, const char *name, const char *value); /* after one of the above */
+bool gw_reply_queue(gw_conn *conn); /* hands conn->response to libmicrohttpd */
+/* The same problem past libmicrohttpd, straight to the socket: for answers inside a body. */
+void gw_reply_raw(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);
+int gw_http_status(sp_status status, const sp_error *err);
+
+/* answer.c: the house's answer as JSON. */
+void gw_answer_write(sp_buf *out, const char *request_id, const sp_answer *answer);
+void gw_who_write(sp_buf *out, const gw_who *who); /* "provider", "device", "precision", "reason", "attempts" */
+gw_who gw_who_of(const sp_answer *answer);
+
+#endif

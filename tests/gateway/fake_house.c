@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A house without workers, for tests of the gateway alone: same interface as route/house.h, answers scripted by the
+ * first bytes of the payload.
+ *
+ *   SLEEP=ms        the answer comes that much later          FAIL=n,code,text  fails with sp_status n
+ *   PIXELS=...      classify answers two made-up classes      anything else     noop echoes, classify answers classes
+ *
+ * At most FAKE_SLOTS (environment, default 256) requests are open at once. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "route/house.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sp_house {
+    sp_loop *loop;
+    int open, slots;
+    bool ready;
+    int cancelled;
+};
+
+struct sp_request {
+    sp_house *house;
+    sp_task task;
+    char id[SP_LIMIT_REQUEST_ID_BYTES], model[64];
+    uint8_t *body;
+    size_t size_bytes, capacity_bytes, limit_bytes, offset, payload_bytes;
+    int64_t received_ns, deadline_ns;
+    uint32_t top_k;
+    bool decode_fast;
+    sp_timer timer;
+    sp_request_done_fn *done;
+    void *context;
+};
+
+const char *sp_task_name(sp_task task)
+{
+    return task == SP_TASK_NOOP ? "noop" : "classify";
+}
+
+bool sp_task_parse(const char *text, sp_task *ret_task)
+{
+    *ret_task = strcmp(text, "noop") == 0 ? SP_TASK_NOOP : SP_TASK_CLASSIFY;
+    return strcmp(text, "noop") == 0 || strcmp(text, "classify") == 0;
+}
+
+static void answer_classes(sp_request *r, sp_answer *a)
+{
+    static sp_answer_classes classes;
+    classes.count = r->top_k ? r->top_k : 5;
+    for (uint32_t i = 0; i < classes.count; i++) {
+        classes.classes[i].class_id = i;
+        classes.classes[i].probability = 0.5f / (float)(i + 1);
+        (void)snprintf(classes.classes[i].label, SP_LIMIT_LABEL_BYTES, "class \"%u\"", i);
+    }
+    a->classes = &classes;
+}
+
+static void answer(sp_request *r)
+{
+    sp_answer a = { .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode_fast = r->decode_fast };
+    int64_t now = sp_clock_now_ns();
+    char text[200] = "";
+    a.received_ns = r->received_ns;
+    a.total_ns = now - r->received_ns;
+    a.attempts[0] = (sp_attempt){ .link = "codec0", .start_ns = now - 2000, .end_ns = now - 1000 };
+    a.attempts[1] = (sp_attempt){ .link = "cpu0", .start_ns = now - 1000, .end_ns = now };
+    (void)snprintf(text, sizeof(text), "%.*s", (int)SP_MIN(r->payload_bytes, sizeof(text) - 1), (char *)r->body + r->offset);
+    int status = 0, at = 0;
+    char code[32] = "";
+    if (sscanf(text, "FAIL=%d,%31[a-z_],%n", &status, code, &at) == 2) {
+        a.status = (sp_status)status;
+        (void)SP_FAIL_CODE(&a.error, a.status, code, "%s", text + at);
+        a.attempts[1].status = a.status;
+        (void)snprintf(a.attempts[1].reason, sizeof(a.attempts[1].reason), "scripted");
+        a.retry_after_s = status == SP_BUSY || status == SP_UNAVAILABLE ? 7 : 0;
+    } else {
+        (void)snprintf(a.link, sizeof(a.link), "cpu0");
+        (void)snprintf(a.device, sizeof(a.device), "cpu");
+        (void)snprintf(a.precision, sizeof(a.precision), "fp32");
+        (void)snprintf(a.model, sizeof(a.model), "%s", *r->model ? r->model : "fake");
+        if (r->task == SP_TASK_NOOP)
+            a.payload = sp_view_make(r->body + r->offset, r->payload_bytes);
+        else
+            answer_classes(r, &a);
+    }
+    r->done(r, &a, r->context);
+}
+
+static void timer_fire(sp_timer *timer, void *context)
+{
+    (void)timer;
+    answer(context);
+}
+
+sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **ret_house, sp_error *reterr)
+{
+    (void)config;
+    sp_house *house = calloc(1, sizeof(*house));
+    if (!house)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory");
+    const char *slots = getenv("FAKE_SLOTS");
+    house->loop = loop;
+    house->slots = slots ? atoi(slots) : 256;
+    house->ready = !getenv("FAKE_NOT_READY");
+    *ret_house = house;
+    return SP_OK;
+}
+
+void sp_house_free(sp_house *house, int grace_ms)
+{
+    (void)grace_ms;
+    SP_ASSERT(house->open == 0);
+    free(house);
+}
+
+sp_status sp_request_open(sp_house *house, const sp_request_params *p, sp_request **ret_request, int *ret_retry_after_s,
+                          sp_error *reterr)
+{
+    if (house->open >= house->slots) {
+        *ret_retry_after_s = 3;
+        return SP_FAIL_CODE(reterr, SP_BUSY, "no_slot", "all %d places are taken", house->slots);
+    }
+    if (p->model && strcmp(p->model, "missing") == 0)
+        return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "no_such_model", "there is no model \"%s\"", p->model);
+    sp_request *r = calloc(1, sizeof(*r));
+    house->open++;
+    r->house = house;
+    r->task = p->task;
+    (void)snprintf(r->id, sizeof(r->id), "%s", p->request_id);
+    (void)snprintf(r->model, sizeof(r->model), "%s", p->model ? p->model : "");
+    r->limit_bytes = p->body_limit_bytes;
+    r->received_ns = p->received_ns;
+    r->deadline_ns = p->deadline_ns;
+    r->top_k = p->top_k;
+    r->decode_fast = p->decode_fast;
+    *ret_request = r;
+    return SP_OK;
+}
+
+sp_status sp_request_append(sp_request *r, const void *data, size_t size_bytes, sp_error *reterr)
+{
+    if (size_bytes > r->limit_bytes - r->size_bytes)
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body is larger than %zu bytes", r->limit_bytes);
+    if (r->size_bytes + size_bytes > r->capacity_bytes) {
+        r->capacity_bytes = SP_MAX(2 * r->capacity_bytes, r->size_bytes + size_bytes);
+        r->body = realloc(r->body, r->capacity_bytes);
+    }
+    memcpy(r->body + r->size_bytes, data, size_bytes);
+    r->size_bytes += size_bytes;
+    r->payload_bytes = r->size_bytes;
+    return SP_OK;
+}
+
+sp_view sp_request_body(const sp_request *r)
+{
+    return sp_view_make(r->body, r->size_bytes);
+}
+
+void sp_request_set_payload(sp_request *r, size_t offset, size_t size_bytes)
+{
+    r->offset = offset;
+    r->payload_bytes = size_bytes;
+}
+
+void sp_request_set_deadline(sp_request *r, int64_t deadline_ns)
+{
+    r->deadline_ns = deadline_ns;
+}
+
+void sp_request_set_options(sp_request *r, uint32_t top_k, bool decode_fast)
+{
+    r->top_k = top_k;
+    r->decode_fast = decode_fast;
+}
+
+void sp_request_submit(sp_request *r, sp_request_done_fn *done, void *context)
+{
+    int ms = 0;
+    r->done = done;
+    r->context = context;
+    if (r->payload_bytes > 6)
+        (void)sscanf((char *)r->body + r->offset, "SLEEP=%d", &ms);
+    r->timer = (sp_timer){ .fire = timer_fire, .context = r };
+    SP_ASSERT(!sp_loop_timer_set(r->house->loop, &r->timer, sp_clock_now_ns() + ms * SP_NS_PER_MS, NULL));
+}
+
+void sp_request_cancel(sp_request *r)
+{
+    sp_loop_timer_clear(r->house->loop, &r->timer);
+    r->house->cancelled++;
+    sp_request_close(r);
+}
+
+void sp_request_close(sp_request *r)
+{
+    r->house->open--;
+    free(r->body);
+    free(r);
+}
+
+const char *sp_request_id(const sp_request *r)
+{
+    return r->id;
+}
+
+const char *sp_worker_state_name(sp_worker_state state)
+{
+    return state == SP_WORKER_READY ? "ready" : "starting";
+}
+
+int sp_house_worker_count(const sp_house *house)
+{
+    (void)house;
+    return 2;
+}
+
+void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info)
+{
+    static const sp_worker_card card = { .device = "cpu", .model = "fake", .precision = "fp32", .sandbox = "full" };
+    *ret_info = (sp_worker_info){ .name = index ? "cpu0" : "codec0", .kind = index ? "cpu" : "codec", .pid = 1, .reason = "",
+                                  .state = house->ready ? SP_WORKER_READY : SP_WORKER_STARTING, .card = &card };
+}
+
+bool sp_house_ready(const sp_house *house, bool *ret_degraded)
+{
+    *ret_degraded = false;
+    return house->ready;
+}
+
+int sp_house_open_count(const sp_house *house)
+{
+    return house->open;
+}
+
+int sp_house_leased_count(const sp_house *house)
+{
+    return house->cancelled; /* so that tests see cancellations on /healthz */
+}
