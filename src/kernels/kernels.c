@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Fills the kernel table from what the CPU and the system can do. */
+#include "kernels/kernels.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+sp_kernel_table sp_kernels;
+static sp_kernel_level level_in_use;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* libgcc reads cpuid and XCR0, so a level counts only when the system saves its registers. */
+static bool have_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool have_avx512(void)
+{
+    return have_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+static bool have_vnni_vbmi(void)
+{
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+}
+
+bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
+{
+    if ((level >= SP_LEVEL_AVX2 && !have_avx2()) || (level >= SP_LEVEL_AVX512 && !have_avx512()))
+        return false;
+    sp_kernel_table table;
+#define SP_KERNEL(name, result, parameters) table.name = sp_##name##_c;
+#include "kernels/kernels.inc"
+#undef SP_KERNEL
+    *ret_table = table;
+    return true;
+}
+
+bool sp_kernels_force(sp_kernel_level level)
+{
+    sp_kernels_init();
+    sp_kernel_table table;
+    if (!sp_kernels_at(level, &table))
+        return false;
+    sp_kernels = table;
+    level_in_use = level;
+    return true;
+}
+
+static void fill(void)
+{
+    static const char *const names[SP_LEVEL_COUNT] = { "scalar", "avx2", "avx512" };
+    const char *mask = getenv("SPILLWAY_CPU");
+    int level = SP_LEVEL_COUNT - 1;
+    __builtin_cpu_init();
+    for (int i = 0; mask && i < SP_LEVEL_COUNT; i++) {
+        if (strcmp(mask, names[i]) == 0)
+            level = i;
+    }
+    while (!sp_kernels_at((sp_kernel_level)level, &sp_kernels))
+        level--;
+    level_in_use = (sp_kernel_level)level;
+}
+
+void sp_kernels_init(void)
+{
+    (void)pthread_once(&once, fill); /* fails only for an invalid once */
+}
+
+const char *sp_kernels_level(void)
+{
+    sp_kernels_init();
+    switch (level_in_use) {
+    case SP_LEVEL_SCALAR:
+        return "scalar";
+    case SP_LEVEL_AVX2:
+        return "avx2";
+    default:
+        return have_vnni_vbmi() ? "avx512+vnni+vbmi" : "avx512";
+    }
+}
