@@ -12,6 +12,7 @@ const sp_worker_kind *sp_worker_kind_find(const char *kind)
         const char *name;
         const sp_worker_kind *kind;
     } rows[] = {
+        { "codec", &sp_worker_kind_codec },
         { "noop", &sp_worker_kind_noop },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {
