@@ -4,6 +4,7 @@
 #define SP_CLI_CLI_H
 
 #include "base/status.h"
+#include "cli/fetch/fetch.h"
 #include "cli/options.h"
 
 /* A command gets argv[0] = its own name and returns an sp_exit. */
@@ -11,13 +12,22 @@ typedef int sp_command_fn(int argc, char **argv);
 sp_command_fn sp_command_serve, sp_command_classify, sp_command_doctor, sp_command_models, sp_command_pull,
     sp_command_bench, sp_command_version, sp_command_worker;
 
-/* Where models are looked for: `given` if not NULL; else $SPILLWAY_MODELS; else var/models beside the build directory
- * that this program stands in, when that is there; else /var/lib/spillway/models. Static storage. */
+/* Where models are looked for: `given` if not NULL; else $SPILLWAY_MODELS; else var/models of the source tree that this
+ * program was built in; else /var/lib/spillway/models. It need not exist. Static storage. */
 const char *sp_model_repository_find(const char *given);
+
+/* The directory of this program, or "". Static storage. */
+const char *sp_program_directory(void);
 
 /* The tree this program was built in ("/src/spillway" of /src/spillway/build/spillway), or "" when it is installed.
  * Static storage. */
 const char *sp_source_tree_find(void);
+
+/* Opens libspillway_fetch.so (once). SP_UNSUPPORTED: it or a library it needs is missing. */
+sp_status sp_fetch_load(const sp_fetch_api **ret_api, sp_error *reterr);
+
+/* "18.5 MB" (decimal, as download sizes are told). */
+void sp_format_bytes(char *text, size_t text_bytes, uint64_t amount_bytes);
 
 /* The exit code that fits the status of a failed operation. */
 int sp_exit_of(sp_status status);

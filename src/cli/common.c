@@ -1,40 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What several commands share: where models are, and how a failed call becomes a message and an exit code. */
+ * What several commands share: where models are, the fetch plug-in, and how a failed call becomes a message and an exit code. */
 #include "cli/cli.h"
+
+#include "base/plugin.h"
+#include "cli/fetch/fetch.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define INSTALLED_MODELS "/var/lib/spillway/models"
 
-static bool is_directory(const char *path)
+const char *sp_program_directory(void)
 {
-    struct stat st;
+    static char directory[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", directory, sizeof(directory) - 1);
 
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    directory[SP_MAX(length, 0)] = '\0';
+    char *slash = strrchr(directory, '/');
+    if (slash)
+        *slash = '\0';
+    return directory;
 }
 
 const char *sp_source_tree_find(void)
 {
     static char tree[PATH_MAX];
     char path[PATH_MAX + 32];
-    ssize_t length = readlink("/proc/self/exe", tree, sizeof(tree) - 1);
 
-    if (length <= 0)
-        return "";
-    tree[length] = '\0';
-    /* Two names off: /src/spillway/build/spillway -> /src/spillway. */
-    for (int i = 0; i < 2; i++) {
-        char *slash = strrchr(tree, '/');
-        if (!slash)
-            return "";
+    /* One more name off: /src/spillway/build -> /src/spillway. */
+    snprintf(tree, sizeof(tree), "%s", sp_program_directory());
+    char *slash = strrchr(tree, '/');
+    if (slash)
         *slash = '\0';
-    }
-    snprintf(path, sizeof(path), "%s/meson.build", tree);
-    if (access(path, R_OK) != 0)
+    snprintf(path, sizeof(path), "%s/src/cli/main.c", tree);
+    if (!slash || access(path, R_OK) != 0)
         tree[0] = '\0';
     return tree;
 }
@@ -50,10 +51,40 @@ const char *sp_model_repository_find(const char *given)
     if (from_environment && *from_environment)
         return from_environment;
     tree = sp_source_tree_find();
+    if (!*tree)
+        return INSTALLED_MODELS;
     snprintf(path, sizeof(path), "%s/var/models", tree);
-    if (*tree && is_directory(path))
-        return path;
-    return INSTALLED_MODELS;
+    return path;
+}
+
+sp_status sp_fetch_load(const sp_fetch_api **ret_api, sp_error *reterr)
+{
+    static const sp_fetch_api *loaded;
+    void *handle, *symbol;
+
+    if (!loaded) {
+        sp_status status = sp_plugin_open(SP_FETCH_FILE, &handle, NULL, reterr);
+        if (status == SP_OK)
+            status = sp_plugin_symbol(handle, SP_FETCH_FILE, SP_FETCH_SYMBOL, &symbol, reterr);
+        if (status)
+            return status;
+        const sp_fetch_api *api = ((const sp_fetch_api *(*)(void))symbol)();
+        if (api->abi != SP_FETCH_ABI)
+            return SP_FAIL(reterr, SP_UNSUPPORTED, "%s is of another version than this program", SP_FETCH_FILE);
+        loaded = api;
+    }
+    *ret_api = loaded;
+    return SP_OK;
+}
+
+void sp_format_bytes(char *text, size_t text_bytes, uint64_t amount_bytes)
+{
+    if (amount_bytes < 1000 * 1000)
+        snprintf(text, text_bytes, "%.1f kB", (double)amount_bytes / 1e3);
+    else if (amount_bytes < UINT64_C(1000) * 1000 * 1000)
+        snprintf(text, text_bytes, "%.1f MB", (double)amount_bytes / 1e6);
+    else
+        snprintf(text, text_bytes, "%.2f GB", (double)amount_bytes / 1e9);
 }
 
 int sp_exit_of(sp_status status)

@@ -16,6 +16,8 @@ typedef struct command {
 
 static const command commands[] = {
     { "serve", sp_command_serve, "answer requests over HTTP" },
+    { "models", sp_command_models, "list the models that are here, or that can be pulled" },
+    { "pull", sp_command_pull, "download a model of the catalogue" },
     { "bench", sp_command_bench, "put load on a server and measure it" },
     { "version", sp_command_version, "print versions" },
     { "worker", sp_command_worker, NULL }, /* spawned by serve, never by hand */

@@ -51,8 +51,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "address to listen on (default 127.0.0.1); anything but loopback is\n"
                   "refused until access control is there" },
         { .name = "model-repository", .kind = SP_OPTION_TEXT, .value = "DIR", .target = &s->model_repository,
-          .help = "where models are (default: $SPILLWAY_MODELS, else var/models beside the\n"
-                  "build directory, else /var/lib/spillway/models)" },
+          .help = "where models are (default: $SPILLWAY_MODELS, else var/models of the\n"
+                  "source tree, else /var/lib/spillway/models)" },
         { .name = "model", .kind = SP_OPTION_TEXT, .value = "NAME", .target = &s->model,
           .help = "the default model (default: the repository's only or first)" },
         { .name = "config", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &s->config, .help = "YAML, see below" },
