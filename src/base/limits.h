@@ -86,6 +86,14 @@
 #define SP_LIMIT_TENSOR_RANK 8
 #define SP_LIMIT_LABEL_BYTES 128
 
+/* Classes of one classifier: ImageNet-21k has 21,843. The label file and spillway.json are bounded with them. */
+#define SP_LIMIT_CLASSES 65536
+#define SP_LIMIT_LABEL_FILE_BYTES (SP_LIMIT_CLASSES * SP_LIMIT_LABEL_BYTES)
+#define SP_LIMIT_MODEL_SETTINGS_BYTES (64u * 1024)
+
+/* Models of one repository. */
+#define SP_LIMIT_MODELS 256
+
 /* Named counters and histograms of one process. */
 #define SP_LIMIT_METRICS 512
 

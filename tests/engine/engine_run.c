@@ -49,7 +49,8 @@ static const float *stored_output(size_t count, char **ret_file)
     return (const float *)(const void *)(*ret_file + size - count * sizeof(float));
 }
 
-/* ONNX's "light" models carry weights of one value each; their stored output belongs to an input of ones. */
+/* ONNX's "light" models carry weights of one value each, and every stored number is 1/1000: this checks the wiring
+ * (softmax at the end, 1,000 classes), tests/task checks numbers against Python's runtime. */
 TEST(light_squeezenet_gives_its_stored_answer)
 {
     sp_session *session = open_asset("models/light_squeezenet.onnx", 1, 1);

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The device worker: one model on one device ("cpu", "cuda"), pictures or tensors in, classes out. How it uses the cores
+ * is its plan's business (device_plan.h); what a classification is, the task's (task/classify.h). Here: which session
+ * takes a batch, items that are bad before the run, runs that fail, and the answer's form. */
+#include "worker/kinds.h"
+
+#include "base/clock.h"
+#include "base/machine.h"
+#include "base/metrics.h"
+#include "task/classify.h"
+#include "worker/device_plan.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define MXCSR_FLUSH 0x8040u /* flush to zero, denormals are zero */
+#endif
+
+typedef struct device {
+    const sp_engine *engine;
+    sp_model *model;
+    sp_device_plan plan;
+    sp_device_sessions sessions;
+    sp_metric *mxcsr_repaired;
+    atomic_bool wide_busy;
+    atomic_int batch_limit; /* falls by half when a batch ran out of memory */
+    int load_x8;            /* in-flight requests seen by choose(), an average; the loop's lead guards it */
+} device;
+
+/* One executor's batch on its way through a session. */
+typedef struct batch {
+    device *dev;
+    int executor;
+    sp_classifier *classifier;
+    int lane;
+    sp_work_item *items[SP_LIMIT_BATCH]; /* in the order of the lane's inputs */
+    int count;
+    const void *in_place; /* the only item's tensor where an earlier link left it; NULL = the lane's inputs */
+    int64_t deadline_ns;  /* the earliest */
+} batch;
+
+/* Set by choose() for the run that follows on the same thread. */
+static __thread bool run_is_alone;
+
+/* --- opening -------------------------------------------------------------------------------------------------- */
+
+static int device_index_of(const char *name)
+{
+    size_t digits = strlen(name);
+    while (digits > 0 && name[digits - 1] >= '0' && name[digits - 1] <= '9')
+        digits--;
+    return (int)strtol(name + digits, NULL, 10);
+}
+
+static void fill_card(const device *dev, const char *kind, const sp_engine_probe_result *probe, const char *engine_key,
+                      sp_worker_card *card)
+{
+    const sp_device_plan *plan = &dev->plan;
+    (void)snprintf(card->device, sizeof(card->device), "%s", kind);
+    (void)snprintf(card->model, sizeof(card->model), "%s", dev->model->name);
+    (void)snprintf(card->version, sizeof(card->version), "%s", dev->model->version);
+    (void)snprintf(card->digest, sizeof(card->digest), "%s", dev->model->digest);
+    (void)snprintf(card->precision, sizeof(card->precision), "%s", dev->model->precision);
+    (void)snprintf(card->engine, sizeof(card->engine), "%.15s %.15s", probe->engine, probe->version);
+    (void)snprintf(card->sandbox, sizeof(card->sandbox), "none");
+    card->class_count = dev->model->class_count;
+    card->max_batch = (uint32_t)plan->batch;
+    card->executors = (uint32_t)SP_MAX(plan->lanes, 1);
+    card->window = (uint32_t)SP_MIN((int)card->executors * plan->batch * 2, SP_LIMIT_SLOTS);
+    card->p50_ns = plan->alone_p50_ns;
+    card->p99_ns = plan->alone_p99_ns;
+    card->prep = dev->model->prep;
+    sp_device_plan_write(plan, dev->model->digest, engine_key, card->plan, sizeof(card->plan));
+    (void)snprintf(card->detail, sizeof(card->detail),
+                   "alone: %d thread%s%s, %.2f ms; loaded: %d at once, %d thread%s each, batches of %d, %.2f ms an item; "
+                   "measured in %.2f s",
+                   plan->wide_threads, plan->wide_threads > 1 ? "s" : "", plan->wide_spin ? " (spinning)" : "",
+                   (double)plan->alone_p50_ns / 1e6, SP_MAX(plan->lanes, 1), plan->lanes ? 1 : plan->wide_threads,
+                   plan->lanes || plan->wide_threads == 1 ? "" : "s", plan->batch, (double)plan->loaded_item_ns / 1e6,
+                   (double)plan->measured_ns / 1e9);
+}
+
+static void device_close(void *state)
+{
+    device *dev = state;
+    if (!dev)
+        return;
+    sp_device_sessions_close(&dev->sessions);
+    sp_model_free(dev->model);
+    free(dev);
+}
+
+static sp_status open_device(device *dev, const sp_worker_config *config, sp_worker_card *card, sp_error *reterr)
+{
+    sp_engine_probe_result probe;
+    sp_machine machine;
+    char engine_key[64];
+    if (!config->model_repository)
+        return SP_FAIL(reterr, SP_NOT_FOUND, "worker %s needs a model repository (--model-repository)", config->name);
+    sp_status s = sp_engine_open(sp_engine_name_at(0), &dev->engine, reterr);
+    if (!s)
+        s = sp_engine_probe(dev->engine, &probe, reterr);
+    if (!s)
+        s = sp_model_find(config->model_repository, config->model, &dev->model, reterr);
+    if (s)
+        return s;
+    sp_machine_read(&machine);
+    (void)snprintf(engine_key, sizeof(engine_key), "%s-%s-%s", probe.engine, probe.version, config->kind);
+    int index = strcmp(config->kind, "cpu") == 0 ? 0 : device_index_of(config->name);
+    if (!sp_device_plan_read(config->plan, dev->model->digest, engine_key, machine.cpu_count, &dev->plan))
+        s = sp_device_plan_measure(dev->engine, dev->model, config->kind, index, machine.cpu_count, &dev->plan, reterr);
+    if (!s)
+        s = sp_device_sessions_open(dev->engine, dev->model, config->kind, index, &dev->plan, &dev->sessions, reterr);
+    if (s)
+        return s;
+    atomic_init(&dev->batch_limit, dev->plan.batch);
+    fill_card(dev, config->kind, &probe, engine_key, card);
+    return SP_OK;
+}
+
+static sp_status device_open(const sp_worker_config *config, sp_worker_card *card, void **ret_state, sp_error *reterr)
+{
+    device *dev = calloc(1, sizeof(*dev));
+    if (!dev)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for a device");
+    dev->load_x8 = 8;
+    dev->mxcsr_repaired = sp_metric_get(SP_METRIC_COUNTER, "spillway_mxcsr_repaired_total", "",
+                                        "Times an engine left denormals flushed on the thread that called it");
+    sp_status s = open_device(dev, config, card, reterr);
+    if (s)
+        device_close(dev);
+    else
+        *ret_state = dev;
+    return s;
+}
+
+/* --- choosing ------------------------------------------------------------------------------------------------- */
+
+/* Called under the loop's lead. A request counts as alone when nothing else is in the house and little was lately:
+ * between two of a burst the house looks empty for a moment, and a wide run then would fight the next narrow one. */
+static int device_choose(void *state, int waiting, int busy_executors, int64_t *ret_wait_ns)
+{
+    device *dev = state;
+    int here = waiting + busy_executors;
+    dev->load_x8 += here - dev->load_x8 / 8;
+    run_is_alone = here == 1 && dev->load_x8 < 12;
+    int limit = atomic_load_explicit(&dev->batch_limit, memory_order_relaxed);
+    *ret_wait_ns = 0;
+    /* A batch that is sure to fill is worth a short wait: never more than an eighth of what running it takes. */
+    if (limit > 1 && waiting < limit && dev->load_x8 / 8 > waiting)
+        *ret_wait_ns = SP_MIN(dev->plan.loaded_run_ns / 8, 2 * SP_NS_PER_MS);
+    return SP_MIN(waiting, limit);
+}
+
+/* The session for this batch: wide when it is alone (and nobody else is on it), else the executor's narrow lane. */
+static void pick_session(batch *b, int item_count)
+{
+    device *dev = b->dev;
+    bool wide = !dev->sessions.narrow ||
+                (dev->sessions.wide && run_is_alone && item_count == 1 && !atomic_exchange(&dev->wide_busy, true));
+    b->classifier = wide ? dev->sessions.wide : dev->sessions.narrow;
+    b->lane = wide ? 0 : b->executor;
+}
+
+static void leave_session(const batch *b)
+{
+    if (b->classifier == b->dev->sessions.wide)
+        atomic_store(&b->dev->wide_busy, false);
+}
+
+/* --- running -------------------------------------------------------------------------------------------------- */
+
+static void fail_item(sp_work_item *item, sp_status status, const sp_error *err)
+{
+    item->status = status;
+    item->error = *err;
+}
+
+/* Pixels or a tensor of an earlier link into the batch's next input; false = the item has its status. */
+static bool take_item(batch *b, sp_work_item *item, bool only)
+{
+    const sp_submission *sub = item->submission;
+    const sp_prep_spec *prep = &b->dev->model->prep;
+    size_t tensor_bytes = sp_classify_tensor_bytes(b->classifier);
+    sp_error *err = &item->error;
+    int64_t begun_ns = sp_clock_now_ns();
+    if (sp_work_item_cancelled(item)) {
+        item->status = SP_FAIL(err, SP_CANCELLED, "the request was withdrawn");
+    } else if (sub->op != SP_OP_CLASSIFY) {
+        item->status = SP_FAIL(err, SP_UNSUPPORTED, "a device worker cannot do operation %u", sub->op);
+    } else if (sub->output_kind == SP_OUTPUT_TENSOR) {
+        if (item->input.size_bytes != tensor_bytes || memcmp(&item->request->prep, prep, sizeof(*prep)) != 0)
+            item->status = SP_FAIL(err, SP_UNSUPPORTED, "a tensor of %zu bytes, made for another model than %s",
+                                   item->input.size_bytes, b->dev->model->name);
+        else if (only)
+            b->in_place = item->input.data;
+        else
+            memcpy(sp_classify_input(b->classifier, b->lane, b->count), item->input.data, tensor_bytes);
+    } else if (sub->output_kind == SP_OUTPUT_RGB8) {
+        if (sub->image_w < 1 || sub->image_h < 1 || sub->image_w > SP_LIMIT_IMAGE_SIDE || sub->image_h > SP_LIMIT_IMAGE_SIDE ||
+            (uint64_t)sub->image_w * (uint64_t)sub->image_h * 3 > item->input.size_bytes)
+            item->status = SP_FAIL(err, SP_UNSUPPORTED, "a picture of %dx%d in %zu bytes", sub->image_w, sub->image_h,
+                                   item->input.size_bytes);
+        else
+            item->status = sp_classify_prepare(b->classifier, b->lane, b->count, item->input.data, sub->image_w,
+                                               sub->image_h, err);
+    } else {
+        item->status = SP_FAIL(err, SP_UNSUPPORTED, "nothing was decoded for this request");
+    }
+    if (item->status)
+        return false;
+    item->done.preprocess_ns = sp_clock_now_ns() - begun_ns;
+    b->items[b->count++] = item;
+    if (sub->attempt_deadline_ns && (!b->deadline_ns || sub->attempt_deadline_ns < b->deadline_ns))
+        b->deadline_ns = sub->attempt_deadline_ns;
+    return true;
+}
+
+/* ONNX Runtime may leave FTZ and DAZ on; our kernels promise the same bits on every thread. */
+static void repair_mxcsr(const device *dev)
+{
+#if defined(__x86_64__)
+    unsigned state = _mm_getcsr();
+    if (SP_UNLIKELY(state & MXCSR_FLUSH)) {
+        _mm_setcsr(state & ~MXCSR_FLUSH);
+        sp_metric_add(dev->mxcsr_repaired, 1);
+    }
+#endif
+}
+
+static void answer_item(batch *b, int index, sp_work_item *item)
+{
+    sp_class_score scores[SP_LIMIT_TOP_K];
+    int count = 0;
+    int64_t begun_ns = sp_clock_now_ns();
+    int top_k = item->request->top_k ? (int)SP_MIN(item->request->top_k, SP_LIMIT_TOP_K) : 5;
+    item->status = sp_classify_answer(b->classifier, b->lane, index, top_k, scores, &count, &item->error);
+    if (item->status)
+        return;
+    sp_answer_classes *answer = (sp_answer_classes *)(void *)item->answer; /* page-aligned array of 72 KiB answers */
+    count = SP_MIN(count, (int)SP_ARRAY_LEN(answer->classes));
+    answer->count = (uint32_t)count;
+    answer->reserved = 0;
+    for (int i = 0; i < count; i++) {
+        sp_answer_class *class = &answer->classes[i];
+        class->class_id = scores[i].class_id;
+        class->probability = scores[i].probability;
+        (void)snprintf(class->label, sizeof(class->label), "%s", sp_model_label(b->dev->model, scores[i].class_id));
+    }
+    item->done.answer_bytes = (uint32_t)(offsetof(sp_answer_classes, classes) + (size_t)count * sizeof(sp_answer_class));
+    item->done.postprocess_ns = sp_clock_now_ns() - begun_ns;
+}
+
+/* How long a run of `count` items may take before the watchdog asks: ten times the slowest that was measured. */
+static int64_t budget_of(const device *dev, int count)
+{
+    int64_t slowest_ns = SP_MAX(dev->plan.alone_p99_ns * count, dev->plan.loaded_run_ns * SP_MAX(count / dev->plan.batch, 1));
+    return SP_MAX(10 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+}
+
+/* Items first .. first + count - 1 of the batch: run, answer. */
+static sp_status run_range(batch *b, int first, int count, sp_error *reterr)
+{
+    const void *input = b->in_place ? b->in_place : sp_classify_input(b->classifier, b->lane, first);
+    sp_worker_stage(b->executor, SP_STAGE_INFERENCE, budget_of(b->dev, count));
+    int64_t begun_ns = sp_clock_now_ns();
+    sp_status s = sp_classify_run(b->classifier, b->lane, input, count, reterr);
+    int64_t took_ns = sp_clock_now_ns() - begun_ns;
+    repair_mxcsr(b->dev);
+    if (s)
+        return s;
+    sp_worker_stage(b->executor, SP_STAGE_POSTPROCESS, 0);
+    for (int i = 0; i < count; i++) {
+        sp_work_item *item = b->items[first + i];
+        item->done.inference_ns = item->done.batch_run_ns = took_ns;
+        item->done.batch_size = (uint32_t)count;
+        answer_item(b, i, item);
+    }
+    return SP_OK;
+}
+
+/* Runs the whole batch; when that fails, its halves, down to singles: only what fails alone fails. Depth is log2 of a
+ * batch. Past the earliest deadline nothing more is tried, what has no answer gets the last reason. */
+static void run_bisecting(batch *b, int first, int count)
+{
+    sp_error err = { 0 };
+    sp_status s = run_range(b, first, count, &err);
+    if (!s)
+        return;
+    if (s == SP_NOMEM && count > 1)
+        atomic_store_explicit(&b->dev->batch_limit, SP_MAX(count / 2, 1), memory_order_relaxed);
+    bool late = b->deadline_ns && sp_clock_now_ns() > b->deadline_ns;
+    if (count == 1 || late || s == SP_UNAVAILABLE) { /* a device that is gone does not come back for a smaller batch */
+        for (int i = first; i < first + count; i++)
+            fail_item(b->items[i], s, &err);
+        return;
+    }
+    run_bisecting(b, first, count / 2);
+    run_bisecting(b, first + count / 2, count - count / 2);
+}
+
+static void device_run(void *state, int executor, sp_work_item *items, int count)
+{
+    batch b = { .dev = state, .executor = executor };
+    pick_session(&b, count);
+    sp_worker_stage(executor, SP_STAGE_PREPROCESS, 0);
+    for (int i = 0; i < count; i++)
+        (void)take_item(&b, &items[i], count == 1); /* a bad item has its status and drops out before the batch forms */
+    if (b.count)
+        run_bisecting(&b, 0, b.count);
+    leave_session(&b);
+    run_is_alone = false;
+}
+
+const sp_worker_kind sp_worker_kind_device = {
+    .name = "cpu", .open = device_open, .run = device_run, .choose = device_choose, .close = device_close
+};

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Measuring, and the plan as text. */
+#include "worker/device_plan.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PLAN_FORMAT 1
+#define MEASURE_TOTAL_NS (1200 * SP_NS_PER_MS) /* nothing new is begun after this */
+#define MEASURE_ONE_NS (90 * SP_NS_PER_MS)     /* of one candidate */
+#define MEASURE_RUNS_MIN 3
+#define MEASURE_RUNS_MAX 64
+#define BATCH_MAX_CPU 8
+#define GAIN_MIN 1.03 /* a larger batch or spinning must be worth more than the noise */
+
+void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const char *engine, char *text, size_t size)
+{
+    (void)snprintf(text, size, "%d cpus=%d model=%.16s engine=%.24s alone=%d%s lanes=%d batch=%d p50=%lld p99=%lld item=%lld "
+                   "run=%lld took=%lld", PLAN_FORMAT, plan->cpus, digest, engine, plan->wide_threads,
+                   plan->wide_spin ? "s" : "n", plan->lanes, plan->batch, (long long)plan->alone_p50_ns,
+                   (long long)plan->alone_p99_ns, (long long)plan->loaded_item_ns, (long long)plan->loaded_run_ns,
+                   (long long)plan->measured_ns);
+}
+
+bool sp_device_plan_read(const char *text, const char *digest, const char *engine, int cpus, sp_device_plan *ret_plan)
+{
+    int format = 0, used = 0;
+    char model[17] = "", engine_seen[25] = "", spin = 0;
+    long long p50, p99, item, run, took;
+    sp_device_plan plan = { 0 };
+    int n = text ? sscanf(text, "%d cpus=%d model=%16s engine=%24s alone=%d%c lanes=%d batch=%d p50=%lld p99=%lld item=%lld "
+                          "run=%lld took=%lld%n", &format, &plan.cpus, model, engine_seen, &plan.wide_threads, &spin,
+                          &plan.lanes, &plan.batch, &p50, &p99, &item, &run, &took, &used)
+                 : 0;
+    if (n != 13 || text[used] || format != PLAN_FORMAT || plan.cpus != cpus || strncmp(model, digest, 16) != 0 ||
+        strncmp(engine_seen, engine, 24) != 0 || (spin != 's' && spin != 'n'))
+        return false;
+    if (plan.wide_threads < 1 || plan.wide_threads > 1024 || plan.lanes < 0 || plan.lanes > SP_LIMIT_EXECUTORS ||
+        plan.batch < 1 || plan.batch > SP_LIMIT_BATCH || p50 <= 0 || p99 < p50 || item <= 0 || run <= 0)
+        return false;
+    plan.wide_spin = spin == 's';
+    plan.alone_p50_ns = p50;
+    plan.alone_p99_ns = p99;
+    plan.loaded_item_ns = item;
+    plan.loaded_run_ns = run;
+    plan.measured_ns = took;
+    *ret_plan = plan;
+    return true;
+}
+
+void sp_device_sessions_close(sp_device_sessions *sessions)
+{
+    sp_classify_close(sessions->narrow);
+    sp_classify_close(sessions->wide);
+    *sessions = (sp_device_sessions){ 0 };
+}
+
+static sp_status open_wide(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int threads,
+                           bool spin, int batch, sp_classifier **ret_wide, sp_error *reterr)
+{
+    sp_classify_options options = { .provider = provider, .device_index = device_index, .threads = threads,
+                                    .lanes = 1, .max_batch = batch, .spin = spin };
+    return sp_classify_open(engine, model, &options, ret_wide, reterr);
+}
+
+static sp_status open_narrow(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int lanes,
+                             int batch, sp_classifier **ret_narrow, sp_error *reterr)
+{
+    sp_classify_options options = { .provider = provider, .device_index = device_index, .threads = 1, .lanes = lanes,
+                                    .max_batch = batch };
+    return sp_classify_open(engine, model, &options, ret_narrow, reterr);
+}
+
+sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                                  const sp_device_plan *plan, sp_device_sessions *ret_sessions, sp_error *reterr)
+{
+    sp_device_sessions sessions = { 0 };
+    sp_status s = SP_OK;
+    if (plan->wide_threads > 1 || plan->lanes == 0)
+        s = open_wide(engine, model, provider, device_index, plan->wide_threads, plan->wide_spin,
+                      plan->lanes ? 1 : plan->batch, &sessions.wide, reterr);
+    if (!s && plan->lanes > 0)
+        s = open_narrow(engine, model, provider, device_index, plan->lanes, plan->batch, &sessions.narrow, reterr);
+    if (s)
+        sp_device_sessions_close(&sessions);
+    else
+        *ret_sessions = sessions;
+    return s;
+}
+
+/* --- measuring ------------------------------------------------------------------------------------------------ */
+
+/* Numbers as a normalised picture has them; zeros would let some models take shortcuts. */
+static void fill_inputs(sp_classifier *c, int lane, int batch)
+{
+    uint32_t random = 12345;
+    size_t bytes = sp_classify_tensor_bytes(c);
+    bool half = sp_classify_model(c)->prep.dtype == SP_DTYPE_F16;
+    for (int i = 0; i < batch; i++) {
+        uint8_t *input = sp_classify_input(c, lane, i);
+        for (size_t at = 0; at < bytes; at += half ? 2 : 4) {
+            random = random * 1664525u + 1013904223u;
+            float value = (float)(random >> 8) * 0x1p-23f - 1.0f;                                 /* -1 .. 1 */
+            uint16_t bits = (uint16_t)(0x3800u | (random >> 16 & 0x3ffu) | (random >> 10 & 0x8000u)); /* +-0.5 .. 1 */
+            memcpy(input + at, half ? (const void *)&bits : &value, half ? 2 : 4);
+        }
+    }
+}
+
+typedef struct timing {
+    int64_t p50_ns, worst_ns; /* of one run */
+    int64_t item_ns;          /* wall time / items */
+} timing;
+
+typedef struct lane_run {
+    sp_classifier *classifier;
+    int lane, batch;
+    pthread_barrier_t *start;
+    int64_t begun_ns, ended_ns;
+    int runs;
+    int64_t took_ns[MEASURE_RUNS_MAX];
+    sp_status status;
+    sp_error error;
+} lane_run;
+
+static void *measure_lane(void *argument)
+{
+    lane_run *r = argument;
+    fill_inputs(r->classifier, r->lane, r->batch);
+    r->status = sp_classify_run(r->classifier, r->lane, NULL, r->batch, &r->error); /* warm: arenas, caches */
+    if (r->start)
+        (void)pthread_barrier_wait(r->start);
+    r->begun_ns = r->ended_ns = sp_clock_now_ns();
+    while (!r->status && r->runs < MEASURE_RUNS_MAX &&
+           (r->runs < MEASURE_RUNS_MIN || r->ended_ns - r->begun_ns < MEASURE_ONE_NS)) {
+        int64_t before_ns = r->ended_ns;
+        r->status = sp_classify_run(r->classifier, r->lane, NULL, r->batch, &r->error);
+        r->ended_ns = sp_clock_now_ns();
+        r->took_ns[r->runs++] = r->ended_ns - before_ns;
+    }
+    return NULL;
+}
+
+static int compare_ns(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* `lanes` threads run batches of `batch` at once. One lane runs on the calling thread. */
+static sp_status measure(sp_classifier *c, int lanes, int batch, timing *ret_timing, sp_error *reterr)
+{
+    lane_run *runs = calloc((size_t)lanes, sizeof(*runs));
+    pthread_t threads[SP_LIMIT_EXECUTORS];
+    pthread_barrier_t start;
+    if (!runs || pthread_barrier_init(&start, NULL, (unsigned)lanes) != 0) {
+        free(runs);
+        return SP_FAIL(reterr, SP_NOMEM, "no memory to measure %d lanes", lanes);
+    }
+    int made = 1;
+    for (int i = 0; i < lanes; i++)
+        runs[i] = (lane_run){ .classifier = c, .lane = i, .batch = batch, .start = &start };
+    while (made < lanes && pthread_create(&threads[made], NULL, measure_lane, &runs[made]) == 0)
+        made++;
+    SP_ASSERT(made == lanes); /* the worker needs that many executors in a moment; the barrier would wait for ever */
+    (void)measure_lane(&runs[0]);
+    for (int i = 1; i < lanes; i++)
+        (void)pthread_join(threads[i], NULL);
+    sp_status s = SP_OK;
+    double items_per_ns = 0;
+    for (int i = 0; i < lanes && !s; i++) {
+        if (runs[i].status) {
+            s = runs[i].status;
+            if (reterr)
+                *reterr = runs[i].error;
+        } else {
+            items_per_ns += (double)runs[i].runs * batch / (double)SP_MAX(runs[i].ended_ns - runs[i].begun_ns, 1);
+        }
+    }
+    if (!s) {
+        qsort(runs[0].took_ns, (size_t)runs[0].runs, sizeof(int64_t), compare_ns);
+        *ret_timing = (timing){ .p50_ns = runs[0].took_ns[runs[0].runs / 2],
+                                .worst_ns = runs[0].took_ns[runs[0].runs - 1],
+                                .item_ns = (int64_t)(1 / items_per_ns) };
+    }
+    (void)pthread_barrier_destroy(&start);
+    free(runs);
+    return s;
+}
+
+/* Does item 0 answer the same alone and beside another? A model where it does not is never batched. */
+static bool is_independent(sp_classifier *c)
+{
+    uint32_t classes = sp_classify_model(c)->class_count;
+    float *alone = malloc(classes * sizeof(float));
+    bool same = alone != NULL;
+    fill_inputs(c, 0, 2); /* two different items: the generator goes on */
+    memset(sp_classify_input(c, 0, 1), 0, sp_classify_tensor_bytes(c) / 2);
+    if (same && sp_classify_run(c, 0, NULL, 1, NULL) == SP_OK) {
+        memcpy(alone, sp_classify_raw(c, 0, 0), classes * sizeof(float));
+        same = sp_classify_run(c, 0, NULL, 2, NULL) == SP_OK;
+        const float *beside = same ? sp_classify_raw(c, 0, 0) : alone;
+        for (uint32_t i = 0; i < classes && same; i++)
+            same = fabsf(alone[i] - beside[i]) <= 1e-3f * (1 + fabsf(alone[i]));
+    } else {
+        same = false;
+    }
+    free(alone);
+    return same;
+}
+
+typedef struct measuring {
+    const sp_engine *engine;
+    sp_model *model;
+    const char *provider;
+    int device_index;
+    int64_t until_ns;
+    sp_device_plan plan;
+    sp_device_plan wide; /* the plan as it was when only the wide session had been tried */
+    sp_device_sessions sessions;
+} measuring;
+
+/* The wide session with and without spinning; the faster one stays open. A batch of one. */
+static sp_status measure_alone(measuring *m, sp_error *reterr)
+{
+    for (int spin = 0; spin <= (m->plan.cpus > 1); spin++) {
+        sp_classifier *wide = NULL;
+        timing t;
+        if (spin && sp_clock_now_ns() > m->until_ns)
+            break;
+        sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH, &wide,
+                                reterr);
+        if (!s)
+            s = measure(wide, 1, 1, &t, reterr);
+        if (s) {
+            sp_classify_close(wide);
+            return s;
+        }
+        if (!m->sessions.wide || (double)m->plan.alone_p50_ns > (double)t.p50_ns * GAIN_MIN) {
+            sp_classify_close(m->sessions.wide);
+            m->sessions.wide = wide;
+            m->plan.wide_threads = m->plan.cpus;
+            m->plan.wide_spin = spin;
+            m->plan.alone_p50_ns = t.p50_ns;
+            m->plan.alone_p99_ns = t.worst_ns;
+            m->plan.loaded_item_ns = t.item_ns;
+            m->plan.loaded_run_ns = t.p50_ns;
+        } else {
+            sp_classify_close(wide);
+        }
+    }
+    return SP_OK;
+}
+
+/* A small model loses more by handing work to threads than it gains. */
+static sp_status measure_one_thread(measuring *m, sp_error *reterr)
+{
+    timing t;
+    sp_status s = measure(m->sessions.narrow, 1, 1, &t, reterr);
+    if (!s && t.p50_ns < m->plan.alone_p50_ns) {
+        m->plan.wide_threads = 1;
+        m->plan.wide_spin = 0;
+        m->plan.alone_p50_ns = t.p50_ns;
+        m->plan.alone_p99_ns = t.worst_ns;
+    }
+    return s;
+}
+
+/* Larger and larger batches as long as each is worth it. */
+static sp_status measure_batches(measuring *m, sp_classifier *c, int lanes, int first, sp_error *reterr)
+{
+    double best = INFINITY;
+    int most = SP_MIN(sp_classify_max_batch(c), strcmp(m->provider, "cpu") == 0 ? BATCH_MAX_CPU : SP_LIMIT_BATCH);
+    for (int batch = first; batch <= most && sp_clock_now_ns() < m->until_ns; batch *= 2) {
+        timing t;
+        sp_status s = measure(c, lanes, batch, &t, reterr);
+        if (s == SP_NOMEM && batch > 1)
+            return SP_OK; /* that many do not fit; fewer did */
+        if (s)
+            return s;
+        if (best < (double)t.item_ns * GAIN_MIN && batch > first)
+            return SP_OK;
+        best = SP_MIN(best, (double)t.item_ns);
+        if ((double)m->plan.loaded_item_ns > (double)t.item_ns * GAIN_MIN) {
+            m->plan.lanes = c == m->sessions.narrow ? lanes : 0;
+            m->plan.batch = batch;
+            m->plan.loaded_item_ns = t.item_ns;
+            m->plan.loaded_run_ns = t.p50_ns;
+        }
+        if (lanes > 1 && batch == 1 && t.p50_ns > MEASURE_TOTAL_NS / 8)
+            return SP_OK; /* a slow model: batches of it would eat the time for everything else */
+    }
+    return SP_OK;
+}
+
+sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int cpus,
+                                 sp_device_plan *ret_plan, sp_error *reterr)
+{
+    int64_t begun_ns = sp_clock_now_ns();
+    measuring m = { .engine = engine, .model = model, .provider = provider, .device_index = device_index,
+                    .until_ns = begun_ns + MEASURE_TOTAL_NS,
+                    .plan = { .cpus = cpus, .batch = 1 } };
+    bool host = strcmp(provider, "cpu") == 0;
+    if (!host)
+        m.plan.cpus = 1; /* a device's own cores do the work */
+    sp_status s = measure_alone(&m, reterr);
+    if (!s && sp_classify_max_batch(m.sessions.wide) > 1 && !is_independent(m.sessions.wide))
+        model->max_batch = 1;
+    m.wide = m.plan;
+    int lanes = SP_MIN(cpus, SP_LIMIT_EXECUTORS);
+    if (!s && host && lanes > 1) {
+        s = open_narrow(engine, model, provider, device_index, lanes, BATCH_MAX_CPU, &m.sessions.narrow, reterr);
+        if (!s)
+            s = measure_one_thread(&m, reterr);
+        if (!s)
+            s = measure_batches(&m, m.sessions.narrow, lanes, 1, reterr);
+    }
+    if (!s && model->max_batch > 1)
+        s = measure_batches(&m, m.sessions.wide, 1, 2, reterr);
+    sp_device_sessions_close(&m.sessions); /* they have grown by batches that will not be used */
+    if (s)
+        return s;
+    if (m.plan.lanes == 0) { /* one session for both then, and it is the wide one */
+        m.plan.wide_threads = m.wide.wide_threads;
+        m.plan.wide_spin = m.wide.wide_spin;
+        m.plan.alone_p50_ns = m.wide.alone_p50_ns;
+        m.plan.alone_p99_ns = m.wide.alone_p99_ns;
+    }
+    m.plan.cpus = cpus;
+    m.plan.measured_ns = sp_clock_now_ns() - begun_ns;
+    *ret_plan = m.plan;
+    return SP_OK;
+}

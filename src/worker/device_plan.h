@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How a device worker uses its cores, measured at load: one wide session (all threads on one run) for a request that is
+ * alone, and what gives the most throughput when several wait: narrow sessions side by side, or batches on the wide one.
+ * The outcome is a line of text that the route keeps and hands to the next incarnation, which then need not measure. */
+#ifndef SP_WORKER_DEVICE_PLAN_H
+#define SP_WORKER_DEVICE_PLAN_H
+
+#include "task/classify.h"
+
+#include <stdint.h>
+
+typedef struct sp_device_plan {
+    int cpus;         /* granted when it was measured */
+    int wide_threads; /* of a run that is alone; 1 = there is no wide session, lane 0 serves it too */
+    int wide_spin;    /* its threads spin within a run */
+    int lanes;        /* narrow runs side by side under load, one thread each; 0 = the wide session, batched */
+    int batch;        /* items of one run under load */
+    int64_t alone_p50_ns, alone_p99_ns; /* of one item, alone */
+    int64_t loaded_item_ns;             /* time per item under load: its inverse is the throughput */
+    int64_t loaded_run_ns;              /* time of one run under load */
+    int64_t measured_ns;                /* what measuring took */
+} sp_device_plan;
+
+#define SP_DEVICE_PLAN_BYTES 256
+
+/* One line: "1 cpus=2 model=<16 hex> engine=<text> alone=2s lanes=2 batch=1 p50=... p99=... item=... run=... took=...".
+ * The first number is the format's. */
+void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const char *engine, char *text, size_t size);
+
+/* False when it is of another format, machine size, model file or engine, or makes no sense: then measure. */
+bool sp_device_plan_read(const char *text, const char *digest, const char *engine, int cpus, sp_device_plan *ret_plan);
+
+/* The sessions a plan asks for. */
+typedef struct sp_device_sessions {
+    sp_classifier *wide;   /* one lane; NULL when wide_threads is 1 and lanes > 0 */
+    sp_classifier *narrow; /* plan.lanes lanes; NULL when lanes is 0 */
+} sp_device_sessions;
+void sp_device_sessions_close(sp_device_sessions *sessions);
+
+sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                                  const sp_device_plan *plan, sp_device_sessions *ret_sessions, sp_error *reterr);
+
+/* Measures in about a second. Stops early when the model is slow; whatever was not tried by then is not chosen. Sets
+ * model->max_batch to 1 when an item's answer turns out to depend on its neighbours. */
+sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int cpus,
+                                 sp_device_plan *ret_plan, sp_error *reterr);
+
+#endif
