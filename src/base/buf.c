@@ -22,6 +22,8 @@ void sp_buf_clear(sp_buf *buf)
 {
     buf->size_bytes = 0;
     buf->failed = false;
+    if (buf->data)
+        buf->data[0] = 0;
 }
 
 /* Room for `extra_bytes` and a NUL behind them. */
@@ -29,15 +31,17 @@ static bool reserve(sp_buf *buf, size_t extra_bytes)
 {
     if (buf->failed)
         return false;
-    if (extra_bytes > buf->limit_bytes - buf->size_bytes) {
+    size_t need;
+    if (extra_bytes > buf->limit_bytes - buf->size_bytes || !sp_size_add(buf->size_bytes + extra_bytes, 1, &need)) {
         buf->failed = true;
         return false;
     }
-    size_t need = buf->size_bytes + extra_bytes + 1;
     if (need <= buf->capacity_bytes)
         return true;
     size_t grown = SP_MAX(need, buf->capacity_bytes + buf->capacity_bytes / 2);
     grown = SP_MAX(grown, (size_t)64);
+    if (buf->limit_bytes < SIZE_MAX)
+        grown = SP_MAX(need, SP_MIN(grown, buf->limit_bytes + 1)); /* never memory beyond the ceiling */
     uint8_t *data = realloc(buf->data, grown);
     if (!data) {
         buf->failed = true;
@@ -70,7 +74,9 @@ void sp_buf_printf(sp_buf *buf, const char *format, ...)
     va_copy(again, args);
     int n = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (n >= 0 && reserve(buf, (size_t)n)) {
+    if (n < 0) {
+        buf->failed = true;
+    } else if (reserve(buf, (size_t)n)) {
         (void)vsnprintf((char *)buf->data + buf->size_bytes, (size_t)n + 1, format, again);
         buf->size_bytes += (size_t)n;
     }

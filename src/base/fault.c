@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define FAULT_RULES 16
+#define FAULT_SLEEP_MAX_MS 600000 /* a fault point is for tests; ten minutes outlive any of them */
 
 typedef enum fault_kind {
     KIND_FAIL, KIND_NOMEM, KIND_SEGV, KIND_KILL, KIND_STOP, KIND_SPIN, KIND_ABORT, KIND_EXIT, KIND_SLEEP
@@ -37,6 +38,29 @@ bool sp_fault_armed;
 
 static const char *const kind_names[] = { "fail", "nomem", "segv", "kill", "stop", "spin", "abort", "exit", "sleep" };
 
+/* A whole number from 1; nothing else may stand there. */
+static bool parse_count(const char *text, uint64_t *ret_count)
+{
+    char *end = NULL;
+    if (*text < '0' || *text > '9')
+        return false;
+    uint64_t count = strtoull(text, &end, 10);
+    if (*end || count == 0)
+        return false;
+    *ret_count = count;
+    return true;
+}
+
+static bool parse_probability(const char *text, double *ret_probability)
+{
+    char *end = NULL;
+    double p = strtod(text, &end);
+    if (end == text || *end || !(p >= 0 && p <= 1))
+        return false;
+    *ret_probability = p;
+    return true;
+}
+
 static sp_status parse_action(fault_rule *rule, char *text, sp_error *reterr)
 {
     char *value = strchr(text, '=');
@@ -47,7 +71,13 @@ static sp_status parse_action(fault_rule *rule, char *text, sp_error *reterr)
             rule->kind = (fault_kind)i;
             if ((rule->kind == KIND_SLEEP) != (value != NULL))
                 return SP_FAIL(reterr, SP_INVALID, "fault action '%s': only sleep takes a value, sleep=MS", text);
-            rule->sleep_ms = value ? (int)strtol(value, NULL, 10) : 0;
+            if (value) {
+                uint64_t ms;
+                if (!parse_count(value, &ms) || ms > FAULT_SLEEP_MAX_MS)
+                    return SP_FAIL(reterr, SP_INVALID, "fault action 'sleep=%s': wants 1 to %d milliseconds", value,
+                                   FAULT_SLEEP_MAX_MS);
+                rule->sleep_ms = (int)ms;
+            }
             return SP_OK;
         }
     }
@@ -57,18 +87,19 @@ static sp_status parse_action(fault_rule *rule, char *text, sp_error *reterr)
 
 static sp_status parse_selector(fault_rule *rule, const char *text, sp_error *reterr)
 {
-    char *end = NULL;
+    bool ok = false;
     if (strncmp(text, "p=", 2) == 0) {
-        rule->probability = strtod(text + 2, &end);
+        ok = parse_probability(text + 2, &rule->probability);
     } else if (strncmp(text, "n=", 2) == 0) {
-        rule->only_pass = strtoull(text + 2, &end, 10);
+        ok = parse_count(text + 2, &rule->only_pass);
     } else if (strncmp(text, "every=", 6) == 0) {
-        rule->every = strtoull(text + 6, &end, 10);
-    } else if (strncmp(text, "body-prefix=", 12) == 0 && strlen(text + 12) < sizeof(rule->body_prefix)) {
-        (void)snprintf(rule->body_prefix, sizeof(rule->body_prefix), "%s", text + 12);
-        return SP_OK;
+        ok = parse_count(text + 6, &rule->every);
+    } else if (strncmp(text, "body-prefix=", 12) == 0) {
+        ok = text[12] && strlen(text + 12) < sizeof(rule->body_prefix);
+        if (ok)
+            (void)snprintf(rule->body_prefix, sizeof(rule->body_prefix), "%s", text + 12);
     }
-    if (!end || *end)
+    if (!ok)
         return SP_FAIL(reterr, SP_INVALID, "unknown fault selector '%s' (p=0.1, n=50, every=100, body-prefix=TEXT)", text);
     return SP_OK;
 }

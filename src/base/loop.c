@@ -168,10 +168,13 @@ void sp_loop_set_sleep(sp_loop *loop, bool (*prepare)(void *), void (*wake)(void
 
 static int64_t fire_timers(sp_loop *loop, int64_t sleep_ns)
 {
-    while (loop->heap_count && loop->heap[0]->at_ns <= loop->now_ns) {
+    /* No more than were armed when the turn began: one that arms itself for "now" must not keep descriptors waiting. */
+    for (int left = loop->heap_count; left > 0 && loop->heap_count && loop->heap[0]->at_ns <= loop->now_ns; left--) {
         sp_timer *timer = loop->heap[0];
         sp_loop_timer_clear(loop, timer);
+        int64_t start = sp_clock_now_ns();
         timer->fire(timer, timer->context);
+        sp_metric_observe_ns(loop->callback_time, sp_clock_now_ns() - start);
     }
     if (!loop->heap_count)
         return sleep_ns;

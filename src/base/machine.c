@@ -38,11 +38,13 @@ static bool read_keyed(const char *path, const char *key, uint64_t *ret_value)
     return false;
 }
 
-/* This process's directory under `controller` ("" = v2's single hierarchy), as /proc/self/cgroup names it. */
-static bool cgroup_path(const char *controller, char *path, size_t size)
+/* This process's directory under `controller` ("" = v2's single hierarchy), as /proc/self/cgroup names it; "" = the
+ * root of the hierarchy. */
+static bool cgroup_path(const char *root, const char *controller, char *path, size_t size)
 {
-    char text[8192];
-    if (!read_text("/proc/self/cgroup", text, sizeof(text)))
+    char text[8192], file[600];
+    (void)snprintf(file, sizeof(file), "%s/proc/self/cgroup", root);
+    if (!read_text(file, text, sizeof(text)))
         return false;
     char *save = NULL;
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
@@ -64,81 +66,143 @@ static bool cgroup_path(const char *controller, char *path, size_t size)
     return false;
 }
 
-/* Reads `name` in our cgroup directory, or in the hierarchy's root (where a container without its own cgroup
- * namespace path sees it). */
-static bool read_cgroup(const char *root, const char *controller, const char *name, char *text, size_t size)
+/* One group's limit: true when the file is there, *ret_limit 0 when it sets none. */
+typedef bool read_limit_fn(const char *directory, double *ret_limit);
+
+/* The least limit of our group and of all above it (a service's slice limits the service; a container that has no
+ * namespace of its own finds its files only at the hierarchy's root). False when no group has such a file. */
+static bool least_limit(const char *root, const char *hierarchy, const char *controller, read_limit_fn *read_limit,
+                        double *ret_limit)
 {
-    char group[512], path[1024];
-    if (!cgroup_path(controller, group, sizeof(group)))
+    char group[512], directory[1200];
+    if (!cgroup_path(root, controller, group, sizeof(group)))
         return false;
-    (void)snprintf(path, sizeof(path), "%s%s/%s", root, group, name);
-    if (read_text(path, text, size))
-        return true;
-    (void)snprintf(path, sizeof(path), "%s/%s", root, name);
+    bool found = false;
+    double least = 0;
+    for (;;) {
+        (void)snprintf(directory, sizeof(directory), "%s%s%s", root, hierarchy, group);
+        double limit = 0;
+        if (read_limit(directory, &limit)) {
+            found = true;
+            if (limit > 0 && (least == 0 || limit < least))
+                least = limit;
+        }
+        char *slash = strrchr(group, '/');
+        if (!slash)
+            break;
+        *slash = 0;
+    }
+    *ret_limit = least;
+    return found;
+}
+
+static bool read_number(const char *directory, const char *name, char *text, size_t size)
+{
+    char path[1300];
+    (void)snprintf(path, sizeof(path), "%s/%s", directory, name);
     return read_text(path, text, size);
 }
 
-static void read_cpus(sp_machine *m)
+static bool cpu_limit_v2(const char *directory, double *ret_limit)
+{
+    char text[128];
+    double quota, period;
+    if (!read_number(directory, "cpu.max", text, sizeof(text)))
+        return false;
+    if (sscanf(text, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0) /* else it reads "max 100000" */
+        *ret_limit = quota / period;
+    return true;
+}
+
+static bool cpu_limit_v1(const char *directory, double *ret_limit)
+{
+    char quota[64], period[64];
+    if (!read_number(directory, "cpu.cfs_quota_us", quota, sizeof(quota)) ||
+        !read_number(directory, "cpu.cfs_period_us", period, sizeof(period)))
+        return false;
+    double q = strtod(quota, NULL), p = strtod(period, NULL);
+    if (q > 0 && p > 0) /* -1 = none */
+        *ret_limit = q / p;
+    return true;
+}
+
+static bool memory_limit_v2(const char *directory, double *ret_limit)
+{
+    char text[64];
+    if (!read_number(directory, "memory.max", text, sizeof(text)))
+        return false;
+    *ret_limit = *text == 'm' ? 0 : strtod(text, NULL); /* "max" */
+    return true;
+}
+
+static bool memory_limit_v1(const char *directory, double *ret_limit)
+{
+    char text[64];
+    if (!read_number(directory, "memory.limit_in_bytes", text, sizeof(text)))
+        return false;
+    *ret_limit = strtod(text, NULL); /* none = a number near 2^63 */
+    return true;
+}
+
+static void read_cpus(const char *root, sp_machine *m)
 {
     cpu_set_t set;
     m->cpu_count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    char text[128];
-    double quota = 0, period = 0;
-    if (read_cgroup("/sys/fs/cgroup", "", "cpu.max", text, sizeof(text))) {
-        if (sscanf(text, "%lf %lf", &quota, &period) != 2)
-            quota = 0; /* "max" */
-    } else if (read_cgroup("/sys/fs/cgroup/cpu", "cpu", "cpu.cfs_quota_us", text, sizeof(text))) {
-        quota = strtod(text, NULL);
-        if (read_cgroup("/sys/fs/cgroup/cpu", "cpu", "cpu.cfs_period_us", text, sizeof(text)))
-            period = strtod(text, NULL);
-    }
-    if (quota > 0 && period > 0) {
-        m->cpu_quota = quota / period;
-        m->cpu_count = SP_MIN(m->cpu_count, (int)ceil(m->cpu_quota));
+    if (least_limit(root, "/sys/fs/cgroup", "", cpu_limit_v2, &m->cpu_quota) ||
+        least_limit(root, "/sys/fs/cgroup/cpu", "cpu", cpu_limit_v1, &m->cpu_quota)) {
+        if (m->cpu_quota > 0)
+            m->cpu_count = (int)SP_MIN((double)m->cpu_count, ceil(m->cpu_quota));
     }
     m->cpu_count = SP_MAX(m->cpu_count, 1);
 }
 
-static void read_memory(sp_machine *m)
+static void read_memory(const char *root, sp_machine *m)
 {
     m->memory_total_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     m->memory_limit_bytes = m->memory_total_bytes;
-    char text[128];
-    uint64_t limit = 0;
-    if (read_cgroup("/sys/fs/cgroup", "", "memory.max", text, sizeof(text))) {
+    double limit = 0;
+    if (least_limit(root, "/sys/fs/cgroup", "", memory_limit_v2, &limit))
         m->cgroup_version = 2;
-        limit = strtoull(text, NULL, 10); /* "max" reads as 0 */
-    } else if (read_cgroup("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", text, sizeof(text))) {
+    else if (least_limit(root, "/sys/fs/cgroup/memory", "memory", memory_limit_v1, &limit))
         m->cgroup_version = 1;
-        limit = strtoull(text, NULL, 10);
-    }
-    if (limit)
-        m->memory_limit_bytes = SP_MIN(m->memory_limit_bytes, limit);
+    if (limit > 0 && limit < (double)m->memory_limit_bytes)
+        m->memory_limit_bytes = (uint64_t)limit;
+}
+
+void sp_machine_read_under(const char *root, sp_machine *ret_machine)
+{
+    *ret_machine = (sp_machine){ 0 };
+    read_cpus(root, ret_machine);
+    read_memory(root, ret_machine);
 }
 
 void sp_machine_read(sp_machine *ret_machine)
 {
-    *ret_machine = (sp_machine){ 0 };
-    read_cpus(ret_machine);
-    read_memory(ret_machine);
+    sp_machine_read_under("", ret_machine);
 }
 
-uint64_t sp_machine_oom_kill_count(void)
+uint64_t sp_machine_oom_kill_count_under(const char *root)
 {
-    char group[512], path[1024];
+    char group[512], path[1200];
     uint64_t count = 0, more = 0;
-    if (cgroup_path("", group, sizeof(group))) {
-        (void)snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.events", group);
+    if (cgroup_path(root, "", group, sizeof(group))) {
+        (void)snprintf(path, sizeof(path), "%s/sys/fs/cgroup%s/memory.events", root, group);
         if (read_keyed(path, "oom_kill", &more))
             count += more;
     }
-    if (cgroup_path("memory", group, sizeof(group))) {
-        (void)snprintf(path, sizeof(path), "/sys/fs/cgroup/memory%s/memory.oom_control", group);
+    if (cgroup_path(root, "memory", group, sizeof(group))) {
+        (void)snprintf(path, sizeof(path), "%s/sys/fs/cgroup/memory%s/memory.oom_control", root, group);
         if (read_keyed(path, "oom_kill", &more))
             count += more;
     }
     /* The whole machine's counter moves too when the host itself runs out. */
-    if (read_keyed("/proc/vmstat", "oom_kill", &more))
+    (void)snprintf(path, sizeof(path), "%s/proc/vmstat", root);
+    if (read_keyed(path, "oom_kill", &more))
         count += more;
     return count;
+}
+
+uint64_t sp_machine_oom_kill_count(void)
+{
+    return sp_machine_oom_kill_count_under("");
 }

@@ -13,11 +13,15 @@ typedef struct sp_machine {
     int cgroup_version;         /* of the memory controller: 1, 2; 0 = none found */
 } sp_machine;
 
-/* Reads /proc and /sys/fs/cgroup; what cannot be read counts as no limit. */
+/* Reads /proc and /sys/fs/cgroup; what cannot be read counts as no limit. A limit of any group above ours counts too. */
 void sp_machine_read(sp_machine *ret_machine);
+
+/* The same from a directory that looks like / (its proc/self/cgroup and sys/fs/cgroup): for tests. */
+void sp_machine_read_under(const char *root, sp_machine *ret_machine);
 
 /* OOM kills so far: memory.events (v2), memory.oom_control (v1) or /proc/vmstat. A number that moved between two
  * calls means that the kernel killed somebody for memory. */
 uint64_t sp_machine_oom_kill_count(void);
+uint64_t sp_machine_oom_kill_count_under(const char *root);
 
 #endif
