@@ -16,7 +16,7 @@ int main(int argc, char **argv)
 {
     sp_gateway_config config = sp_gateway_config_default();
     config.bind_address = argc > 1 ? argv[1] : config.bind_address;
-    config.drain_delay_ms = argc > 2 ? atoi(argv[2]) : 0;
+    config.drain_delay_ms = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 0;
     config.http_port = config.metrics_port = 0;
     config.quiet = true;
     config.bound = bound;

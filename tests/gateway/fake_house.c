@@ -103,7 +103,7 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
         return SP_FAIL(reterr, SP_NOMEM, "no memory");
     const char *slots = getenv("FAKE_SLOTS");
     house->loop = loop;
-    house->slots = slots ? atoi(slots) : 256;
+    house->slots = slots ? (int)strtol(slots, NULL, 10) : 256;
     house->ready = !getenv("FAKE_NOT_READY");
     *ret_house = house;
     return SP_OK;
