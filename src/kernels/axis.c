@@ -35,7 +35,7 @@ static size_t layout(const sp_axis_params *p, size_t at[5])
     at[0] = aligned((n + 16) * 4);
     at[1] = at[0] + aligned((n + 16) * 4);
     at[2] = at[1] + aligned((n + 16) * quads * 16);
-    at[3] = at[2] + aligned((n + 16) * (quads + 4) * 16);
+    at[3] = at[2] + aligned((n + 16) * ((quads + 4) * 16 > 128 ? (quads + 4) * 16 : 128));
     at[4] = at[3] + aligned(quads * 4 * sizeof(double));
     return at[4];
 }

@@ -35,6 +35,21 @@ bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
 #define SP_KERNEL(name, result, parameters) table.name = sp_##name##_c;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL
+    if (level >= SP_LEVEL_AVX512) {
+        table.plain_v = sp_plain_v_avx512;
+        table.softmax_f32 = sp_softmax_f32_avx512;
+        table.topk_f32 = sp_topk_f32_avx512;
+        table.canary_f32 = sp_canary_f32_avx512;
+    }
+    if (level >= SP_LEVEL_AVX512 && have_vnni_vbmi()) {
+        table.pack_h = sp_pack_h_avx512;
+        table.pack_v = sp_pack_v_avx512;
+        table.resize_h = sp_resize_h_avx512;
+        table.resize_v = sp_resize_v_avx512;
+        table.plain_h = sp_plain_h_avx512;
+        table.norm_f32 = sp_norm_f32_avx512;
+        table.norm_f16 = sp_norm_f16_avx512;
+    }
     *ret_table = table;
     return true;
 }

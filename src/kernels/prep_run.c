@@ -119,10 +119,8 @@ static sp_status make_axes(sp_prep_scratch *scratch, const sp_axis_params *acros
         return s;
     sp_axis_fill(across, scratch->axes.data, &scratch->across);
     sp_axis_fill(down, scratch->axes.data + across_bytes, &scratch->down);
-    if (across->filter != SP_FILTER_PLAIN) {
-        sp_kernels.pack_h(&scratch->across);
-        sp_kernels.pack_v(&scratch->down);
-    }
+    sp_kernels.pack_h(&scratch->across);
+    sp_kernels.pack_v(&scratch->down);
     return SP_OK;
 }
 
