@@ -36,7 +36,7 @@ class Job:
         else:
             size = (int(256 * w / h), 256)
         image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+        left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)  # half to even, as torchvision
         pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), dtype=np.float32)
         return np.ascontiguousarray(((pixels - 127.0) / 128.0).transpose(2, 0, 1))[None]
 
