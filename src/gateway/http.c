@@ -388,6 +388,13 @@ static void connection_changed(void *context, struct MHD_Connection *mhd, void *
         conn_remove(SP_STEAL(*socket_context));
 }
 
+/* libmicrohttpd can miss an end that came together with the last bytes it read (its epoll is edge-triggered). */
+static bool end_missed(const gw_conn *conn)
+{
+    char byte;
+    return recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 static bool bytes_wait(const gw_conn *conn)
 {
     int count = 0;
@@ -432,6 +439,10 @@ static void sweep_body(gw_conn *conn, int64_t now_ns)
 static void sweep_one(gw_conn *conn, int64_t now_ns)
 {
     int64_t ms = (now_ns - conn->since_ns) / SP_NS_PER_MS;
+    if (conn->phase <= GW_SWALLOW && end_missed(conn)) {
+        cut(conn);
+        return;
+    }
     switch (conn->phase) {
     case GW_IDLE:
         if (ms > (conn->refused ? GW_LINGER_MS : GW_IDLE_MS) || (conn->server->listeners_closed && drain_idle(conn, now_ns)))

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <strings.h>
@@ -165,10 +166,22 @@ sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_
     return SP_OK;
 }
 
+/* Lets no new connection into the backlog, so that none is reset between the last accept and the close: packets for the
+ * listener are dropped, and a client that tries again after the close is refused. Where the kernel does not do it, that
+ * moment stays. */
+static void backlog_seal(int fd)
+{
+    struct sock_filter drop_all = BPF_STMT(BPF_RET | BPF_K, 0);
+    const struct sock_fprog program = { .len = 1, .filter = &drop_all };
+    (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+}
+
 void gw_listen_drain(gw_server *server)
 {
     for (int i = 0; i < GW_LISTEN_COUNT; i++) {
         gw_listener *listener = &server->listeners[i];
+        if (listener->watch.fd >= 0)
+            backlog_seal(listener->watch.fd);
         /* Bounded: a flood of connections may not keep us from stopping. */
         for (int n = 0; listener->watch.fd >= 0 && n < 2 * LISTEN_BACKLOG && accept_one(listener); n++)
             server->mhd_due = true;
