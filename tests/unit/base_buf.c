@@ -49,7 +49,8 @@ TEST(any_pieces_make_the_same_content)
     sp_buf buf;
     sp_buf_init(&buf, sizeof(source));
     for (size_t at = 0; at < sizeof(source);) {
-        size_t n = SP_MIN((size_t)test_random_between(0, 300), sizeof(source) - at);
+        size_t n = (size_t)test_random_between(0, 300);
+        n = SP_MIN(n, sizeof(source) - at);
         sp_buf_append(&buf, source + at, n);
         at += n;
     }
