@@ -7,11 +7,7 @@
 #include "base/log.h"
 #include "cli/config.h"
 
-#ifdef SP_CLI_GATEWAY
 #include "gateway/gateway.h"
-#else
-#define SP_DRAIN_DELAY_AUTO (-1)
-#endif
 
 #include <stdlib.h>
 #include <string.h>
@@ -138,7 +134,6 @@ static sp_status take_file(settings *s, const sp_config_file *file, sp_error *re
     return take_workers(s, file, reterr);
 }
 
-#ifdef SP_CLI_GATEWAY
 static int number_or(int64_t setting, int otherwise)
 {
     return setting == UNSET ? otherwise : (int)setting;
@@ -181,13 +176,6 @@ static int run(const settings *s, sp_log_level level)
     }
     return SP_EXIT_OK;
 }
-#else
-static int run(const settings *s, sp_log_level level)
-{
-    (void)s, (void)level;
-    return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "this build has no gateway");
-}
-#endif
 
 int sp_command_serve(int argc, char **argv)
 {

@@ -3,18 +3,14 @@
  * (src/worker/slot.h), so by hand it can only fail. */
 #include "cli/cli.h"
 
-#ifdef SP_CLI_WORKER
 #include "base/log.h"
 #include "worker/worker.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
-#endif
 
 int sp_command_worker(int argc, char **argv)
 {
-#ifdef SP_CLI_WORKER
     sp_worker_config config = { .plan = "" };
     int64_t spin_us = 0;
     sp_log_level level = SP_LOG_INFO;
@@ -46,8 +42,4 @@ int sp_command_worker(int argc, char **argv)
         level = SP_LOG_INFO;
     sp_log_open(config.name, level);
     return sp_worker_main(&config);
-#else
-    (void)argc, (void)argv;
-    return sp_cli_fail(SP_EXIT_UNAVAILABLE, "worker", "this build has no workers");
-#endif
 }

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The findings of `spillway doctor` as a table for people. Reads the same JSON that --json prints. */
+#include "cli/doctor.h"
+
+#include "cli/cli.h"
+
+#include <string.h>
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+
+    return value ? value : "";
+}
+
+static json_int_t number(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
+static bool flag(const json_t *object, const char *key)
+{
+    return json_is_true(json_object_get(object, key));
+}
+
+static void print_remedy(const char *remedy, FILE *out)
+{
+    if (*remedy)
+        fprintf(out, "             -> %s\n", remedy);
+}
+
+static void print_machine(const json_t *machine, FILE *out)
+{
+    double quota = json_real_value(json_object_get(machine, "cpu_quota"));
+    json_int_t limit = number(machine, "memory_limit_bytes"), total = number(machine, "memory_total_bytes");
+    char quota_text[48] = "no quota", limit_text[32], total_text[32];
+
+    if (quota > 0)
+        snprintf(quota_text, sizeof(quota_text), "quota %.2f CPUs", quota);
+    sp_format_bytes(limit_text, sizeof(limit_text), (uint64_t)limit);
+    sp_format_bytes(total_text, sizeof(total_text), (uint64_t)total);
+    fprintf(out, "system     Linux %s, %s\n", text(machine, "kernel"), text(machine, "architecture"));
+    fprintf(out, "cpu        %s, %lld usable, %s\n", text(machine, "cpu"), (long long)number(machine, "cpu_count"), quota_text);
+    fprintf(out, "           kernels: %s%s%s%s\n", text(machine, "cpu_level"),
+            *text(machine, "cpu_level_limit") ? " (held down by SPILLWAY_CPU=" : "", text(machine, "cpu_level_limit"),
+            *text(machine, "cpu_level_limit") ? ")" : "");
+    if (limit < total)
+        fprintf(out, "memory     %s of %s (cgroup v%lld limit)\n", limit_text, total_text,
+                (long long)number(machine, "cgroup_version"));
+    else
+        fprintf(out, "memory     %s (no cgroup limit)\n", total_text);
+}
+
+static void print_gpu(const json_t *gpu, FILE *out)
+{
+    if (*text(gpu, "probe_root"))
+        fprintf(out, "           (looking below %s)\n", text(gpu, "probe_root"));
+    if (!flag(gpu, "present")) {
+        bool none = !strcmp(text(gpu, "cause"), "no_gpu");
+        fprintf(out, "gpu        %s%s\n", none ? "" : "not usable: ", text(gpu, "reason"));
+    } else {
+        const char *driver = text(gpu, "driver"), *cuda = text(gpu, "driver_cuda");
+        fprintf(out, "gpu        %lld NVIDIA, driver %s%s%s%s\n", (long long)SP_MAX(number(gpu, "count"), 1),
+                *driver ? driver : flag(gpu, "wsl_dxg") ? "by Windows" : "of unknown version", *cuda ? " (CUDA up to " : "",
+                cuda, *cuda ? ")" : "");
+        fprintf(out, "           %s\n", text(gpu, "library"));
+    }
+    print_remedy(text(gpu, "remedy"), out);
+    if (flag(gpu, "wsl"))
+        fprintf(out, "           WSL, /dev/dxg %s\n", flag(gpu, "wsl_dxg") ? "present" : "missing");
+}
+
+static void print_engines(const json_t *engines, FILE *out)
+{
+    size_t index, at;
+    json_t *engine, *provider;
+
+    json_array_foreach(engines, index, engine) {
+        fprintf(out, "engine     %s %s\n", text(engine, "name"),
+                flag(engine, "present") ? text(engine, "version") : "not usable");
+        if (*text(engine, "library"))
+            fprintf(out, "           %s\n", text(engine, "library"));
+        if (*text(engine, "reason"))
+            fprintf(out, "           %s\n", text(engine, "reason"));
+        json_array_foreach(json_object_get(engine, "providers"), at, provider) {
+            bool present = flag(provider, "present");
+            fprintf(out, "           %-9s %s%s%s\n", text(provider, "name"), present ? "ready" : text(provider, "reason"),
+                    *text(provider, "version") ? ", " : "", text(provider, "version"));
+            print_remedy(text(provider, "remedy"), out);
+        }
+    }
+}
+
+static void print_models(const json_t *models, FILE *out)
+{
+    size_t index;
+    json_t *model;
+
+    fprintf(out, "models     %s\n", text(models, "repository"));
+    if (*text(models, "reason"))
+        fprintf(out, "           %s\n", text(models, "reason"));
+    json_array_foreach(json_object_get(models, "models"), index, model) {
+        char size[32];
+        sp_format_bytes(size, sizeof(size), (uint64_t)number(model, "bytes"));
+        fprintf(out, "           %-22s %-9s %10s  sha256 %.12s%s%s\n", text(model, "name"), text(model, "task"), size,
+                text(model, "sha256"), *text(model, "problem") ? "  ! " : "", text(model, "problem"));
+    }
+}
+
+void sp_doctor_print(const json_t *findings, FILE *out)
+{
+    const json_t *media = json_object_get(findings, "media");
+    const json_t *sandbox = json_object_get(findings, "sandbox");
+    const json_t *downloads = json_object_get(findings, "downloads");
+    size_t index;
+    json_t *problem;
+
+    fprintf(out, "spillway   %s\n", text(findings, "version"));
+    print_machine(json_object_get(findings, "machine"), out);
+    print_gpu(json_object_get(findings, "gpu"), out);
+    print_engines(json_object_get(findings, "engines"), out);
+    fprintf(out, "decoders   %s\n", flag(media, "present") ? text(media, "versions") : text(media, "reason"));
+    fprintf(out, "sandbox    %s: %s\n", text(sandbox, "level"), text(sandbox, "detail"));
+    fprintf(out, "downloads  %s\n", flag(downloads, "present") ? text(downloads, "versions") : text(downloads, "reason"));
+    print_models(json_object_get(findings, "models"), out);
+    if (flag(findings, "ok"))
+        fputs("\neverything that is needed to classify pictures is here\n", out);
+    json_array_foreach(json_object_get(findings, "problems"), index, problem)
+        fprintf(out, "\nmissing: %s\n      -> %s\n", text(problem, "problem"), text(problem, "remedy"));
+}
