@@ -35,6 +35,19 @@ bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
 #define SP_KERNEL(name, result, parameters) table.name = sp_##name##_c;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL
+    if (level >= SP_LEVEL_AVX2) {
+        table.pack_h = sp_pack_h_avx2;
+        table.pack_v = sp_pack_v_avx2;
+        table.resize_h = sp_resize_h_avx2;
+        table.resize_v = sp_resize_v_avx2;
+        table.to_block = sp_to_block_avx2;
+        table.from_block = sp_from_block_avx2;
+        table.plain_h = sp_plain_h_avx2;
+        table.plain_v = sp_plain_v_avx2;
+        table.softmax_f32 = sp_softmax_f32_avx2;
+        table.topk_f32 = sp_topk_f32_avx2;
+        table.canary_f32 = sp_canary_f32_avx2;
+    }
     if (level >= SP_LEVEL_AVX512) {
         table.plain_v = sp_plain_v_avx512;
         table.softmax_f32 = sp_softmax_f32_avx512;

@@ -57,6 +57,7 @@ typedef struct sp_norm_table {
  * resize_h: rows[0..3] (absolute, pixel 0 at each pointer) to one block of axis->n pixels.
  * resize_v: output row y from blocks[i], i = 0 .. : the blocks that hold its source rows, the first one being block
  *   (axis->first[y] - axis->src_first) / 4, to `cols` bytes.
+ * to_block: `cols` bytes of four rows, interleaved; from_block: row 0..3 of a block, `cols` bytes.
  * plain_h: one row to 8-fractional-bit columns (n * 3); plain_v: two of those to bytes, w1 (0..256) the weight of b.
  * norm_f32, norm_f16: n RGB8 pixels to three planes, `plane` elements apart, by table.
  * softmax_f32: dst may be src. max, then exp(x - max) by kernels/math.h, their sum as the 32-accumulator tree, then a

@@ -10,6 +10,10 @@ typedef enum sp_resize_filter {
     SP_FILTER_BILINEAR = 0, /* antialiased, Pillow's Image.BILINEAR, to the bit */
     SP_FILTER_BICUBIC = 1,  /* antialiased, Pillow's Image.BICUBIC (a = -0.5), to the bit */
     SP_FILTER_PLAIN = 2,    /* two taps whatever the scale, OpenCV's INTER_LINEAR_EXACT, to the bit */
+    /* Or-ed to BILINEAR or BICUBIC: across first, always, as Pillow up to 12. Without it the order is Pillow 13's: down
+     * first when the picture is to become lower, and loses more than twice as many rows as columns. The order decides
+     * last bits: the bytes between the two passes are rounded. */
+    SP_FILTER_ACROSS_FIRST = 0x80,
 } sp_resize_filter;
 
 typedef enum sp_resize_fit {
@@ -24,7 +28,7 @@ typedef enum sp_tensor_dtype { SP_DTYPE_F32 = 1, SP_DTYPE_U8 = 2, SP_DTYPE_F16 =
  * rounded to f32 as numpy does; f16 is that, rounded to nearest even. The crop is centred as torchvision's CenterCrop:
  * top = int(round((h - crop_h) / 2.0)) with Python's round (half to even); likewise left. */
 typedef struct sp_prep_spec {
-    uint8_t filter; /* sp_resize_filter */
+    uint8_t filter; /* sp_resize_filter, perhaps | SP_FILTER_ACROSS_FIRST */
     uint8_t fit;    /* sp_resize_fit */
     uint8_t dtype;  /* sp_tensor_dtype: SP_DTYPE_F32 or SP_DTYPE_F16 */
     uint8_t pad_value;

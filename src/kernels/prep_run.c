@@ -32,6 +32,7 @@ typedef struct sp_sink {
 struct sp_prep_scratch {
     sp_prep_spec spec;   /* of the tables below; valid when w > 0 */
     int w, h;
+    bool down_first;
     sp_sink cover;
     sp_axis across, down;
     sp_norm_table *table;
@@ -190,39 +191,100 @@ static int end_block(const sp_axis *down, int y)
     return (down->first[y] - down->src_first + down->count[y] + 3) / 4;
 }
 
-static sp_status run_filtered(sp_prep_scratch *scratch, const sp_source *source, const sp_sink *sink, sp_error *reterr)
+/* Bytes of a ring of blocks under the filter, or SP_TOO_LARGE. */
+static sp_status ring_size(const sp_axis *down, int cols, const sp_source *source, int *ret_slots, size_t *ret_block_bytes,
+                           size_t *ret_ring_bytes, sp_error *reterr)
 {
-    const sp_axis *across = &scratch->across, *down = &scratch->down;
-    int cols = across->n * 3, slots = 0, made = 0;
+    int slots = 0;
     for (int y = 0; y < down->n; y++)
         slots = SP_MAX(slots, end_block(down, y) - first_block(down, y));
-
-    size_t spare_bytes = SP_ALIGN_UP((size_t)source->w * 3 + SP_ROW_SLACK_BYTES, (size_t)64);
-    size_t out_bytes = SP_ALIGN_UP((size_t)cols + SP_COLUMN_SLACK_BYTES, (size_t)64);
-    size_t block_bytes = SP_ALIGN_UP((size_t)cols * 4 + SP_COLUMN_SLACK_BYTES, (size_t)64), ring_bytes, list_bytes;
+    size_t block_bytes = SP_ALIGN_UP((size_t)cols * 4 + SP_COLUMN_SLACK_BYTES, (size_t)64), ring_bytes;
     if (!sp_size_mul(block_bytes, (size_t)slots, &ring_bytes) || ring_bytes > SP_PREP_SCRATCH_BYTES_MAX)
         return SP_FAIL(reterr, SP_TOO_LARGE, "a %dx%d picture squeezed to that shape needs more than %u MiB of rows in flight",
                        source->w, source->h, SP_PREP_SCRATCH_BYTES_MAX >> 20);
-    list_bytes = SP_ALIGN_UP((size_t)slots * sizeof(uint8_t *), (size_t)64);
-    sp_status s = reserve(&scratch->rows, 4 * spare_bytes + out_bytes + list_bytes + ring_bytes, reterr);
+    *ret_slots = slots;
+    *ret_block_bytes = block_bytes;
+    *ret_ring_bytes = ring_bytes;
+    return SP_OK;
+}
+
+/* The four source rows of block b; a last block may be short: its missing rows have no weight. */
+static void block_rows(const sp_source *source, const sp_axis *down, int b, uint8_t *spare, size_t spare_bytes,
+                       const uint8_t *ret_rows[4])
+{
+    for (int r = 0; r < 4; r++)
+        ret_rows[r] = row_of(source, SP_MIN(down->src_first + 4 * b + r, down->src_end - 1), spare + (size_t)r * spare_bytes);
+}
+
+static sp_status run_across_first(sp_prep_scratch *scratch, const sp_source *source, const sp_sink *sink, sp_error *reterr)
+{
+    const sp_axis *across = &scratch->across, *down = &scratch->down;
+    int cols = across->n * 3, slots, made = 0;
+    size_t spare_bytes = SP_ALIGN_UP((size_t)source->w * 3 + SP_ROW_SLACK_BYTES, (size_t)64);
+    size_t out_bytes = SP_ALIGN_UP((size_t)cols + SP_COLUMN_SLACK_BYTES, (size_t)64), block_bytes, ring_bytes;
+    sp_status s = ring_size(down, cols, source, &slots, &block_bytes, &ring_bytes, reterr);
+    if (s)
+        return s;
+    size_t list_bytes = SP_ALIGN_UP((size_t)slots * sizeof(uint8_t *), (size_t)64);
+    s = reserve(&scratch->rows, 4 * spare_bytes + out_bytes + list_bytes + ring_bytes, reterr);
     if (s)
         return s;
     uint8_t *spare = scratch->rows.data, *out = spare + 4 * spare_bytes, *ring = out + out_bytes + list_bytes;
-    const uint8_t **blocks = (const uint8_t **)(void *)(out + out_bytes);
+    const uint8_t **blocks = (const uint8_t **)(void *)(out + out_bytes), *rows[4];
 
     for (int y = 0; y < down->n; y++) {
         int begin = first_block(down, y), end = end_block(down, y);
         for (made = SP_MAX(made, begin); made < end; made++) {
-            const uint8_t *rows[4];
-            for (int r = 0; r < 4; r++) /* a last block may be short: its missing rows have no weight */
-                rows[r] = row_of(source, SP_MIN(down->src_first + 4 * made + r, down->src_end - 1),
-                                 spare + (size_t)r * spare_bytes);
+            block_rows(source, down, made, spare, spare_bytes, rows);
             sp_kernels.resize_h(ring + (size_t)(made % slots) * block_bytes, rows, across);
         }
         for (int b = begin; b < end; b++)
             blocks[b - begin] = ring + (size_t)(b % slots) * block_bytes;
         sp_kernels.resize_v(out, cols, blocks, down, y);
         put_row(sink, scratch->table, y, out);
+    }
+    return SP_OK;
+}
+
+/* The other order: blocks of source rows go down into full-width rows, and four of those go across at a time. */
+static sp_status run_down_first(sp_prep_scratch *scratch, const sp_source *source, const sp_sink *sink, sp_error *reterr)
+{
+    const sp_axis *across = &scratch->across, *down = &scratch->down;
+    size_t left = (size_t)across->src_first * 3; /* only the columns that the crop needs */
+    int cols = (across->src_end - across->src_first) * 3, out_cols = across->n * 3, slots, made = 0;
+    size_t line_bytes = SP_ALIGN_UP((size_t)source->w * 3 + SP_ROW_SLACK_BYTES, (size_t)64), block_bytes, ring_bytes;
+    size_t out_bytes = SP_ALIGN_UP((size_t)out_cols * 5 + 2 * SP_COLUMN_SLACK_BYTES, (size_t)64);
+    sp_status s = ring_size(down, cols, source, &slots, &block_bytes, &ring_bytes, reterr);
+    if (s)
+        return s;
+    size_t list_bytes = SP_ALIGN_UP((size_t)slots * sizeof(uint8_t *), (size_t)64);
+    s = reserve(&scratch->rows, 8 * line_bytes + out_bytes + list_bytes + ring_bytes, reterr);
+    if (s)
+        return s;
+    uint8_t *spare = scratch->rows.data, *lines = spare + 4 * line_bytes, *out = lines + 4 * line_bytes;
+    uint8_t *out_block = out + out_cols + SP_COLUMN_SLACK_BYTES, *ring = out + out_bytes + list_bytes;
+    const uint8_t **blocks = (const uint8_t **)(void *)(out + out_bytes), *rows[4];
+
+    for (int y = 0; y < down->n; y++) {
+        int begin = first_block(down, y), end = end_block(down, y);
+        for (made = SP_MAX(made, begin); made < end; made++) {
+            block_rows(source, down, made, spare, line_bytes, rows);
+            for (int r = 0; r < 4; r++)
+                rows[r] += left;
+            sp_kernels.to_block(ring + (size_t)(made % slots) * block_bytes, rows, cols);
+        }
+        for (int b = begin; b < end; b++)
+            blocks[b - begin] = ring + (size_t)(b % slots) * block_bytes;
+        sp_kernels.resize_v(lines + (size_t)(y & 3) * line_bytes + left, cols, blocks, down, y);
+        if ((y & 3) != 3 && y + 1 < down->n)
+            continue;
+        for (int r = 0; r < 4; r++)
+            rows[r] = lines + (size_t)r * line_bytes;
+        sp_kernels.resize_h(out_block, rows, across);
+        for (int r = 0; r <= (y & 3); r++) {
+            sp_kernels.from_block(out, out_block, out_cols, r);
+            put_row(sink, scratch->table, (y & ~3) + r, out);
+        }
     }
     return SP_OK;
 }
@@ -262,6 +324,20 @@ static sp_status run_plain(sp_prep_scratch *scratch, const sp_source *source, co
     return SP_OK;
 }
 
+/* Pillow 13's choice of order; before, it was always across first. */
+static bool goes_down_first(unsigned filter, int w, int h, int64_t scaled_w, int64_t scaled_h)
+{
+    return filter != SP_FILTER_PLAIN && !(filter & SP_FILTER_ACROSS_FIRST) && scaled_h < h &&
+           h - scaled_h > 2 * (w - scaled_w);
+}
+
+static sp_status run(sp_prep_scratch *scratch, unsigned filter, const sp_source *source, const sp_sink *sink, sp_error *reterr)
+{
+    if (filter == SP_FILTER_PLAIN)
+        return run_plain(scratch, source, sink, reterr);
+    return (scratch->down_first ? run_down_first : run_across_first)(scratch, source, sink, reterr);
+}
+
 static sp_status check_source(const uint8_t *rgb, int w, int h, size_t stride_bytes, sp_error *reterr)
 {
     if (!rgb || w < 1 || h < 1 || w > SP_LIMIT_IMAGE_SIDE || h > SP_LIMIT_IMAGE_SIDE)
@@ -283,11 +359,13 @@ static sp_status make_plan(const sp_prep_spec *spec, int w, int h, sp_prep_scrat
     int x0 = (int)SP_MAX(-g.left, 0), x1 = (int)SP_MIN(g.scaled_w - g.left, spec->crop_w);
     int y0 = (int)SP_MAX(-g.top, 0), y1 = (int)SP_MIN(g.scaled_h - g.top, spec->crop_h);
     scratch->cover = (sp_sink){ .x0 = SP_MIN(x0, x1), .x1 = x1, .y0 = SP_MIN(y0, y1), .y1 = y1 };
-    sp_axis_params across = { (sp_resize_filter)spec->filter, w, g.scaled_w, x0 + g.left, x1 - x0 };
-    sp_axis_params down = { (sp_resize_filter)spec->filter, h, g.scaled_h, y0 + g.top, y1 - y0 };
+    sp_resize_filter filter = (sp_resize_filter)(spec->filter & ~SP_FILTER_ACROSS_FIRST);
+    sp_axis_params across = { filter, w, g.scaled_w, x0 + g.left, x1 - x0 };
+    sp_axis_params down = { filter, h, g.scaled_h, y0 + g.top, y1 - y0 };
     s = make_axes(scratch, &across, &down, reterr);
     if (s)
         return s;
+    scratch->down_first = goes_down_first(spec->filter, w, h, g.scaled_w, g.scaled_h);
     table_for(scratch, spec);
     scratch->spec = *spec;
     scratch->w = w;
@@ -307,7 +385,7 @@ sp_status sp_prep_image(const sp_prep_spec *spec, const uint8_t *rgb, int w, int
     sp_sink sink = scratch->cover;
     sink.dst = dst;
     sink.spec = &scratch->spec;
-    s = (spec->filter == SP_FILTER_PLAIN ? run_plain : run_filtered)(scratch, &source, &sink, reterr);
+    s = run(scratch, spec->filter, &source, &sink, reterr);
     for (int y = 0; !s && y < spec->crop_h; y++) {
         if (y < sink.y0 || y >= sink.y1)
             pad_row(&sink, scratch->table, y, 0, spec->crop_w);
@@ -322,14 +400,16 @@ sp_status sp_resize_rgb8(sp_resize_filter filter, const uint8_t *src, int src_w,
     sp_status s = check_source(src, src_w, src_h, src_stride_bytes, reterr);
     if (s)
         return s;
-    if (filter > SP_FILTER_PLAIN || dst_w < 1 || dst_h < 1 || dst_w > SP_PREP_SIDE_MAX || dst_h > SP_PREP_SIDE_MAX ||
+    sp_resize_filter kind = (sp_resize_filter)(filter & ~SP_FILTER_ACROSS_FIRST);
+    if (kind > SP_FILTER_PLAIN || (kind == SP_FILTER_PLAIN && filter != kind) || dst_w < 1 || dst_h < 1 || dst_w > SP_PREP_SIDE_MAX || dst_h > SP_PREP_SIDE_MAX ||
         dst_stride_bytes < (size_t)dst_w * 3)
         return SP_FAIL(reterr, SP_INVALID, "resize to %dx%d by filter %d", dst_w, dst_h, (int)filter);
-    sp_axis_params across = { filter, src_w, dst_w, 0, dst_w }, down = { filter, src_h, dst_h, 0, dst_h };
+    sp_axis_params across = { kind, src_w, dst_w, 0, dst_w }, down = { kind, src_h, dst_h, 0, dst_h };
     s = make_axes(scratch, &across, &down, reterr);
     if (s)
         return s;
+    scratch->down_first = goes_down_first(filter, src_w, src_h, dst_w, dst_h);
     sp_source source = { src, src_stride_bytes, src_w, src_h };
     sp_sink sink = { .dst = dst, .stride_bytes = dst_stride_bytes, .x1 = dst_w, .y1 = dst_h };
-    return (filter == SP_FILTER_PLAIN ? run_plain : run_filtered)(scratch, &source, &sink, reterr);
+    return run(scratch, filter, &source, &sink, reterr);
 }

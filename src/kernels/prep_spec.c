@@ -12,7 +12,7 @@ static bool side_ok(int side)
 
 sp_status sp_prep_spec_check(const sp_prep_spec *spec, sp_error *reterr)
 {
-    if (spec->filter > SP_FILTER_PLAIN)
+    if ((spec->filter & ~SP_FILTER_ACROSS_FIRST) > SP_FILTER_PLAIN || spec->filter == (SP_FILTER_PLAIN | SP_FILTER_ACROSS_FIRST))
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: filter %d is not known", spec->filter);
     if (spec->fit > SP_FIT_LETTERBOX)
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: fit %d is not known", spec->fit);

@@ -46,6 +46,20 @@ void sp_resize_v_c(uint8_t *SP_RESTRICT dst, int cols, const uint8_t *const *blo
     }
 }
 
+void sp_to_block_c(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4], int cols)
+{
+    for (int i = 0; i < cols; i++) {
+        for (int r = 0; r < 4; r++)
+            dst[i * 4 + r] = rows[r][i];
+    }
+}
+
+void sp_from_block_c(uint8_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT block, int cols, int row)
+{
+    for (int i = 0; i < cols; i++)
+        dst[i] = block[i * 4 + row];
+}
+
 void sp_plain_h_c(uint16_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT row, const sp_axis *axis)
 {
     for (int x = 0; x < axis->n; x++) {

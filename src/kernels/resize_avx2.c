@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Resize for CPUs with AVX2.
+ *
+ * A 22-bit coefficient is k = hi * 65536 + lo, both signed 16-bit; vpmaddwd multiplies widened pixels by either half and
+ * adds neighbours, the halves join once at the end. Modulo 2^32 throughout, so equal to the scalar sum to the bit.
+ * Normalisation stays with the scalar table look-up: a gather of eight is no faster than eight loads. */
+#include "kernels/arith.h"
+#include "kernels/kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* [4 outputs] 16 words: the right pixel's weight, three times per output, two outputs and 4 unused bytes per lane. */
+static void pack_plain(sp_axis *axis)
+{
+    uint16_t *out = axis->packed;
+    for (int x = 0; x < axis->n; x += 4, out += 16) {
+        for (int l = 0; l < 16; l++)
+            out[l] = (uint16_t)axis->weight[SP_MIN(x + l / 8 * 2 + (l % 8 >= 3), axis->n - 1)];
+    }
+}
+
+/* [output][quad] 4 words hi, 4 words lo. */
+void sp_pack_h_avx2(sp_axis *axis)
+{
+    if (axis->stride == 1) {
+        pack_plain(axis);
+        return;
+    }
+    const __m128i round = _mm_set1_epi32(32768);
+    const __m128i halves = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+    const int32_t *weight = axis->weight;
+    __m128i *out = axis->packed;
+    size_t count = (size_t)axis->n * (size_t)axis->quads;
+    for (size_t i = 0; i < count; i++) {
+        __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(weight + 4 * i));
+        __m128i hi = _mm_shuffle_epi8(_mm_srai_epi32(_mm_add_epi32(k, round), 16), halves);
+        _mm_storeu_si128(out + i, _mm_unpacklo_epi64(hi, _mm_shuffle_epi8(k, halves)));
+    }
+}
+
+/* [output][block] hi of rows 0 and 2, hi of 1 and 3, lo of 0 and 2, lo of 1 and 3. */
+void sp_pack_v_avx2(sp_axis *axis)
+{
+    int16_t *out = axis->packed;
+    size_t per_output = ((size_t)axis->quads + 1) * 8;
+    if (axis->stride == 1)
+        return;
+    for (int y = 0; y < axis->n; y++, out += per_output) {
+        const int32_t *weight = axis->weight + (size_t)y * (size_t)axis->stride;
+        int lead = (axis->first[y] - axis->src_first) & 3;
+        memset(out, 0, per_output * sizeof(*out));
+        for (int t = 0; t < axis->count[y]; t++) {
+            int row = lead + t;
+            int16_t *to = out + (row >> 2) * 8 + (row & 1) * 2 + (row >> 1 & 1);
+            to[0] = (int16_t)((weight[t] + 32768) >> 16);
+            to[4] = (int16_t)(uint16_t)weight[t];
+        }
+    }
+}
+
+static inline __m256i joined(__m256i hi, __m256i lo)
+{
+    return _mm256_add_epi32(_mm256_slli_epi32(hi, 16), lo);
+}
+
+void sp_resize_h_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4], const sp_axis *axis)
+{
+    /* Four pixels RGBRGBRGBRGB to words R R R R G G G G | B B B B 0 0 0 0. */
+    const __m256i widen = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1,
+                                           2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    /* Bytes R0 G0 R1 G1 R2 G2 R3 G3 | B0 0 B1 0 B2 0 B3 0 to R0..R3 G0..G3 | B0..B3. */
+    const __m256i gather_rows = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1,
+                                                 0, 2, 4, 6, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i zero = _mm256_setzero_si256(), round = _mm256_set1_epi32(SP_RESIZE_HALF);
+    for (int x = 0; x < axis->n; x++) {
+        const int64_t *weight = (const int64_t *)axis->packed + (size_t)x * (size_t)axis->quads * 2;
+        size_t at = (size_t)axis->first[x] * 3;
+        __m256i hi[4] = { zero, zero, zero, zero }, lo[4] = { zero, zero, zero, zero };
+        for (int left = axis->count[x]; left > 0; left -= 4, at += 12, weight += 2) {
+            __m256i whi = _mm256_set1_epi64x(weight[0]), wlo = _mm256_set1_epi64x(weight[1]);
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; r++) {
+                __m128i four = _mm_loadu_si128((const __m128i *)(const void *)(rows[r] + at));
+                __m256i p = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(four), widen);
+                hi[r] = _mm256_add_epi32(hi[r], _mm256_madd_epi16(p, whi));
+                lo[r] = _mm256_add_epi32(lo[r], _mm256_madd_epi16(p, wlo));
+            }
+        }
+        __m256i r01 = _mm256_hadd_epi32(joined(hi[0], lo[0]), joined(hi[1], lo[1]));
+        __m256i r23 = _mm256_hadd_epi32(joined(hi[2], lo[2]), joined(hi[3], lo[3]));
+        r01 = _mm256_srai_epi32(_mm256_add_epi32(r01, round), SP_RESIZE_BITS);
+        r23 = _mm256_srai_epi32(_mm256_add_epi32(r23, round), SP_RESIZE_BITS);
+        __m256i words = _mm256_packs_epi32(r01, r23);
+        __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(words, words), gather_rows);
+        _mm_storeu_si128((__m128i *)(void *)(dst + (size_t)x * 12),
+                         _mm_unpacklo_epi64(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+    }
+}
+
+void sp_resize_v_avx2(uint8_t *SP_RESTRICT dst, int cols, const uint8_t *const *blocks, const sp_axis *axis, int y)
+{
+    const __m256i even = _mm256_set1_epi16(255), in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i round = _mm256_set1_epi32(SP_RESIZE_HALF), zero = _mm256_setzero_si256();
+    const int32_t *weight = (const int32_t *)axis->packed + (size_t)y * ((size_t)axis->quads + 1) * 4;
+    int count = (((axis->first[y] - axis->src_first) & 3) + axis->count[y] + 3) / 4;
+    for (int i = 0; i < cols; i += 32) {
+        __m256i hi[4] = { zero, zero, zero, zero }, lo[4] = { round, round, round, round };
+        for (int b = 0; b < count; b++) {
+            const uint8_t *block = blocks[b] + (size_t)i * 4;
+            __m256i hi02 = _mm256_set1_epi32(weight[4 * b]), hi13 = _mm256_set1_epi32(weight[4 * b + 1]);
+            __m256i lo02 = _mm256_set1_epi32(weight[4 * b + 2]), lo13 = _mm256_set1_epi32(weight[4 * b + 3]);
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++) {
+                __m256i four = _mm256_loadu_si256((const __m256i *)(const void *)(block + 32 * v));
+                __m256i r02 = _mm256_and_si256(four, even), r13 = _mm256_srli_epi16(four, 8);
+                hi[v] = _mm256_add_epi32(hi[v], _mm256_add_epi32(_mm256_madd_epi16(r02, hi02), _mm256_madd_epi16(r13, hi13)));
+                lo[v] = _mm256_add_epi32(lo[v], _mm256_add_epi32(_mm256_madd_epi16(r02, lo02), _mm256_madd_epi16(r13, lo13)));
+            }
+        }
+        for (int v = 0; v < 4; v++)
+            lo[v] = _mm256_srai_epi32(joined(hi[v], lo[v]), SP_RESIZE_BITS);
+        __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(lo[0], lo[1]), _mm256_packs_epi32(lo[2], lo[3]));
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_permutevar8x32_epi32(bytes, in_order));
+    }
+}
+
+/* Two neighbouring pixels (6 bytes, 8 are read) of each of two outputs. */
+static inline __m128i two_outputs(const uint8_t *row, const int32_t *first)
+{
+    __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(row + (size_t)first[0] * 3));
+    __m128i high = _mm_loadl_epi64((const __m128i *)(const void *)(row + (size_t)first[1] * 3));
+    return _mm_unpacklo_epi64(low, high);
+}
+
+void sp_plain_h_avx2(uint16_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT row, const sp_axis *axis)
+{
+    const __m256i left = _mm256_setr_epi8(0, -1, 1, -1, 2, -1, 8, -1, 9, -1, 10, -1, -1, -1, -1, -1,
+                                          0, -1, 1, -1, 2, -1, 8, -1, 9, -1, 10, -1, -1, -1, -1, -1);
+    const __m256i right = _mm256_setr_epi8(3, -1, 4, -1, 5, -1, 11, -1, 12, -1, 13, -1, -1, -1, -1, -1,
+                                           3, -1, 4, -1, 5, -1, 11, -1, 12, -1, 13, -1, -1, -1, -1, -1);
+    const __m256i *packed = axis->packed;
+    for (int x = 0; x < axis->n; x += 4, packed++) {
+        __m256i four = _mm256_inserti128_si256(_mm256_castsi128_si256(two_outputs(row, axis->first + x)),
+                                               two_outputs(row, axis->first + x + 2), 1);
+        __m256i a = _mm256_shuffle_epi8(four, left), b = _mm256_shuffle_epi8(four, right);
+        __m256i mixed = _mm256_mullo_epi16(_mm256_sub_epi16(b, a), _mm256_loadu_si256(packed));
+        mixed = _mm256_add_epi16(_mm256_slli_epi16(a, 8), mixed);
+        _mm_storeu_si128((__m128i *)(void *)(dst + (size_t)x * 3), _mm256_castsi256_si128(mixed));
+        _mm_storeu_si128((__m128i *)(void *)(dst + (size_t)x * 3 + 6), _mm256_extracti128_si256(mixed, 1));
+    }
+}
+
+void sp_plain_v_avx2(uint8_t *SP_RESTRICT dst, int cols, const uint16_t *SP_RESTRICT a, const uint16_t *SP_RESTRICT b, int w1)
+{
+    /* vpmaddwd is signed: 32768 is taken off both values and comes back, times 256, with the rounding. */
+    const __m256i sign = _mm256_set1_epi16(INT16_MIN), back = _mm256_set1_epi32(32768 * 256 + 32768);
+    const __m256i weight = _mm256_set1_epi32((int32_t)((uint32_t)(256 - w1) | (uint32_t)w1 << 16));
+    for (int i = 0; i < cols; i += 32) {
+        __m256i words[2];
+        for (int v = 0; v < 2; v++) {
+            __m256i x = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)(a + i + 16 * v)), sign);
+            __m256i y = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)(b + i + 16 * v)), sign);
+            __m256i low = _mm256_add_epi32(_mm256_madd_epi16(_mm256_unpacklo_epi16(x, y), weight), back);
+            __m256i high = _mm256_add_epi32(_mm256_madd_epi16(_mm256_unpackhi_epi16(x, y), weight), back);
+            words[v] = _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
+        }
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
+                            _mm256_permute4x64_epi64(_mm256_packus_epi16(words[0], words[1]), 0xd8));
+    }
+}
+
+void sp_to_block_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4], int cols)
+{
+    for (int i = 0; i < cols; i += 16) {
+        __m128i r0 = _mm_loadu_si128((const __m128i *)(const void *)(rows[0] + i));
+        __m128i r1 = _mm_loadu_si128((const __m128i *)(const void *)(rows[1] + i));
+        __m128i r2 = _mm_loadu_si128((const __m128i *)(const void *)(rows[2] + i));
+        __m128i r3 = _mm_loadu_si128((const __m128i *)(const void *)(rows[3] + i));
+        __m128i low01 = _mm_unpacklo_epi8(r0, r1), high01 = _mm_unpackhi_epi8(r0, r1);
+        __m128i low23 = _mm_unpacklo_epi8(r2, r3), high23 = _mm_unpackhi_epi8(r2, r3);
+        __m128i *to = (__m128i *)(void *)(dst + (size_t)i * 4);
+        _mm_storeu_si128(to, _mm_unpacklo_epi16(low01, low23));
+        _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
+        _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
+        _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
+    }
+}
+
+void sp_from_block_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT block, int cols, int row)
+{
+    const __m256i byte = _mm256_set1_epi32(255), in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m128i shift = _mm_cvtsi32_si128(8 * row);
+    for (int i = 0; i < cols; i += 32) {
+        __m256i v[4];
+        for (int k = 0; k < 4; k++) {
+            __m256i four = _mm256_loadu_si256((const __m256i *)(const void *)(block + (size_t)i * 4 + 32 * (size_t)k));
+            v[k] = _mm256_and_si256(_mm256_srl_epi32(four, shift), byte);
+        }
+        __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_permutevar8x32_epi32(bytes, in_order));
+    }
+}
