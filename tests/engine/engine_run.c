@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Runs of real models: stored answers, dynamic shapes, outputs left to the engine, lanes at once, bad calls. */
 #include "engine/engine.h"
+#include "kernels/kernels.h"
 #include "test.h"
 
 #include <math.h>
@@ -220,6 +221,36 @@ TEST(cancel_is_there_and_leaves_later_runs_alone)
     sp_error err = { 0 };
     CHECK(sp_session_cancel(session, 0));
     CHECK_INT(sp_session_run(session, 0, &input, 1, &output, 1, &err), SP_OK);
+    free(in);
+    sp_session_free(session);
+}
+
+/* Engines may set flush-to-zero on the threads that call them; kernels promise the same bits afterwards. */
+TEST(kernels_give_the_same_bits_after_the_engine)
+{
+    sp_kernels_init();
+    float values[1000], before[1000], after[1000], tiny[16], sums[2][16];
+    for (int i = 0; i < 1000; i++)
+        values[i] = (float)test_random_between(-90000, 20000) / 1000; /* exp of the least is a denormal */
+    for (int i = 0; i < 16; i++)
+        tiny[i] = (float)(i + 1) * 0x1p-130f;
+    const float halves[16] = { 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f,
+                               0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f };
+    sp_kernels.softmax_f32(before, values, 1000);
+    sp_kernels.canary_f32(sums[0], tiny, halves, tiny, 16);
+    sp_session *session = open_asset("models/light_squeezenet.onnx", 2, 1);
+    const sp_engine_ports *ports = sp_session_ports(session);
+    float *in = calloc(3 * 224 * 224, sizeof(float)), out[1000];
+    REQUIRE(in != NULL);
+    sp_engine_tensor input = tensor_of(&ports->inputs[0], 1, in, 3 * 224 * 224 * sizeof(float));
+    sp_engine_tensor output = tensor_of(&ports->outputs[0], 1, out, sizeof(out));
+    sp_error err = { 0 };
+    CHECK_INT(sp_session_run(session, 0, &input, 1, &output, 1, &err), SP_OK);
+    sp_kernels.softmax_f32(after, values, 1000);
+    sp_kernels.canary_f32(sums[1], tiny, halves, tiny, 16);
+    CHECK_BYTES(after, before, sizeof(before));
+    CHECK_BYTES(sums[1], sums[0], sizeof(sums[0]));
+    CHECK(sums[0][0] > 0);
     free(in);
     sp_session_free(session);
 }

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * An engine plug-in that tests steer by the numbers they put in: found under onnxruntime's name by SPILLWAY_PLUGINS.
+ * Model: [N, 3, 8, 8] f32 -> [N, 4] f32, output c of an item = its input value c. An item's input value 4 misbehaves:
+ *   1 the run fails   2 no memory in a batch of more than two   3 output is NaN   4 leaves denormals flushed
+ *   5 the device is gone */
+#include "spillway_engine.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ITEM_VALUES (3 * 8 * 8)
+#define CLASSES 4
+
+struct sp_engine_model {
+    int lanes;
+};
+
+static struct sp_engine_model models[16];
+static atomic_int loaded;
+
+/* What the test reads: sizes of the runs since it cleared the count. */
+__attribute__((visibility("default"))) int fake_engine_runs[256];
+__attribute__((visibility("default"))) atomic_int fake_engine_run_count;
+
+static const sp_engine_port input = { .name = "x", .dtype = SP_ENGINE_F32, .rank = 4, .dims = { -1, 3, 8, 8 } };
+static const sp_engine_port output = { .name = "y", .dtype = SP_ENGINE_F32, .rank = 2, .dims = { -1, CLASSES } };
+
+static sp_engine_status probe(sp_engine_probe_result *ret_result, sp_engine_error *reterr)
+{
+    *ret_result = (sp_engine_probe_result){ .engine = "fake", .version = "1.0", .provider_count = 1 };
+    (void)snprintf(ret_result->providers[0].name, sizeof(ret_result->providers[0].name), "cpu");
+    ret_result->providers[0].present = 1;
+    return SP_ENGINE_OK;
+}
+
+static sp_engine_status load(const sp_engine_load_options *options, sp_engine_model **ret_model, sp_engine_error *reterr)
+{
+    int place = atomic_fetch_add(&loaded, 1) % 16;
+    models[place].lanes = options->lanes;
+    *ret_model = &models[place];
+    return SP_ENGINE_OK;
+}
+
+static void describe(const sp_engine_model *model, sp_engine_ports *ret_ports)
+{
+    *ret_ports = (sp_engine_ports){ .input_count = 1, .output_count = 1, .inputs = &input, .outputs = &output };
+}
+
+static sp_engine_status fail(sp_engine_error *reterr, sp_engine_status status, const char *message)
+{
+    if (reterr)
+        (void)snprintf(reterr->message, sizeof(reterr->message), "%s", message);
+    return status;
+}
+
+static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
+                            sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr)
+{
+    const float *values = inputs[0].data;
+    float *answers = outputs[0].data;
+    int64_t count = inputs[0].dims[0];
+    fake_engine_runs[atomic_fetch_add(&fake_engine_run_count, 1) & 255] = (int)count;
+    if (lane < 0 || lane >= model->lanes)
+        return fail(reterr, SP_ENGINE_INVALID, "no such lane");
+    for (int64_t i = 0; i < count; i++) {
+        const float *item = values + i * ITEM_VALUES;
+        int trick = (int)item[4];
+        if (trick == 1)
+            return fail(reterr, SP_ENGINE_INTERNAL, "this item breaks its run");
+        if (trick == 2 && count > 2)
+            return fail(reterr, SP_ENGINE_NOMEM, "more than two do not fit");
+        if (trick == 4)
+            _mm_setcsr(_mm_getcsr() | 0x8040u);
+        if (trick == 5)
+            return fail(reterr, SP_ENGINE_UNAVAILABLE, "the device fell off the bus");
+        for (int c = 0; c < CLASSES; c++)
+            answers[i * CLASSES + c] = trick == 3 ? NAN : item[c];
+    }
+    return SP_ENGINE_OK;
+}
+
+static void unload(sp_engine_model *model) {}
+static void close_engine(void) {}
+
+static const sp_engine_api table = { .abi = SP_ENGINE_ABI, .struct_bytes = sizeof(sp_engine_api), .name = "fake",
+                                     .probe = probe, .load = load, .describe = describe, .run = run, .unload = unload,
+                                     .close = close_engine };
+
+__attribute__((visibility("default"))) const sp_engine_api *sp_engine_api_get(uint32_t host_abi);
+
+const sp_engine_api *sp_engine_api_get(uint32_t host_abi)
+{
+    return host_abi == SP_ENGINE_ABI ? &table : NULL;
+}

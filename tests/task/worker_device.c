@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The device worker's kind over a steered engine (fake_engine.c): plans, bad items, runs that fail, what it allocates.
+ * The worker loop is not here: its two calls that the kind makes are this file's own. */
+#include "base/clock.h"
+#include "base/machine.h"
+#include "test.h"
+#include "worker/device_plan.h"
+#include "worker/kinds.h"
+
+#include <dlfcn.h>
+#include <immintrin.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define VALUES (3 * 8 * 8)
+#define ITEMS 8
+
+static bool cancelled[ITEMS];
+static sp_slot_request requests[ITEMS];
+static sp_submission submissions[ITEMS];
+static sp_work_item items[ITEMS];
+static float tensors[ITEMS][VALUES];
+_Alignas(64) static uint8_t answers[ITEMS][SP_LIMIT_ANSWER_BYTES];
+static int64_t least_budget_ns;
+
+void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns)
+{
+    if (stage == SP_STAGE_INFERENCE && (!least_budget_ns || budget_ns < least_budget_ns))
+        least_budget_ns = budget_ns;
+}
+
+bool sp_work_item_cancelled(const sp_work_item *item)
+{
+    return cancelled[item - items];
+}
+
+/* --- allocations of our own code: the linker sends every call of this program's objects here ------------------- */
+
+static _Atomic int allocations;
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size) { allocations++; return __real_malloc(size); }
+void *__wrap_calloc(size_t count, size_t size) { allocations++; return __real_calloc(count, size); }
+void *__wrap_realloc(void *old, size_t size) { allocations++; return __real_realloc(old, size); }
+void *__wrap_aligned_alloc(size_t alignment, size_t size) { allocations++; return __real_aligned_alloc(alignment, size); }
+
+/* --- a worker over the steered engine -------------------------------------------------------------------------- */
+
+static char repository[64];
+static int *runs;
+static _Atomic int *run_count;
+
+static void write_text(const char *name, const char *text)
+{
+    char path[160];
+    (void)snprintf(path, sizeof(path), "%s/m/%s", repository, name);
+    FILE *file = fopen(path, "we");
+    REQUIRE(file != NULL);
+    CHECK(fputs(text, file) >= 0);
+    CHECK_INT(fclose(file), 0);
+}
+
+static void make_repository(void)
+{
+    char path[160];
+    (void)snprintf(repository, sizeof(repository), "/tmp/spillway-device-XXXXXX");
+    REQUIRE(mkdtemp(repository) != NULL);
+    (void)snprintf(path, sizeof(path), "%s/m", repository);
+    REQUIRE(mkdir(path, 0755) == 0);
+    (void)snprintf(path, sizeof(path), "%s/m/1", repository);
+    REQUIRE(mkdir(path, 0755) == 0);
+    write_text("1/model.onnx", "the steered engine reads none of this");
+    write_text("labels.txt", "ant\nbee\ncow\ndog\n");
+    write_text("spillway.json", "{\"output_kind\":\"logits\",\"preprocess\":{\"filter\":\"plain\",\"fit\":\"stretch\","
+                                "\"resize\":[8,8],\"crop\":[8,8],\"divisor\":1,\"mean\":[0,0,0],\"std\":[1,1,1]}}");
+}
+
+static void *device;
+static sp_worker_card card;
+
+static sp_status open_device(const char *plan)
+{
+    if (!*repository)
+        make_repository();
+    CHECK_INT(setenv("SPILLWAY_PLUGINS", getenv("SPILLWAY_FAKE_ENGINE"), 1), 0);
+    sp_error err = { 0 };
+    const sp_worker_config config = { .name = "cpu0", .kind = "cpu", .model_repository = repository, .plan = plan };
+    card = (sp_worker_card){ 0 };
+    sp_status s = sp_worker_kind_device.open(&config, &card, &device, &err);
+    if (s)
+        test_fail(__FILE__, __LINE__, "%s", err.message);
+    return s;
+}
+
+/* Opens it with batches of `batch` under load on `lanes` lanes: the measured plan with other numbers. */
+static void open_with(int lanes, int batch)
+{
+    if (!getenv("SPILLWAY_FAKE_ENGINE"))
+        SKIP("SPILLWAY_FAKE_ENGINE (the steered engine's directory) is set by meson test only");
+    sp_device_plan plan;
+    REQUIRE(open_device("") == SP_OK);
+    char digest[65], text[SP_DEVICE_PLAN_BYTES];
+    memcpy(digest, card.digest, sizeof(digest));
+    sp_machine machine;
+    sp_machine_read(&machine);
+    REQUIRE(sp_device_plan_read(card.plan, digest, "fake-1.0-cpu", machine.cpu_count, &plan));
+    plan.lanes = lanes;
+    plan.batch = batch;
+    plan.wide_threads = lanes ? 1 : plan.cpus;
+    sp_device_plan_write(&plan, digest, "fake-1.0-cpu", text, sizeof(text));
+    sp_worker_kind_device.close(device);
+    REQUIRE(open_device(text) == SP_OK);
+    CHECK_TEXT(card.plan, text);
+    CHECK_INT(card.max_batch, batch);
+    CHECK_INT(card.executors, lanes ? lanes : 1);
+    char path[512];
+    (void)snprintf(path, sizeof(path), "%s/libspillway_engine_onnxruntime.so", getenv("SPILLWAY_FAKE_ENGINE"));
+    void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    REQUIRE(plugin != NULL);
+    runs = dlsym(plugin, "fake_engine_runs");
+    run_count = dlsym(plugin, "fake_engine_run_count");
+    REQUIRE(runs && run_count);
+    least_budget_ns = 0;
+}
+
+/* Item i is a tensor whose best class is i % 4; trick[i] as fake_engine.c has them. */
+static void make_items(const int *tricks)
+{
+    for (int i = 0; i < ITEMS; i++) {
+        memset(tensors[i], 0, sizeof(tensors[i]));
+        tensors[i][i % 4] = 5;
+        tensors[i][4] = tricks ? (float)tricks[i] : 0;
+        requests[i] = (sp_slot_request){ .top_k = 2, .prep = card.prep };
+        submissions[i] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_TENSOR };
+        items[i] = (sp_work_item){ .request = &requests[i], .submission = &submissions[i], .answer = answers[i],
+                                   .input = sp_view_make(tensors[i], sizeof(tensors[i])) };
+        cancelled[i] = false;
+    }
+    *run_count = 0;
+}
+
+static void check_right(int i)
+{
+    const sp_answer_classes *answer = (const sp_answer_classes *)(const void *)answers[i];
+    static const char *const labels[] = { "ant", "bee", "cow", "dog" };
+    CHECK_INT(items[i].status, SP_OK);
+    REQUIRE(items[i].status == SP_OK && answer->count == 2);
+    CHECK_INT(answer->classes[0].class_id, i % 4);
+    CHECK_TEXT(answer->classes[0].label, labels[i % 4]);
+    CHECK(fabs((double)answer->classes[0].probability - exp(5) / (exp(5) + 3)) < 1e-6);
+    CHECK_INT(items[i].done.answer_bytes, 8 + 2 * sizeof(sp_answer_class));
+}
+
+static int choose(int waiting, int busy)
+{
+    int64_t wait_ns = 0;
+    return sp_worker_kind_device.choose(device, waiting, busy, &wait_ns);
+}
+
+TEST(a_full_batch_is_one_run_and_each_item_gets_its_own_answer)
+{
+    open_with(0, 8);
+    make_items(NULL);
+    CHECK_INT(choose(20, 0), 8);
+    sp_worker_kind_device.run(device, 0, items, 8);
+    for (int i = 0; i < 8; i++) {
+        check_right(i);
+        CHECK_INT(items[i].done.batch_size, 8);
+    }
+    CHECK_INT(*run_count, 1);
+    CHECK(least_budget_ns >= SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(only_what_fails_alone_fails)
+{
+    open_with(0, 8);
+    make_items((const int[]){ 0, 0, 0, 1, 0, 0, 1, 0 });
+    sp_worker_kind_device.run(device, 0, items, 8);
+    for (int i = 0; i < 8; i++) {
+        if (i == 3 || i == 6) {
+            CHECK_INT(items[i].status, SP_INTERNAL);
+            CHECK_TEXT(items[i].error.message, "this item breaks its run");
+        } else {
+            check_right(i);
+        }
+    }
+    CHECK_INT(choose(20, 0), 8); /* a bad item is no reason for smaller batches */
+    sp_worker_kind_device.close(device);
+}
+
+TEST(no_memory_halves_the_batch_and_is_remembered)
+{
+    open_with(0, 8);
+    make_items((const int[]){ 2, 2, 2, 2, 2, 2, 2, 2 });
+    sp_worker_kind_device.run(device, 0, items, 8);
+    for (int i = 0; i < 8; i++)
+        check_right(i);
+    CHECK_INT(choose(20, 0), 2);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(bad_items_drop_out_before_the_batch_forms)
+{
+    open_with(0, 8);
+    make_items(NULL);
+    cancelled[0] = true;
+    submissions[1].op = SP_OP_DECODE;
+    submissions[2].output_kind = SP_OUTPUT_NONE;
+    items[3].input.size_bytes -= 4;
+    requests[4].prep.crop_w++;
+    submissions[5] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 1 << 30, .image_h = 4 };
+    sp_worker_kind_device.run(device, 0, items, 8);
+    CHECK_INT(items[0].status, SP_CANCELLED);
+    for (int i = 1; i < 6; i++)
+        CHECK_INT(items[i].status, SP_UNSUPPORTED); /* another link may */
+    check_right(6);
+    check_right(7);
+    CHECK_INT(*run_count, 1);
+    CHECK_INT(runs[0], 2);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(an_answer_that_is_not_finite_is_corrupt_and_its_neighbours_are_not)
+{
+    open_with(0, 8);
+    make_items((const int[]){ 0, 3, 0, 0, 0, 0, 0, 0 });
+    sp_worker_kind_device.run(device, 0, items, 4);
+    CHECK_INT(items[1].status, SP_CORRUPT);
+    CHECK_TEXT(items[1].error.code, "not_finite");
+    check_right(0);
+    check_right(2);
+    check_right(3);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(past_the_earliest_deadline_nothing_more_is_tried)
+{
+    open_with(0, 8);
+    make_items((const int[]){ 0, 0, 1, 0, 0, 0, 0, 0 });
+    submissions[5].attempt_deadline_ns = 1; /* long ago; the loop would not have started it, a slow run ends like this */
+    sp_worker_kind_device.run(device, 0, items, 8);
+    CHECK_INT(*run_count, 1);
+    for (int i = 0; i < 8; i++)
+        CHECK_INT(items[i].status, SP_INTERNAL);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(a_lost_device_is_not_asked_again)
+{
+    open_with(0, 8);
+    make_items((const int[]){ 5, 0, 0, 0, 0, 0, 0, 0 });
+    sp_worker_kind_device.run(device, 0, items, 8);
+    CHECK_INT(*run_count, 1);
+    CHECK_INT(items[7].status, SP_UNAVAILABLE);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(pixels_are_prepared_here)
+{
+    open_with(1, 1);
+    make_items(NULL);
+    uint8_t pixels[8 * 8 * 3] = { 0 };
+    pixels[2 * 3] = 5; /* R of the third pixel: input value 2 of plane R */
+    submissions[0] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 8, .image_h = 8 };
+    items[0].input = sp_view_make(pixels, sizeof(pixels));
+    sp_worker_kind_device.run(device, 0, items, 1);
+    const sp_answer_classes *answer = (const sp_answer_classes *)(const void *)answers[0];
+    CHECK_INT(items[0].status, SP_OK);
+    CHECK_INT(answer->classes[0].class_id, 2);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(flushed_denormals_do_not_outlive_a_run)
+{
+    open_with(1, 1);
+    make_items((const int[]){ 4, 0, 0, 0, 0, 0, 0, 0 });
+    sp_worker_kind_device.run(device, 0, items, 1);
+    check_right(0);
+    CHECK_INT(_mm_getcsr() & 0x8040u, 0);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(steady_state_allocates_nothing)
+{
+    open_with(0, 8);
+    uint8_t pixels[40 * 30 * 3] = { 7 };
+    for (int turn = 0; turn < 3; turn++) {
+        make_items(NULL);
+        for (int i = 4; i < 8; i++) {
+            submissions[i] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 40, .image_h = 30 };
+            items[i].input = sp_view_make(pixels, sizeof(pixels));
+        }
+        if (turn == 1) {
+            CHECK(allocations > 0); /* opening did, so the counter counts */
+            allocations = 0;        /* and the first turn sized the scratch */
+        }
+        (void)choose(8, 0);
+        sp_worker_kind_device.run(device, 0, items, 8);
+        (void)choose(1, 0);
+        sp_worker_kind_device.run(device, 0, items, 1);
+        CHECK_INT(items[7].status, SP_OK);
+    }
+    CHECK_INT(allocations, 0);
+    sp_worker_kind_device.close(device);
+}
+
+TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
+{
+    const sp_device_plan plan = { .cpus = 4, .wide_threads = 4, .wide_spin = 1, .lanes = 2, .batch = 8, .alone_p50_ns = 5,
+                                  .alone_p99_ns = 6, .loaded_item_ns = 7, .loaded_run_ns = 8, .measured_ns = 9 };
+    const char *digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    char text[SP_DEVICE_PLAN_BYTES];
+    sp_device_plan read = { 0 };
+    sp_device_plan_write(&plan, digest, "onnxruntime-1.31.1-cpu", text, sizeof(text));
+    REQUIRE(sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 4, &read));
+    CHECK_BYTES(&read, &plan, sizeof(plan));
+    CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 2, &read));
+    CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.32.0-cpu", 4, &read));
+    CHECK(!sp_device_plan_read(text, digest + 1, "onnxruntime-1.31.1-cpu", 4, &read));
+    CHECK(!sp_device_plan_read("", digest, "onnxruntime-1.31.1-cpu", 4, &read));
+    CHECK(!sp_device_plan_read(NULL, digest, "onnxruntime-1.31.1-cpu", 4, &read));
+    for (size_t cut = 0; cut < strlen(text); cut++) { /* a line that was cut is none */
+        char part[SP_DEVICE_PLAN_BYTES];
+        memcpy(part, text, cut);
+        part[cut] = 0;
+        CHECK(!sp_device_plan_read(part, digest, "onnxruntime-1.31.1-cpu", 4, &read));
+    }
+    text[0] = '2';
+    CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 4, &read));
+}
