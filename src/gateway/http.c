@@ -211,7 +211,9 @@ static void swallow(gw_conn *conn)
 static void body_take(gw_conn *conn, const char *data, size_t size_bytes)
 {
     conn->body_bytes += size_bytes;
-    conn->server->mhd_followup = true; /* there may be more in the socket than it read at once */
+    /* There may be more in the socket than was read at once. */
+    if (conn->headers.chunked || conn->body_bytes < conn->headers.content_length)
+        conn->server->mhd_followup = true;
     sp_metric_add(conn->server->received_bytes, (int64_t)size_bytes);
     if (conn->phase == GW_BODY)
         gw_infer_append(conn, data, size_bytes);
