@@ -33,6 +33,10 @@
  * empty scans could otherwise hold a core for minutes. SP_TOO_LARGE. */
 #define SP_LIMIT_JPEG_SCANS 100
 
+/* One unpacked strip or tile of a TIFF file: a picture of the most pixels in 8-bit RGBA as a single strip fits. Beyond:
+ * SP_TOO_LARGE. */
+#define SP_LIMIT_TIFF_BLOCK_BYTES (256u * 1024 * 1024)
+
 /* Metadata that we unpack while looking for the orientation (PNG's compressed text chunks). XMP packets have a few KB;
  * what is longer is read up to here. */
 #define SP_LIMIT_IMAGE_TEXT_BYTES (256u * 1024)

@@ -8,7 +8,7 @@
 #include "media/versions.h"
 
 static const sp_image_decoder *const decoders[] = {
-    &sp_decoder_jpeg, &sp_decoder_png, &sp_decoder_webp, &sp_decoder_gif, &sp_decoder_bmp,
+    &sp_decoder_jpeg, &sp_decoder_png, &sp_decoder_webp, &sp_decoder_gif, &sp_decoder_bmp, &sp_decoder_tiff,
 };
 
 static const sp_image_decoder *decoder_of(sp_image_format format)
