@@ -165,6 +165,11 @@ const sp_model *sp_classify_model(const sp_classifier *c)
     return c->model;
 }
 
+sp_session *sp_classify_session(sp_classifier *classifier)
+{
+    return classifier->session;
+}
+
 int sp_classify_max_batch(const sp_classifier *c)
 {
     return c->max_batch;
