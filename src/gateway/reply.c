@@ -114,8 +114,8 @@ static const char *advice(int http_status)
     switch (http_status) {
     case 408: return "Send the body faster, or in smaller pictures.";
     case 413: return "Send a smaller picture.";
-    case 429: return "The server is at its bound; wait as long as Retry-After says, then send it again.";
-    case 503: return "Wait as long as Retry-After says, then send it again; /healthz names the workers and their reasons.";
+    case 429: return "Wait as long as Retry-After says, then send it again.";
+    case 503: return "Wait as long as Retry-After says, then send it again; /healthz names the workers.";
     case 504: return "Give the request more time (X-Spillway-Timeout-Ms) or the server less to do.";
     case 501: return "No link of this server can do it; /healthz lists the workers.";
     default: return "";
