@@ -56,6 +56,11 @@
 #define SP_LIMIT_EXECUTORS 16
 #define SP_LIMIT_BATCH 32
 
+/* Shares of the memory limit, in percent: from the first on new requests are told SP_BUSY, from the second on the largest
+ * worker is ended by us (its requests go on elsewhere), before the kernel picks somebody for us. */
+#define SP_LIMIT_MEMORY_SHED_PERCENT 92
+#define SP_LIMIT_MEMORY_KILL_PERCENT 97
+
 /* Links in a chain and attempts recorded for one request; a request that has used them up gets its best error. */
 #define SP_LIMIT_CHAIN_LINKS 8
 #define SP_LIMIT_ATTEMPTS 16

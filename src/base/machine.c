@@ -202,6 +202,45 @@ uint64_t sp_machine_oom_kill_count_under(const char *root)
     return count;
 }
 
+/* Charge minus inactive file cache, which the kernel gives back before it kills anybody. Our own group's, or the
+ * hierarchy's root where a container sees its files only there. */
+static uint64_t cgroup_used(const char *hierarchy, const char *controller, const char *usage_name, const char *cache_key)
+{
+    char text[64], group[512], directory[1200], path[1300];
+    uint64_t cache = 0;
+    if (!cgroup_path("", controller, group, sizeof(group)))
+        return 0;
+    (void)snprintf(directory, sizeof(directory), "%s%s", hierarchy, group);
+    if (!read_number(directory, usage_name, text, sizeof(text))) {
+        (void)snprintf(directory, sizeof(directory), "%s", hierarchy);
+        if (!read_number(directory, usage_name, text, sizeof(text)))
+            return 0;
+    }
+    uint64_t used = strtoull(text, NULL, 10);
+    (void)snprintf(path, sizeof(path), "%s/memory.stat", directory);
+    (void)read_keyed(path, cache_key, &cache); /* unread counts as no cache: the careful side */
+    return used > cache ? used - cache : 0;
+}
+
+static uint64_t host_used(const sp_machine *machine)
+{
+    char text[4096];
+    if (!read_text("/proc/meminfo", text, sizeof(text)))
+        return 0;
+    const char *line = strstr(text, "MemAvailable:");
+    uint64_t available = line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
+    return available && available < machine->memory_total_bytes ? machine->memory_total_bytes - available : 0;
+}
+
+uint64_t sp_machine_memory_used_bytes(const sp_machine *machine)
+{
+    if (machine->memory_limit_bytes >= machine->memory_total_bytes)
+        return host_used(machine);
+    return machine->cgroup_version == 2 ? cgroup_used("/sys/fs/cgroup", "", "memory.current", "inactive_file")
+                                        : cgroup_used("/sys/fs/cgroup/memory", "memory", "memory.usage_in_bytes",
+                                                      "total_inactive_file");
+}
+
 uint64_t sp_machine_oom_kill_count(void)
 {
     return sp_machine_oom_kill_count_under("");

@@ -19,6 +19,10 @@ void sp_machine_read(sp_machine *ret_machine);
 /* The same from a directory that looks like / (its proc/self/cgroup and sys/fs/cgroup): for tests. */
 void sp_machine_read_under(const char *root, sp_machine *ret_machine);
 
+/* Memory in use, against memory_limit_bytes: the cgroup's charge without reclaimable file cache where a cgroup limits
+ * us, else RAM that is not available. 0 when it cannot be read. */
+uint64_t sp_machine_memory_used_bytes(const sp_machine *machine);
+
 /* OOM kills so far: memory.events (v2), memory.oom_control (v1) or /proc/vmstat. A number that moved between two
  * calls means that the kernel killed somebody for memory. */
 uint64_t sp_machine_oom_kill_count(void);

@@ -73,19 +73,27 @@ static bool better(const sp_request *request, const sp_worker *a, const sp_worke
     return a->in_flight != b->in_flight ? a->in_flight < b->in_flight : a->index < b->index;
 }
 
+/* A link that usually needs longer than is left comes last: it is taken only when nobody quicker can be. */
+static bool too_slow(const sp_worker *worker, const sp_request *request, int64_t now_ns)
+{
+    return worker->card.p50_ns > request->shared->deadline_ns - now_ns;
+}
+
 static sp_worker *pick(sp_house *house, const sp_request *request, bool alone, bool *ret_possible)
 {
-    sp_worker *best = NULL;
+    sp_worker *best = NULL, *best_slow = NULL;
+    int64_t now_ns = sp_loop_now_ns(house->loop);
     *ret_possible = false;
     for (int i = 0; i < house->worker_count; i++) {
         sp_worker *worker = &house->workers[i];
         if (!may_answer(worker, request))
             continue;
         *ret_possible = true;
-        if (has_room(worker, request, alone) && better(request, worker, best))
-            best = worker;
+        sp_worker **place = too_slow(worker, request, now_ns) ? &best_slow : &best;
+        if (has_room(worker, request, alone) && better(request, worker, *place))
+            *place = worker;
     }
-    return best;
+    return best ? best : best_slow;
 }
 
 /* --- poison ----------------------------------------------------------------------------------------------------- */

@@ -3,7 +3,6 @@
 #include "route/house.h"
 
 #include "base/clock.h"
-#include "base/machine.h"
 #include "route/dispatch.h"
 #include "route/supervisor.h"
 #include "worker/ring.h"
@@ -169,6 +168,9 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
     house->loop = loop;
     house->request_memfd = house->request_memfd_read = -1;
     house->oom_kills = sp_machine_oom_kill_count();
+    sp_machine_read(&house->machine);
+    if (config->memory_limit_bytes)
+        house->machine.memory_limit_bytes = config->memory_limit_bytes;
     init_metrics(house);
     sp_status s = parse_workers(house, reterr);
     if (!s)

@@ -23,6 +23,7 @@ typedef struct sp_house_config {
     bool require_sandbox;
     int spin_us;                  /* handed to workers */
     int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
+    uint64_t memory_limit_bytes;  /* 0 = the cgroup's or the machine's */
 } sp_house_config;
 
 /* Makes the shared memory and spawns the workers; returns before they are ready. */

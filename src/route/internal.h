@@ -3,6 +3,7 @@
 #ifndef SP_ROUTE_INTERNAL_H
 #define SP_ROUTE_INTERNAL_H
 
+#include "base/machine.h"
 #include "base/metrics.h"
 #include "route/house.h"
 #include "worker/slot.h"
@@ -20,6 +21,7 @@ typedef enum sp_death_cause {
     SP_DEATH_OOM,      /* SIGKILL and the oom_kill counter moved */
     SP_DEATH_WATCHDOG, /* we killed it: hung */
     SP_DEATH_OVERDUE,  /* we killed it: it would not give a cancelled lease back */
+    SP_DEATH_MEMORY,   /* we killed it: the house was about to run out of memory and it was the largest */
     SP_DEATH_STOPPED,  /* we killed it: somebody stopped it (SIGSTOP) and left it so */
     SP_DEATH_EXIT,     /* it ended itself */
     SP_DEATH_ENDING,   /* we asked it to */
@@ -172,6 +174,9 @@ struct sp_house {
     uint64_t oom_kills;
     sp_timer watchdog;
     int64_t watchdog_due_ns;
+    sp_machine machine;
+    int64_t memory_seen_ns;
+    bool memory_short; /* new requests are shed */
     bool ending;
     int open_count, leased_count;
     sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;

@@ -3,6 +3,7 @@
  * do with it is dispatch.c's. */
 #include "base/clock.h"
 #include "route/dispatch.h"
+#include "route/supervisor.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -116,6 +117,12 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     if (house->ending) {
         *ret_retry_after_s = 1;
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "draining", "the server is shutting down; ask another one");
+    }
+    if (house->memory_short) {
+        *ret_retry_after_s = 1;
+        sp_watchdog_arm(house); /* somebody must notice when it is over */
+        return SP_FAIL_CODE(reterr, SP_BUSY, "memory", "over %d %% of the memory is in use; come back in 1 s",
+                            SP_LIMIT_MEMORY_SHED_PERCENT);
     }
     sp_status s = check_task(house, params, reterr);
     if (s) {

@@ -2,7 +2,7 @@
  * Hang is seen by progress, not by a beat. Each executor publishes what it has in hand, since when, and its budget; a
  * CPU worker is judged by the CPU time its process has used since (a starved one is slow, not hung), a device worker by
  * the wall clock. A stopped process (SIGSTOP) uses neither and is recognised by its state. A round that comes late
- * itself judges nobody. */
+ * itself judges nobody. Memory is looked at here too, once a second. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "route/dispatch.h"
@@ -17,6 +17,7 @@
 
 #define ROUND_NS (100 * SP_NS_PER_MS)
 #define LATE_NS (300 * SP_NS_PER_MS)    /* a round this late means that we were starved ourselves */
+#define MEMORY_ROUND_NS SP_NS_PER_S
 #define STOPPED_ROUNDS 5                /* half a second: longer than a debugger's hiccup, shorter than any deadline */
 #define SILENT_ROUNDS 20                /* two seconds with work in its ring, nothing in hand, and asleep */
 #define START_LIMIT_NS (120 * SP_NS_PER_S) /* loading a model takes seconds; the largest under two minutes */
@@ -165,13 +166,53 @@ static void look_at(sp_worker *worker, int64_t now_ns)
     }
 }
 
+static uint64_t resident_bytes(pid_t pid)
+{
+    char path[64], text[128];
+    (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+    sp_fd_closep(&fd);
+    unsigned long long size, resident;
+    text[n > 0 ? n : 0] = 0;
+    return sscanf(text, "%llu %llu", &size, &resident) == 2 ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+/* Better that we choose who goes than that the kernel does: it could choose the gateway. */
+static void judge_memory(sp_house *house, int64_t now_ns)
+{
+    if (now_ns - house->memory_seen_ns < MEMORY_ROUND_NS)
+        return;
+    house->memory_seen_ns = now_ns;
+    uint64_t limit = house->machine.memory_limit_bytes, used = sp_machine_memory_used_bytes(&house->machine);
+    bool was_short = house->memory_short;
+    house->memory_short = used >= limit / 100 * SP_LIMIT_MEMORY_SHED_PERCENT;
+    if (house->memory_short != was_short)
+        sp_log(SP_LOG_WARN, house->memory_short ? "memory is short: new requests are shed" : "memory suffices again",
+               SP_LOG_INT("used_mib", used >> 20), SP_LOG_INT("limit_mib", limit >> 20));
+    if (!was_short || used < limit / 100 * SP_LIMIT_MEMORY_KILL_PERCENT)
+        return; /* shedding gets a round to help before anybody is ended */
+    sp_worker *largest = NULL;
+    uint64_t largest_bytes = 0;
+    for (int i = 0; i < house->worker_count; i++) {
+        sp_worker *worker = &house->workers[i];
+        uint64_t bytes = worker->state == SP_WORKER_READY ? resident_bytes(worker->pid) : 0;
+        if (bytes > largest_bytes) {
+            largest = worker;
+            largest_bytes = bytes;
+        }
+    }
+    if (largest)
+        sp_supervisor_kill(largest, SP_DEATH_MEMORY, "worker ended by us: memory was running out and it was the largest");
+}
+
 static bool anything_to_watch(const sp_house *house)
 {
     for (int i = 0; i < house->worker_count; i++) {
         if (house->workers[i].state == SP_WORKER_STARTING || house->workers[i].stopped_rounds)
             return true;
     }
-    return house->leased_count > 0;
+    return house->leased_count > 0 || house->memory_short;
 }
 
 static void look_round(sp_timer *timer, void *context)
@@ -181,6 +222,7 @@ static void look_round(sp_timer *timer, void *context)
     bool late = now_ns - house->watchdog_due_ns > LATE_NS;
     for (int i = 0; i < house->worker_count && !late; i++)
         look_at(&house->workers[i], now_ns);
+    judge_memory(house, now_ns);
     if (anything_to_watch(house))
         sp_watchdog_arm(house);
 }

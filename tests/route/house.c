@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "route/internal.h"
 #include "test.h"
 
 #include <signal.h>
@@ -266,6 +267,56 @@ TEST(a_worker_that_cannot_start_is_given_up_and_says_why)
     sp_house_worker_info(f.house, 0, &info);
     CHECK_INT(info.state, SP_WORKER_QUARANTINED);
     CHECK(strstr(info.reason, "worker.load") != NULL);
+    close_house(&f);
+}
+
+TEST(a_worker_that_scribbles_over_its_page_harms_nobody_else)
+{
+    fixture f;
+    open_house(&f, "noop0,noop1", "", 0);
+    int sent = 0;
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < 4; i++, sent++)
+            ask(&f, "steady", 5000);
+        sp_worker *bad = &f.house->workers[0];
+        if (bad->page) { /* everything a broken worker could write, at any time */
+            uint8_t *memory = (uint8_t *)bad->page;
+            for (int i = 0; i < 64; i++)
+                memory[test_random() % sizeof(sp_worker_page)] = (uint8_t)test_random();
+            if (round % 8 == 0)
+                atomic_store(&bad->page->completions.tail, (uint32_t)test_random());
+        }
+        turn_until(&f, sent, 20);
+    }
+    turn_until(&f, sent, 20000);
+    CHECK_INT(f.answered, sent); /* each got its answer, an error at worst (what the bad one answered is anyone's guess) */
+    close_house(&f);
+}
+
+TEST(short_memory_sheds_new_requests_and_says_so)
+{
+    sp_error err = { 0 };
+    fixture f = { 0 };
+    int retry = 0;
+    const char *program = getenv("SPILLWAY_PROGRAM");
+    if (!program)
+        SKIP("SPILLWAY_PROGRAM is not set: run by meson test");
+    (void)setenv("SPILLWAY_FAULTS", "", 1);
+    sp_house_config config = { .executable = program, .workers = "noop0", .memory_limit_bytes = 1 << 20 };
+    REQUIRE(sp_loop_new(&f.loop, &err) == SP_OK);
+    REQUIRE(sp_house_new(&config, f.loop, &f.house, &err) == SP_OK);
+    sp_request_params params = { .task = SP_TASK_NOOP, .deadline_ns = INT64_MAX };
+    sp_request *request = NULL;
+    sp_status s = SP_OK;
+    for (int64_t until_ns = sp_clock_now_ns() + 5 * SP_NS_PER_S; s == SP_OK && sp_clock_now_ns() < until_ns;) {
+        (void)sp_loop_turn(f.loop, 50 * SP_NS_PER_MS, NULL);
+        s = sp_request_open(f.house, &params, &request, &retry, &err);
+        if (s == SP_OK)
+            sp_request_close(request);
+    }
+    CHECK_INT(s, SP_BUSY);
+    CHECK_TEXT(err.code, "memory");
+    CHECK_INT(retry, 1);
     close_house(&f);
 }
 
