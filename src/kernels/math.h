@@ -14,11 +14,11 @@
 #define SP_EXP_LOG2E 0x1.715476p+0f
 #define SP_EXP_LN2_HI 0x1.62e4p-1f
 #define SP_EXP_LN2_LO 0x1.7f7d1cp-20f
-#define SP_EXP_C2 0.5f
-#define SP_EXP_C3 0x1.555556p-3f
-#define SP_EXP_C4 0x1.555556p-5f
-#define SP_EXP_C5 0x1.111112p-7f
-#define SP_EXP_C6 0x1.6c16c2p-10f
+#define SP_EXP_C2 0x1.fffffcp-2f
+#define SP_EXP_C3 0x1.555492p-3f
+#define SP_EXP_C4 0x1.5558f2p-5f
+#define SP_EXP_C5 0x1.1239e0p-7f
+#define SP_EXP_C6 0x1.6a243ap-10f
 
 SP_HD float sp_expf(float x)
 {

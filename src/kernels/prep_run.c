@@ -33,6 +33,7 @@ struct sp_prep_scratch {
     sp_prep_spec spec;   /* of the tables below; valid when w > 0 */
     int w, h;
     bool down_first;
+    sp_pack_h_fn *packed_by; /* the level whose order the axes are in */
     sp_sink cover;
     sp_axis across, down;
     sp_norm_table *table;
@@ -120,6 +121,7 @@ static sp_status make_axes(sp_prep_scratch *scratch, const sp_axis_params *acros
         return s;
     sp_axis_fill(across, scratch->axes.data, &scratch->across);
     sp_axis_fill(down, scratch->axes.data + across_bytes, &scratch->down);
+    scratch->packed_by = sp_kernels.pack_h;
     sp_kernels.pack_h(&scratch->across);
     sp_kernels.pack_v(&scratch->down);
     return SP_OK;
@@ -350,7 +352,8 @@ static sp_status check_source(const uint8_t *rgb, int w, int h, size_t stride_by
 /* Tables for (spec, w, h), unless they are those of the call before. */
 static sp_status make_plan(const sp_prep_spec *spec, int w, int h, sp_prep_scratch *scratch, sp_error *reterr)
 {
-    if (scratch->w == w && scratch->h == h && memcmp(&scratch->spec, spec, sizeof(*spec)) == 0)
+    if (scratch->w == w && scratch->h == h && scratch->packed_by == sp_kernels.pack_h &&
+        memcmp(&scratch->spec, spec, sizeof(*spec)) == 0)
         return SP_OK;
     sp_prep_geometry g;
     sp_status s = sp_prep_geometry_of(spec, w, h, &g, reterr);
