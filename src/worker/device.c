@@ -94,6 +94,21 @@ static void device_close(void *state)
     free(dev);
 }
 
+/* The provider's own reason is better than what loading would say. */
+static sp_status check_provider(const sp_engine_probe_result *probe, const char *kind, sp_error *reterr)
+{
+    for (int i = 0; i < probe->provider_count; i++) {
+        const sp_engine_provider *provider = &probe->providers[i];
+        if (strcmp(provider->name, kind) != 0)
+            continue;
+        if (provider->present)
+            return SP_OK;
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_device", "%s: %.120s%s%.80s", kind, provider->reason,
+                            provider->remedy[0] ? "; " : "", provider->remedy);
+    }
+    return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_device", "engine %s has no provider '%s'", probe->engine, kind);
+}
+
 static sp_status open_device(device *dev, const sp_worker_config *config, sp_worker_card *card, sp_error *reterr)
 {
     sp_engine_probe_result probe;
@@ -104,6 +119,8 @@ static sp_status open_device(device *dev, const sp_worker_config *config, sp_wor
     sp_status s = sp_engine_open(sp_engine_name_at(0), &dev->engine, reterr);
     if (!s)
         s = sp_engine_probe(dev->engine, &probe, reterr);
+    if (!s)
+        s = check_provider(&probe, config->kind, reterr);
     if (!s)
         s = sp_model_find(config->model_repository, config->model, &dev->model, reterr);
     if (s)

@@ -315,6 +315,16 @@ TEST(steady_state_allocates_nothing)
     sp_worker_kind_device.close(device);
 }
 
+TEST(a_device_that_is_not_here_is_refused_by_name)
+{
+    open_with(1, 1);
+    sp_worker_kind_device.close(device);
+    sp_error err = { 0 };
+    const sp_worker_config config = { .name = "cuda0", .kind = "cuda", .model_repository = repository };
+    CHECK_INT(sp_worker_kind_device.open(&config, &card, &device, &err), SP_UNSUPPORTED);
+    CHECK_TEXT(err.code, "no_device");
+}
+
 TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
 {
     const sp_device_plan plan = { .cpus = 4, .wide_threads = 4, .wide_spin = 1, .lanes = 2, .batch = 8, .alone_p50_ns = 5,
