@@ -138,7 +138,7 @@ typedef struct sp_engine_load_options {
 } sp_engine_load_options;
 
 typedef struct sp_engine_memory {
-    uint64_t host_bytes;   /* resident growth during load and the runs so far that can be laid to this model; an estimate */
+    uint64_t host_bytes;   /* an estimate: what loading added to the process, weights at least */
     uint64_t device_bytes; /* on the provider's device; 0 for cpu */
 } sp_engine_memory;
 

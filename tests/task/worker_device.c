@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The device worker's kind over a steered engine (fake_engine.c): plans, bad items, runs that fail, what it allocates.
+ * The device worker's kind over a steered engine (fake/fake_engine.c): plans, bad items, runs that fail, what it allocates.
  * The worker loop is not here: its two calls that the kind makes are this file's own. */
 #include "base/clock.h"
 #include "base/machine.h"
@@ -334,7 +334,11 @@ TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
     sp_device_plan read = { 0 };
     sp_device_plan_write(&plan, digest, "onnxruntime-1.31.1-cpu", text, sizeof(text));
     REQUIRE(sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 4, &read));
-    CHECK_BYTES(&read, &plan, sizeof(plan));
+    char again[SP_DEVICE_PLAN_BYTES];
+    sp_device_plan_write(&read, digest, "onnxruntime-1.31.1-cpu", again, sizeof(again));
+    CHECK_TEXT(again, text);
+    CHECK_INT(read.lanes, 2);
+    CHECK_INT(read.loaded_run_ns, 8);
     CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 2, &read));
     CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.32.0-cpu", 4, &read));
     CHECK(!sp_device_plan_read(text, digest + 1, "onnxruntime-1.31.1-cpu", 4, &read));

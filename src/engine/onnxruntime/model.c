@@ -2,9 +2,11 @@
  * Loading a model: session options from ours, its ports described once, its lanes made ready. */
 #include "ort.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 size_t ort_dtype_bytes(int32_t dtype)
@@ -32,14 +34,19 @@ size_t ort_dtype_bytes(int32_t dtype)
     }
 }
 
-static uint64_t resident_bytes(void)
+/* Heap in use by the process, all arenas. Resident size would not do: a load after an unload grows into freed pages. */
+static uint64_t heap_bytes(void)
 {
-    unsigned long long pages = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    int n = file ? fscanf(file, "%llu %llu", &pages, &resident) : 0;
-    if (file)
-        (void)fclose(file); /* only read from */
-    return n == 2 ? resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    struct mallinfo2 info = mallinfo2();
+    return (uint64_t)info.uordblks + (uint64_t)info.hblkhd;
+}
+
+static uint64_t model_bytes(const sp_engine_load_options *options)
+{
+    struct stat info;
+    if (!options->path)
+        return options->byte_count;
+    return stat(options->path, &info) == 0 ? (uint64_t)info.st_size : 0;
 }
 
 /* "cuda" and "tensorrt" go through key-value options, so that no struct of the library's is laid out here. */
@@ -277,7 +284,7 @@ sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_m
     if (!model)
         return ort_fail(reterr, SP_ENGINE_NOMEM, "no memory for a model");
     model->library = lib;
-    uint64_t before = resident_bytes();
+    uint64_t before = heap_bytes();
     s = open_session(model, &options, reterr);
     if (!s)
         s = read_ports(model, reterr);
@@ -287,8 +294,8 @@ sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_m
         ort_model_unload(model);
         return s;
     }
-    uint64_t after = resident_bytes();
-    model->host_bytes = after > before ? after - before : 0;
+    uint64_t after = heap_bytes(), weights = model_bytes(&options);
+    model->host_bytes = after > before + weights ? after - before : weights; /* never less than what the file carries */
     *ret_model = model;
     return SP_ENGINE_OK;
 }
