@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -119,6 +120,18 @@ static sp_status signals_open(gw_server *server, sp_error *reterr)
     return sp_loop_watch(server->loop, &server->signal_watch, EPOLLIN, reterr);
 }
 
+/* The usual soft limit of 1,024 descriptors is less than our own limits need. Where the hard one forbids more, accept
+ * fails when they run out, and waits. */
+static void descriptors_raise(void)
+{
+    struct rlimit limit;
+    const rlim_t wanted = 2 * SP_LIMIT_CONNECTIONS + 4 * SP_LIMIT_SLOTS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = SP_MIN(limit.rlim_max, wanted);
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /* Listens before the workers are ready: a request that arrives meanwhile waits in its chain's queue. */
 static sp_status start(gw_server *server, sp_error *reterr)
 {
@@ -186,6 +199,7 @@ sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the gateway");
     sp_log_open("gateway", config->log_level);
     server_init(server, config);
+    descriptors_raise();
     sp_status s = start(server, reterr);
     if (!s) {
         announce(server);

@@ -129,6 +129,7 @@ static void suspend(gw_conn *conn)
 
 void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s)
 {
+    gw_log_failure(conn, http_status, err);
     conn->error = *err;
     conn->error_status = http_status;
     conn->retry_after_s = retry_after_s;
@@ -360,8 +361,7 @@ static void conn_add(gw_server *server, struct MHD_Connection *mhd, void **socke
     address_take(conn);
     gw_conn_enter(conn, GW_IDLE);
     *socket_context = conn;
-    if (!server->sweep.heap_index)
-        (void)sp_loop_timer_set(server->loop, &server->sweep, conn->since_ns + GW_SWEEP_MS * SP_NS_PER_MS, NULL);
+    gw_sweep_arm(server);
 }
 
 static void conn_remove(gw_conn *conn)
@@ -482,16 +482,25 @@ static void sweep_one(gw_conn *conn, int64_t now_ns)
     }
 }
 
+void gw_sweep_arm(gw_server *server)
+{
+    int64_t ms = server->draining ? GW_SWEEP_MS / 5 : GW_SWEEP_MS;
+    if (!server->sweep.heap_index) /* without memory for a timer the next connection tries again */
+        (void)sp_loop_timer_set(server->loop, &server->sweep, sp_loop_now_ns(server->loop) + ms * SP_NS_PER_MS, NULL);
+}
+
 static void sweep_fire(sp_timer *timer, void *context)
 {
+    (void)timer;
     gw_server *server = context;
     int64_t now = sp_loop_now_ns(server->loop);
     for (gw_conn *conn = server->conns, *next; conn; conn = next) {
         next = conn->next;
         sweep_one(conn, now);
     }
+    gw_listen_resume(server);
     if (server->conns)
-        (void)sp_loop_timer_set(server->loop, timer, now + GW_SWEEP_MS * SP_NS_PER_MS / (server->draining ? 5 : 1), NULL);
+        gw_sweep_arm(server);
 }
 
 /* Runs libmicrohttpd until it has nothing to do. While requests are polled it always claims to have something, so then

@@ -155,6 +155,7 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     gw_conn *conn = context;
     gw_who who = gw_who_of(answer);
     if (answer->status) {
+        gw_log_failure(conn, gw_http_status(answer->status, &answer->error), &answer->error);
         gw_reply_problem(conn, gw_http_status(answer->status, &answer->error), &answer->error, answer->retry_after_s, &who);
     } else if (conn->options.task == SP_TASK_NOOP) {
         gw_reply(conn, 200, "application/octet-stream", (void *)(uintptr_t)answer->payload.data, answer->payload.size_bytes,

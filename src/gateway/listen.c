@@ -99,8 +99,12 @@ static bool accept_one(gw_listener *listener)
     int fd = accept4(listener->watch.fd, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && (errno == ECONNABORTED || errno == EINTR))
         return true;
-    if (fd < 0 && errno != EAGAIN)
-        sp_log(SP_LOG_WARN, "accept failed", SP_LOG_INT("errno", errno)); /* out of descriptors: the backlog waits */
+    if (fd < 0 && errno != EAGAIN) {
+        /* Out of descriptors or memory. The backlog waits for the next sweep; asking at once again would be a busy loop. */
+        sp_log(SP_LOG_WARN, "accept failed", SP_LOG_INT("errno", errno));
+        sp_loop_unwatch(listener->server->loop, &listener->watch);
+        gw_sweep_arm(listener->server);
+    }
     if (fd < 0)
         return false;
     connection_add(listener, fd, &address, size);
@@ -164,6 +168,15 @@ sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_
     }
     fd = -1; /* the listener's now */
     return SP_OK;
+}
+
+void gw_listen_resume(gw_server *server)
+{
+    for (int i = 0; i < GW_LISTEN_COUNT; i++) {
+        gw_listener *listener = &server->listeners[i];
+        if (listener->watch.fd >= 0 && !listener->watch.active && sp_loop_watch(server->loop, &listener->watch, EPOLLIN, NULL))
+            gw_sweep_arm(server); /* again later */
+    }
 }
 
 /* Lets no new connection into the backlog, so that none is reset between the last accept and the close: packets for the

@@ -153,6 +153,19 @@ static void problem_write(sp_buf *out, const gw_conn *conn, int http_status, con
     sp_buf_append_text(out, "}\n");
 }
 
+void gw_log_failure(gw_conn *conn, int http_status, const sp_error *err)
+{
+    gw_server *server = conn->server;
+    int64_t second = sp_loop_now_ns(server->loop) / SP_NS_PER_S;
+    if (http_status < 500)
+        return; /* the caller's own, and the caller has been told */
+    if (second != server->log_second)
+        server->logged_in_second = 0;
+    server->log_second = second;
+    if (server->logged_in_second++ < GW_LOGGED_FAILURES)
+        sp_log_error("request failed", conn->request_id, err);
+}
+
 void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who)
 {
     sp_buf json;

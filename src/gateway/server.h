@@ -44,6 +44,8 @@
 #define GW_SWEEP_MS 250
 /* Keep-alive connections get this long to bring their next request, and take its answer, once we are draining. */
 #define GW_DRAIN_IDLE_MS 1000
+/* Failed requests logged in any one second; the rest are counted in the metrics only. */
+#define GW_LOGGED_FAILURES 10
 /* Workers get this long to end by themselves. */
 #define GW_WORKER_GRACE_MS 2000
 
@@ -146,6 +148,9 @@ struct gw_server {
     bool mhd_followup; /* a callback of this run left work for the next */
     sp_timer sweep;
 
+    int64_t log_second; /* failures are logged, but no more than a few in any second */
+    int logged_in_second;
+
     int drain_signals;
     bool draining, listeners_closed;
     int64_t listeners_closed_ns, longest_deadline_ns;
@@ -159,11 +164,13 @@ struct gw_server {
 sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_error *reterr);
 void gw_listen_drain(gw_server *server); /* takes what is in the backlogs, then closes the listeners */
 void gw_listen_close(gw_server *server);
+void gw_listen_resume(gw_server *server); /* after accept had failed */
 
 /* http.c: libmicrohttpd's callbacks, the phases, the sweep. */
 sp_status gw_http_start(gw_server *server, sp_error *reterr);
 void gw_http_stop(gw_server *server);     /* every open request is cancelled, every connection closed */
 int gw_http_busy_count(gw_server *server); /* connections that keep a drain waiting */
+void gw_sweep_arm(gw_server *server);      /* there is something to look through, soon */
 void gw_conn_enter(gw_conn *conn, gw_phase phase);
 void gw_conn_resume(gw_conn *conn); /* READY or DEAD: libmicrohttpd shall look at it again */
 void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);
@@ -199,6 +206,7 @@ void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body
 void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *who); /* takes the buffer */
 void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who);
 void gw_reply_header(gw_conn *conn, const char *name, const char *value); /* after one of the above */
+void gw_log_failure(gw_conn *conn, int http_status, const sp_error *err); /* once for each 5xx */
 bool gw_reply_queue(gw_conn *conn); /* hands conn->response to libmicrohttpd */
 /* The same problem past libmicrohttpd, straight to the socket: for answers inside a body. */
 void gw_reply_raw(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);

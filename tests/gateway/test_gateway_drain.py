@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, drain and end."""
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -105,16 +106,36 @@ def test_an_accepted_request_is_finished(own_gateway):
 
 def test_a_second_signal_stops_at_once(own_gateway):
     server = own_gateway()
-    with server.raw() as sock:
+    with server.raw() as sock, server.raw() as uploading, server.raw() as headers, server.raw() as idle:
         sock.send(post("/infer", b"SLEEP=25000, very slow"))
-        server.wait_for(lambda h: h["requests_open"] == 1, "it is open")
+        uploading.send(post("/infer", b"x" * 100000)[:50000])
+        headers.send(b"POST /infer HTTP/1.1\r\nHost:")
+        idle.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.reply().status == 200
+        server.wait_for(lambda h: h["requests_open"] == 2, "they are open")
         server.signal()
         time.sleep(0.1)
         assert server.process.poll() is None
         server.signal()
         reply = sock.reply()
         assert reply.status == 503 and reply.json()["code"] == "stopped"
+        assert uploading.closed() and headers.closed() and idle.closed()
     assert server.wait() == 0
+
+
+def test_running_out_of_descriptors_is_survived(own_gateway):
+    server = own_gateway()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (40, 40))
+    socks = [server.raw() for _ in range(60)]
+    for sock in socks[:3]:
+        sock.send(post("/infer?task=noop", b"x"))
+        assert sock.reply().status == 200
+    for sock in socks[:30]:
+        sock.__exit__()
+    for sock in socks[30:]:  # waited in the backlog
+        sock.send(post("/infer?task=noop", b"x"))
+        assert sock.reply().status == 200
+        sock.__exit__()
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "10.0.0.1", "example.org", "::ffff:127.0.0.1"])
