@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spillway serve`: what it prints, where its settings come from, what it refuses. The API itself has its own tests."""
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+
+
+class Served:
+    def __init__(self, process):
+        self.process = process
+        self.said = []
+        for line in process.stdout:
+            self.said.append(line.rstrip("\n"))
+            if line.startswith("try: "):
+                break
+        assert self.said and self.said[-1].startswith("try: "), process.stderr.read()
+        self.port = int(re.search(r"listens on http://[^ ]*:(\d+)$", self.said[0])[1])
+
+    def get(self, path, port=None):
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def serve(program):
+    """serve("--x", ...) as a context: starts it on free ports with no drain delay, and ends it by SIGTERM."""
+
+    @contextlib.contextmanager
+    def start(*words, ports=("--http-port", "0", "--metrics-port", "0"), env=None):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLWAY_")} | (env or {})
+        with subprocess.Popen([program, "serve", *ports, "--drain-delay", "0", *map(str, words)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                yield Served(process)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.communicate(timeout=30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+    return start
+
+
+def test_it_says_where_it_listens_and_what_to_try(serve):
+    with serve("--workers", "codec0") as served:
+        assert re.fullmatch(r"spillway [0-9.]+ listens on http://127\.0\.0\.1:\d+", served.said[0])
+        metrics = int(re.fullmatch(r"metrics on http://127\.0\.0\.1:(\d+)/metrics", served.said[1])[1])
+        assert served.said[2] == f"try: curl -F image=@cat.jpg http://127.0.0.1:{served.port}/infer"
+        assert served.get("/healthz")[0] == 200
+        assert served.get("/metrics", metrics)[0] == 200
+    assert served.process.returncode == 0
+
+
+def test_metrics_can_be_off(serve):
+    with serve("--workers", "codec0", ports=("--http-port", "0", "--metrics-port", "-1")) as served:
+        assert len(served.said) == 2
+
+
+def test_the_grpc_port_is_accepted_and_left_alone(serve):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with serve("--workers", "codec0", "--grpc-port", taken.getsockname()[1]) as served:
+            assert served.get("/healthz")[0] == 200 and not any("grpc" in line.lower() for line in served.said)
+
+
+def test_a_port_that_is_taken(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("serve", "--http-port", port, "--metrics-port", "-1", "--workers", "codec0")
+    assert done.returncode == 3 and str(port) in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
+def test_only_loopback_until_there_is_access_control(run, address):
+    done = run("serve", "--bind", address, "--http-port", "0", "--metrics-port", "0")
+    assert done.returncode == 2 and address in done.stderr and "access control" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("workers", ["abacus0", "codec0,,cpu0", "codec0,codec0"])
+def test_worker_lists_that_cannot_be(run, workers):
+    done = run("serve", "--workers", workers, "--http-port", "0", "--metrics-port", "0")
+    assert done.returncode == 2 and "worker" in done.stderr
+
+
+def test_settings_come_from_options_then_file_then_defaults(serve, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    file = tmp_path / "spillway.yaml"
+    file.write_text(f"# one worker is enough\nhttp_port: {free}\nmetrics_port: -1\nworkers: [codec0]\nlog_level: error\n"
+                    "grpc_port: 0\nbind: localhost\nrequire_sandbox: false\ndrain_delay: 0\nspin_us: 0\n"
+                    f"model_repository: {tmp_path}\n")
+    with serve("--config", file, ports=()) as served:
+        assert served.port == free and len(served.said) == 2
+        names = [worker["name"] for worker in json.loads(served.get("/healthz")[1])["workers"]]
+        assert names == ["codec0"]
+    with serve("--config", file, ports=("--http-port", "0")) as served:
+        assert served.port != free
+
+
+def test_an_empty_configuration_file_is_fine(serve, tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    with serve("--workers", "codec0", "--config", tmp_path / "empty.yaml") as served:
+        assert served.get("/healthz")[0] == 200
+
+
+def test_an_idle_gateway_is_small(serve):
+    with serve() as served:
+        assert served.get("/healthz")[0] == 200
+        with open(f"/proc/{served.process.pid}/status", encoding="ascii") as status, \
+                open(f"/proc/{served.process.pid}/maps", encoding="ascii") as maps:
+            if any("libasan" in line or "libtsan" in line for line in maps):
+                pytest.skip("a sanitizer's own memory is not ours")
+            resident_kib = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+    assert resident_kib < 24 * 1024
