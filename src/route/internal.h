@@ -149,6 +149,8 @@ typedef struct sp_poison {
 
 typedef enum sp_poison_verdict { SP_POISON_CLEAN, SP_POISON_SUSPECT, SP_POISON_REFUSED } sp_poison_verdict;
 
+/* Content, not identity: of payload, operation and model. */
+uint64_t sp_poison_hash(sp_request *request);
 sp_poison_verdict sp_poison_look(sp_poison *poison, uint64_t hash, int64_t now_ns);
 sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_ns);
 void sp_poison_clear(sp_poison *poison, uint64_t hash); /* it ran to its end after all */

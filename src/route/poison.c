@@ -3,6 +3,9 @@
 #include "base/clock.h"
 #include "route/internal.h"
 
+#include <string.h>
+#include <xxhash.h>
+
 #define DEATHS_TO_POISON 2
 
 static sp_poison_entry *find(sp_poison *poison, uint64_t hash)
@@ -64,4 +67,16 @@ void sp_poison_clear(sp_poison *poison, uint64_t hash)
     sp_poison_entry *entry = find(poison, hash);
     if (entry && !entry->refused_until_ns)
         drop(poison, entry);
+}
+
+/* Content, not identity: queued copies of one crasher share their suspicion. */
+uint64_t sp_poison_hash(sp_request *request)
+{
+    if (!request->hashed) {
+        const sp_slot_request *shared = request->shared;
+        request->body_hash = XXH3_64bits(request->body + shared->payload_offset, shared->payload_bytes);
+        request->hashed = true;
+    }
+    uint64_t key = request->body_hash ^ (uint64_t)request->op * 0x9E3779B97F4A7C15u;
+    return request->op == SP_OP_CLASSIFY ? key ^ XXH3_64bits(request->answer.model, strlen(request->answer.model)) : key;
 }

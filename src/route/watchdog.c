@@ -5,7 +5,7 @@
  * itself judges nobody. Memory is looked at here too, once a second. */
 #include "base/clock.h"
 #include "base/log.h"
-#include "route/dispatch.h"
+#include "route/lease.h"
 #include "route/supervisor.h"
 #include "worker/ring.h"
 
@@ -115,7 +115,7 @@ static void judge_overdue(sp_worker *worker, int64_t now_ns)
         if (!given->number || !given->overdue_ns || now_ns < given->overdue_ns)
             continue;
         mark_copy none = { 0 };
-        if (now_ns - given->given_ns > budget_of(worker, &none) && sp_dispatch_in_hand(worker, slot, given->number)) {
+        if (now_ns - given->given_ns > budget_of(worker, &none) && sp_lease_in_hand(worker, slot, given->number)) {
             sp_supervisor_kill(worker, SP_DEATH_OVERDUE, "worker would not give back a cancelled lease");
             return;
         }
