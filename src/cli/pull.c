@@ -26,6 +26,8 @@ typedef struct pull {
     char model_path[4096];  /* directory/1/model.onnx */
     char staging_path[4096]; /* repository/.name.onnx */
     char digest[SP_SHA256_HEX_BYTES];
+    char *labels;
+    size_t labels_bytes;
     bool already_here;
     sp_download_result result;
 } pull;
@@ -68,17 +70,17 @@ static sp_status write_settings(const pull *p, const json_t *entry, sp_error *re
     char *text = json_dumps(json_object_get(entry, "settings"), JSON_INDENT(2));
 
     if (!text)
-        return SP_FAIL(reterr, SP_INVALID, "the catalogue's entry '%s' has no settings", p->name);
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the settings");
     sp_status status = write_file(p->directory, "spillway.json", text, strlen(text), reterr);
     free(text);
     return status;
 }
 
-static sp_status write_labels(const pull *p, const sp_catalogue *catalogue, const json_t *entry, sp_error *reterr)
+/* Before the download, so that a catalogue without its labels costs nobody 500 MB. p->labels stays NULL without any. */
+static sp_status read_labels(pull *p, const sp_catalogue *catalogue, const json_t *entry, sp_error *reterr)
 {
     char path[4096 + 256];
     const char *name = sp_catalogue_text(entry, "labels");
-    size_t size_bytes = 0;
 
     if (!*name)
         return SP_OK;
@@ -88,19 +90,15 @@ static sp_status write_labels(const pull *p, const sp_catalogue *catalogue, cons
     FILE *file = fopen(path, "re");
     if (!file)
         return SP_FAIL_ERRNO(reterr, SP_NOT_FOUND, "cannot read the labels %s", path);
-    char *data = malloc(LABELS_BYTES_MAX + 1);
-    if (data)
-        size_bytes = fread(data, 1, LABELS_BYTES_MAX + 1, file);
+    p->labels = malloc(LABELS_BYTES_MAX + 1);
+    if (p->labels)
+        p->labels_bytes = fread(p->labels, 1, LABELS_BYTES_MAX + 1, file);
     fclose(file); /* it was only read */
-    sp_status status;
-    if (!data)
-        status = SP_FAIL(reterr, SP_NOMEM, "no memory for the labels");
-    else if (size_bytes > LABELS_BYTES_MAX)
-        status = SP_FAIL(reterr, SP_TOO_LARGE, "the labels %s are longer than %d bytes", path, LABELS_BYTES_MAX);
-    else
-        status = write_file(p->directory, "labels.txt", data, size_bytes, reterr);
-    free(data);
-    return status;
+    if (!p->labels)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the labels");
+    if (p->labels_bytes > LABELS_BYTES_MAX)
+        return SP_FAIL(reterr, SP_TOO_LARGE, "the labels %s are longer than %d bytes", path, LABELS_BYTES_MAX);
+    return SP_OK;
 }
 
 static sp_status check_entry(const pull *p, const json_t *entry, sp_error *reterr)
@@ -116,6 +114,8 @@ static sp_status check_entry(const pull *p, const json_t *entry, sp_error *reter
         return SP_FAIL(reterr, SP_INVALID, "the catalogue's entry '%s' has no url", p->name);
     if (strlen(digest) != 64 || strspn(digest, "0123456789abcdef") != 64)
         return SP_FAIL(reterr, SP_INVALID, "the catalogue's entry '%s' has no sha256 of 64 hex digits in lower case", p->name);
+    if (!json_is_object(json_object_get(entry, "settings")))
+        return SP_FAIL(reterr, SP_INVALID, "the catalogue's entry '%s' has no settings", p->name);
     if (strlen(p->repository) > 3900)
         return SP_FAIL(reterr, SP_INVALID, "the repository's path is too long");
     return SP_OK;
@@ -144,7 +144,7 @@ static sp_status download_model(pull *p, const sp_fetch_api *fetch, const json_t
     return status;
 }
 
-static sp_status install(const pull *p, const sp_catalogue *catalogue, const json_t *entry, sp_error *reterr)
+static sp_status install(const pull *p, const json_t *entry, sp_error *reterr)
 {
     char version_directory[4096 + 8];
 
@@ -152,8 +152,8 @@ static sp_status install(const pull *p, const sp_catalogue *catalogue, const jso
     sp_status status = make_directories(version_directory, reterr);
     if (status == SP_OK)
         status = write_settings(p, entry, reterr);
-    if (status == SP_OK)
-        status = write_labels(p, catalogue, entry, reterr);
+    if (status == SP_OK && p->labels)
+        status = write_file(p->directory, "labels.txt", p->labels, p->labels_bytes, reterr);
     if (status == SP_OK && !p->already_here && rename(p->staging_path, p->model_path) != 0)
         status = SP_FAIL_ERRNO(reterr, SP_INTERNAL, "cannot move the model to %s", p->model_path);
     return status;
@@ -165,6 +165,8 @@ static sp_status pull_entry(pull *p, const sp_fetch_api *fetch, const sp_catalog
     char hex[SP_SHA256_HEX_BYTES];
     sp_status status = check_entry(p, entry, reterr);
 
+    if (status == SP_OK)
+        status = read_labels(p, catalogue, entry, reterr);
     if (status)
         return status;
     snprintf(p->directory, sizeof(p->directory), "%s/%s", p->repository, p->name);
@@ -176,7 +178,7 @@ static sp_status pull_entry(pull *p, const sp_fetch_api *fetch, const sp_catalog
     status = make_directories(p->repository, reterr);
     if (status == SP_OK && !p->already_here)
         status = download_model(p, fetch, entry, reterr);
-    return status ? status : install(p, catalogue, entry, reterr);
+    return status ? status : install(p, entry, reterr);
 }
 
 static void report(const pull *p)
@@ -222,6 +224,7 @@ static int run(pull *p)
             code = sp_cli_fail(status == SP_UNSUPPORTED ? SP_EXIT_UNAVAILABLE : SP_EXIT_FAILED, "pull", "%s%s", err.message,
                                status == SP_UNAVAILABLE ? " (run it again to go on from there)" : "");
     }
+    free(p->labels);
     sp_catalogue_done(&catalogue);
     return code;
 }

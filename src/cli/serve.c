@@ -8,6 +8,7 @@
 #include "cli/config.h"
 
 #include "gateway/gateway.h"
+#include "task/model.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -153,16 +154,47 @@ static void print_where(const sp_gateway_ports *ports, void *context)
     fflush(stdout);
 }
 
+/* A model or repository that was asked for by name must be there, or the server would only ever say 503. Without any
+ * model it starts and says so: the noop task, /healthz and /metrics work, and a model may come. */
+static int check_models(const settings *s, const char *repository)
+{
+    static sp_model_names names; /* 16 KiB */
+    sp_error err = { 0 };
+    const char *pointers[SP_LIMIT_MODELS];
+    sp_status status = sp_model_list(repository, &names, &err);
+
+    if (status && s->model_repository)
+        return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "%s", err.message);
+    if (status || !names.count)
+        sp_log(SP_LOG_WARN, "no model: pictures cannot be classified until `make model` or `spillway pull NAME` brings one",
+               SP_LOG_TEXT("model_repository", repository));
+    for (int i = 0; i < names.count; i++) {
+        pointers[i] = names.names[i];
+        if (s->model && !strcmp(s->model, pointers[i]))
+            return SP_EXIT_OK;
+    }
+    if (!s->model)
+        return SP_EXIT_OK;
+    const char *nearest = sp_nearest(s->model, pointers, names.count);
+    return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "no model '%s' in %s%s%s%s (spillway models lists them)", s->model, repository,
+                       nearest ? ", did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+}
+
 static int run(const settings *s, sp_log_level level)
 {
     sp_error err = { 0 };
+    const char *repository = sp_model_repository_find(s->model_repository);
+    int code;
     sp_gateway_config config = sp_gateway_config_default();
 
+    sp_log_open("gateway", level);
+    if ((code = check_models(s, repository)) != SP_EXIT_OK)
+        return code;
     config.bind_address = s->bind ? s->bind : "127.0.0.1";
     config.http_port = number_or(s->http_port, 8000);
     config.metrics_port = number_or(s->metrics_port, 8002);
     config.workers = s->workers ? s->workers : "codec0,cpu0";
-    config.model_repository = sp_model_repository_find(s->model_repository);
+    config.model_repository = repository;
     config.model = s->model;
     config.require_sandbox = s->require_sandbox;
     config.spin_us = number_or(s->spin_us, 0);
@@ -170,11 +202,10 @@ static int run(const settings *s, sp_log_level level)
     config.log_level = level;
     config.quiet = true; /* print_where says it */
     config.bound = print_where;
-    if (sp_gateway_run(&config, &err)) {
-        int code = sp_cli_fail_error("serve", &err);
-        return err.status == SP_INVALID ? SP_EXIT_USAGE : code;
-    }
-    return SP_EXIT_OK;
+    if (sp_gateway_run(&config, &err) == SP_OK)
+        return SP_EXIT_OK;
+    code = sp_cli_fail_error("serve", &err);
+    return err.status == SP_INVALID ? SP_EXIT_USAGE : code;
 }
 
 int sp_command_serve(int argc, char **argv)

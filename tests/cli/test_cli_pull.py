@@ -266,9 +266,10 @@ def test_a_server_that_is_not_there(world):
     ({"labels": "none.txt"}, 1, "cannot read the labels"),
     ({"name": "n"}, 3, "the catalogue has no model 'm', did you mean 'n'?"),
 ])
-def test_entries_that_cannot_be_pulled(world, changes, code, said):
+def test_entries_that_cannot_be_pulled(world, server, changes, code, said):
     done = world.pull("/file", **changes)
-    assert done.returncode == code and said in done.stderr and not world.model.exists()
+    assert done.returncode == code and said in done.stderr and server.asked == []
+    assert not world.repository.exists() or list(world.repository.iterdir()) == []
 
 
 def test_names_stay_inside_the_repository(run, world, tmp_path):

@@ -42,12 +42,13 @@ def serve(program):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLWAY_")} | (env or {})
         with subprocess.Popen([program, "serve", *ports, "--drain-delay", "0", *map(str, words)], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, env=environment) as process:
+            served = Served(process)
             try:
-                yield Served(process)
+                yield served
             finally:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.communicate(timeout=30)
+                    served.errors = process.communicate(timeout=30)[1]
                 except subprocess.TimeoutExpired:
                     process.kill()
                     raise
@@ -97,6 +98,22 @@ def test_only_loopback_until_there_is_access_control(run, address):
 def test_worker_lists_that_cannot_be(run, workers):
     done = run("serve", "--workers", workers, "--http-port", "0", "--metrics-port", "0")
     assert done.returncode == 2 and "worker" in done.stderr
+
+
+def test_a_model_or_repository_that_was_named_must_be_there(run, tmp_path):
+    words = ["serve", "--http-port", "0", "--metrics-port", "0", "--model-repository"]
+    done = run(*words, tmp_path / "none")
+    assert done.returncode == 3 and str(tmp_path / "none") in done.stderr and done.stdout == ""
+    (tmp_path / "resnet18/1").mkdir(parents=True)
+    (tmp_path / "resnet18/1/model.onnx").write_bytes(b"x")
+    done = run(*words, tmp_path, "--model", "resnet81")
+    assert done.returncode == 3 and "no model 'resnet81'" in done.stderr and "did you mean 'resnet18'?" in done.stderr
+
+
+def test_without_any_model_it_serves_and_says_so(serve, tmp_path):
+    with serve("--workers", "codec0", "--model-repository", tmp_path) as served:
+        assert served.get("/healthz")[0] == 200
+    assert "no model" in served.errors and "spillway pull NAME" in served.errors
 
 
 def test_settings_come_from_options_then_file_then_defaults(serve, tmp_path):
