@@ -29,6 +29,14 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
     sp_dispatch_requeue(request, true);
 }
 
+/* Nobody waits for it any more, but what it did is remembered: hanging up must not make a crasher anonymous. */
+static void abandoned(sp_request *request, sp_death_cause cause, bool in_hand)
+{
+    if (in_hand && is_suspicious(cause))
+        (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), sp_clock_now_ns());
+    sp_request_recycle_if_done(request);
+}
+
 void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char *reason)
 {
     sp_dispatch_collect(worker); /* what it had finished still counts */
@@ -42,7 +50,7 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
         if (request->state == SP_REQUEST_LEASED && request->lease == given.number)
             orphaned(worker, request, &given, cause, in_hand, reason);
         else
-            sp_request_recycle_if_done(request);
+            abandoned(request, cause, in_hand);
     }
     worker->reserved = false;
 }

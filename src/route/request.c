@@ -148,7 +148,8 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     request->body_capacity = SP_LIMIT_SLOT_INLINE_BYTES;
     request->body_limit_bytes = params->body_limit_bytes ? params->body_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES;
     request->output_kind = SP_OUTPUT_NONE;
-    request->answer = (sp_answer){ .received_ns = params->received_ns };
+    memset(&request->answer, 0, offsetof(sp_answer, attempts)); /* attempt_count says how many of the rest are valid */
+    request->answer.received_ns = params->received_ns;
 
     sp_slot_request *shared = request->shared;
     memset(shared, 0, sizeof(*shared));

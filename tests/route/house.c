@@ -179,6 +179,30 @@ TEST(a_body_that_kills_twice_is_refused)
     close_house(&f);
 }
 
+TEST(hanging_up_does_not_make_a_crasher_anonymous)
+{
+    fixture f;
+    open_house(&f, "noop0", "worker.batch:sleep=30@body-prefix=CRASHME,worker.batch:segv@body-prefix=CRASHME", 0);
+    sp_worker_info info;
+    for (int i = 0; i < 4; i++) {
+        do {
+            (void)sp_loop_turn(f.loop, 20 * SP_NS_PER_MS, NULL);
+            sp_house_worker_info(f.house, 0, &info);
+        } while (info.state != SP_WORKER_READY);
+        sp_request *request = ask(&f, "CRASHME", 20000);
+        (void)sp_loop_turn(f.loop, 10 * SP_NS_PER_MS, NULL); /* it is in hand by now */
+        if (i < 2)
+            sp_request_cancel(request);
+        int64_t until_ns = sp_clock_now_ns() + 300 * SP_NS_PER_MS;
+        while (sp_clock_now_ns() < until_ns)
+            (void)sp_loop_turn(f.loop, 20 * SP_NS_PER_MS, NULL);
+    }
+    CHECK_INT(f.answered, 2);
+    CHECK_TEXT(f.last_code, "crashed_model");
+    CHECK_INT(info.restarts, 2);
+    close_house(&f);
+}
+
 TEST(a_slow_worker_is_taken_over_and_its_late_answer_dropped)
 {
     fixture f;
