@@ -37,7 +37,7 @@ class Tally:
         self.failed += 1
         print(f"FAILED {name}")
         for line in text.rstrip().splitlines()[-60:]:
-            print(f"    {line}")
+            print(f"    {line[:300]}")
 
     def skip(self, name, reason):
         self.skipped += 1
@@ -47,7 +47,7 @@ class Tally:
 def environment(args):
     env = dict(os.environ, SPILLWAY_BUILD=os.path.abspath(args.build), PYTHONDONTWRITEBYTECODE="1")
     if args.sanitizer == "asan":
-        env.setdefault("ASAN_OPTIONS", "abort_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1")
+        env.setdefault("ASAN_OPTIONS", "abort_on_error=1:allocator_may_return_null=1:strict_string_checks=1:detect_stack_use_after_return=1")
         env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
     if args.sanitizer == "tsan":
         env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
@@ -175,15 +175,17 @@ def run_fuzz(args, tally):
         if done.returncode:
             tally.fail("fuzz: meson setup", done.stdout)
             return
-    done = subprocess.run(["ninja", "-C", FUZZ_BUILD, "--quiet"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+    known = subprocess.run(["ninja", "-C", FUZZ_BUILD, "-t", "targets", "all"], cwd=ROOT, text=True,
+                           stdout=subprocess.PIPE, check=True).stdout
+    names = sorted(set(re.findall(r"^(tests/fuzz/fuzz_\w+):", known, re.MULTILINE)))
+    if not names:
+        return
+    done = subprocess.run(["ninja", "-C", FUZZ_BUILD, "--quiet", *names], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         tally.fail("fuzz: build", done.stdout)
         return
-    targets = sorted(path for path in glob.glob(os.path.join(ROOT, FUZZ_BUILD, "tests", "fuzz", "fuzz_*"))
-                     if os.path.isfile(path) and os.access(path, os.X_OK))
-    if not targets:
-        return
+    targets = [os.path.join(ROOT, FUZZ_BUILD, name) for name in names]
     jobs = os.cpu_count() or 1
     seconds = max(5, min(args.fuzz_seconds, args.fuzz_total_seconds * jobs // len(targets)))
     print(f"fuzzing {len(targets)} targets for {seconds} s each", flush=True)

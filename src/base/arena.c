@@ -47,7 +47,7 @@ static arena_block *block_add(sp_arena *arena, size_t need_bytes)
 {
     size_t capacity = SP_MAX(need_bytes, (size_t)ARENA_FIRST_BLOCK);
     size_t total;
-    if (!sp_size_add(capacity, sizeof(arena_block), &total))
+    if (!sp_size_add(capacity, sizeof(arena_block) + ARENA_ALIGN, &total) || total > PTRDIFF_MAX)
         return NULL;
     arena_block *block = aligned_alloc(ARENA_ALIGN, SP_ALIGN_UP(total, (size_t)ARENA_ALIGN));
     if (!block)
