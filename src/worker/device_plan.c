@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define PLAN_FORMAT 1
 #define MEASURE_TOTAL_NS (1200 * SP_NS_PER_MS) /* nothing new is begun after this */
@@ -114,8 +115,9 @@ static void fill_inputs(sp_classifier *c, int lane, int batch)
 }
 
 typedef struct timing {
-    int64_t p50_ns, worst_ns; /* of one run */
-    int64_t item_ns;          /* wall time / items */
+    int64_t best_ns, p50_ns, worst_ns; /* of one run, wall */
+    bool quiet;                        /* the calling thread was hardly ever kept off its core */
+    int64_t item_ns;                   /* time per item if no other process had the cores; see measure() */
 } timing;
 
 typedef struct lane_run {
@@ -123,11 +125,19 @@ typedef struct lane_run {
     int lane, batch;
     pthread_barrier_t *start;
     int64_t begun_ns, ended_ns;
+    int64_t cpu_ns; /* of this thread, in all runs */
     int runs;
     int64_t took_ns[MEASURE_RUNS_MAX];
     sp_status status;
     sp_error error;
 } lane_run;
+
+static int64_t thread_cpu_ns(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts); /* cannot fail */
+    return (int64_t)ts.tv_sec * SP_NS_PER_S + ts.tv_nsec;
+}
 
 static void *measure_lane(void *argument)
 {
@@ -137,6 +147,7 @@ static void *measure_lane(void *argument)
     if (r->start)
         (void)pthread_barrier_wait(r->start);
     r->begun_ns = r->ended_ns = sp_clock_now_ns();
+    int64_t cpu_before_ns = thread_cpu_ns();
     while (!r->status && r->runs < MEASURE_RUNS_MAX &&
            (r->runs < MEASURE_RUNS_MIN || r->ended_ns - r->begun_ns < MEASURE_ONE_NS)) {
         int64_t before_ns = r->ended_ns;
@@ -144,6 +155,7 @@ static void *measure_lane(void *argument)
         r->ended_ns = sp_clock_now_ns();
         r->took_ns[r->runs++] = r->ended_ns - before_ns;
     }
+    r->cpu_ns = thread_cpu_ns() - cpu_before_ns;
     return NULL;
 }
 
@@ -153,8 +165,11 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* `lanes` threads run batches of `batch` at once. One lane runs on the calling thread. */
-static sp_status measure(sp_classifier *c, int lanes, int batch, timing *ret_timing, sp_error *reterr)
+/* `lanes` threads run batches of `batch` at once. One lane runs on the calling thread.
+ * A worker may be started while its neighbours are busy, and the plan stays: wall time would then choose by accident
+ * (seen: a build beside it made one wide session look best, at half the throughput). So the throughput of narrow lanes
+ * is taken from the CPU time that each lane's thread used, that of a wide session from its fastest run. */
+static sp_status measure(sp_classifier *c, int lanes, bool narrow, int batch, timing *ret_timing, sp_error *reterr)
 {
     lane_run *runs = calloc((size_t)lanes, sizeof(*runs));
     pthread_t threads[SP_LIMIT_EXECUTORS];
@@ -180,14 +195,17 @@ static sp_status measure(sp_classifier *c, int lanes, int batch, timing *ret_tim
             if (reterr)
                 *reterr = runs[i].error;
         } else {
-            items_per_ns += (double)runs[i].runs * batch / (double)SP_MAX(runs[i].ended_ns - runs[i].begun_ns, 1);
+            items_per_ns += (double)runs[i].runs * batch / (double)SP_MAX(runs[i].cpu_ns, 1);
         }
     }
     if (!s) {
         qsort(runs[0].took_ns, (size_t)runs[0].runs, sizeof(int64_t), compare_ns);
-        *ret_timing = (timing){ .p50_ns = runs[0].took_ns[runs[0].runs / 2],
+        *ret_timing = (timing){ .best_ns = runs[0].took_ns[0],
+                                .p50_ns = runs[0].took_ns[runs[0].runs / 2],
                                 .worst_ns = runs[0].took_ns[runs[0].runs - 1],
-                                .item_ns = (int64_t)(1 / items_per_ns) };
+                                .quiet = (double)runs[0].cpu_ns > 0.9 * (double)(runs[0].ended_ns - runs[0].begun_ns),
+                                .item_ns = narrow ? SP_MAX((int64_t)(1 / items_per_ns), 1)
+                                                  : SP_MAX(runs[0].took_ns[0] / batch, 1) };
     }
     (void)pthread_barrier_destroy(&start);
     free(runs);
@@ -223,6 +241,7 @@ typedef struct measuring {
     int64_t until_ns;
     sp_device_plan plan;
     sp_device_plan wide; /* the plan as it was when only the wide session had been tried */
+    int64_t wide_best_ns; /* its fastest run of one item */
     sp_device_sessions sessions;
 } measuring;
 
@@ -237,7 +256,7 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
         sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH, &wide,
                                 reterr);
         if (!s)
-            s = measure(wide, 1, 1, &t, reterr);
+            s = measure(wide, 1, false, 1, &t, reterr);
         if (s) {
             sp_classify_close(wide);
             return s;
@@ -247,6 +266,7 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
             m->sessions.wide = wide;
             m->plan.wide_threads = m->plan.cpus;
             m->plan.wide_spin = spin;
+            m->wide_best_ns = t.best_ns;
             m->plan.alone_p50_ns = t.p50_ns;
             m->plan.alone_p99_ns = t.worst_ns;
             m->plan.loaded_item_ns = t.item_ns;
@@ -258,12 +278,13 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
     return SP_OK;
 }
 
-/* A small model loses more by handing work to threads than it gains. */
+/* A small model loses more by handing work to threads than it gains. On a busy machine everything does: that says
+ * nothing about the model, and the plan outlives the neighbours. */
 static sp_status measure_one_thread(measuring *m, sp_error *reterr)
 {
     timing t;
-    sp_status s = measure(m->sessions.narrow, 1, 1, &t, reterr);
-    if (!s && t.p50_ns < m->plan.alone_p50_ns) {
+    sp_status s = measure(m->sessions.narrow, 1, true, 1, &t, reterr);
+    if (!s && t.quiet && t.best_ns < m->wide_best_ns) {
         m->plan.wide_threads = 1;
         m->plan.wide_spin = 0;
         m->plan.alone_p50_ns = t.p50_ns;
@@ -277,9 +298,10 @@ static sp_status measure_batches(measuring *m, sp_classifier *c, int lanes, int 
 {
     double best = INFINITY;
     int most = SP_MIN(sp_classify_max_batch(c), strcmp(m->provider, "cpu") == 0 ? BATCH_MAX_CPU : SP_LIMIT_BATCH);
-    for (int batch = first; batch <= most && sp_clock_now_ns() < m->until_ns; batch *= 2) {
+    /* Lanes with a batch of one are tried however late it is: without them the choice would be no choice. */
+    for (int batch = first; batch <= most && (batch == 1 || sp_clock_now_ns() < m->until_ns); batch *= 2) {
         timing t;
-        sp_status s = measure(c, lanes, batch, &t, reterr);
+        sp_status s = measure(c, lanes, c == m->sessions.narrow, batch, &t, reterr);
         if (s == SP_NOMEM && batch > 1)
             return SP_OK; /* that many do not fit; fewer did */
         if (s)
