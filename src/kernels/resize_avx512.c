@@ -327,25 +327,43 @@ static inline __m512i pick_channel(const uint8_t *src, __m512i index, __mmask64 
     return _mm512_mask_permutexvar_epi8(_mm512_permutex2var_epi8(a, index, b), third, index, c);
 }
 
-static inline void store_f32_64(float *dst, __m512i x, const byte_table table[4])
+static inline uint64_t low_bits(int count)
+{
+    return count >= 64 ? UINT64_MAX : count > 0 ? (UINT64_C(1) << count) - 1 : 0;
+}
+
+/* The same for the last n < 64 pixels of a row: no byte beyond them is read. */
+static inline __m512i pick_channel_end(const uint8_t *src, int n, __m512i index, __mmask64 third)
+{
+    __m512i a = _mm512_maskz_loadu_epi8(low_bits(3 * n), src), b = _mm512_maskz_loadu_epi8(low_bits(3 * n - 64), src + 64);
+    __m512i c = _mm512_maskz_loadu_epi8(low_bits(3 * n - 128), src + 128);
+    return _mm512_mask_permutexvar_epi8(_mm512_permutex2var_epi8(a, index, b), third, index, c);
+}
+
+static inline void store_f32(float *dst, int n, __m512i x, const byte_table table[4])
 {
     __mmask64 upper = _mm512_movepi8_mask(x);
     __m512i b0 = look_up(&table[0], x, upper), b1 = look_up(&table[1], x, upper);
     __m512i b2 = look_up(&table[2], x, upper), b3 = look_up(&table[3], x, upper);
     __m512i low01 = _mm512_unpacklo_epi8(b0, b1), high01 = _mm512_unpackhi_epi8(b0, b1);
     __m512i low23 = _mm512_unpacklo_epi8(b2, b3), high23 = _mm512_unpackhi_epi8(b2, b3);
-    _mm512_storeu_si512(dst, _mm512_unpacklo_epi16(low01, low23));
-    _mm512_storeu_si512(dst + 16, _mm512_unpackhi_epi16(low01, low23));
-    _mm512_storeu_si512(dst + 32, _mm512_unpacklo_epi16(high01, high23));
-    _mm512_storeu_si512(dst + 48, _mm512_unpackhi_epi16(high01, high23));
+    __m512i v[4] = { _mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
+                     _mm512_unpacklo_epi16(high01, high23), _mm512_unpackhi_epi16(high01, high23) };
+    for (int i = 0; i < 4; i++) {
+        if (n >= 16 * i + 16)
+            _mm512_storeu_si512(dst + 16 * i, v[i]);
+        else
+            _mm512_mask_storeu_epi32(dst + 16 * i, (__mmask16)low_bits(n - 16 * i), v[i]);
+    }
 }
 
-static inline void store_f16_64(uint16_t *dst, __m512i x, const byte_table table[2])
+static inline void store_f16(uint16_t *dst, int n, __m512i x, const byte_table table[2])
 {
     __mmask64 upper = _mm512_movepi8_mask(x);
     __m512i b0 = look_up(&table[0], x, upper), b1 = look_up(&table[1], x, upper);
-    _mm512_storeu_si512(dst, _mm512_unpacklo_epi8(b0, b1));
-    _mm512_storeu_si512(dst + 32, _mm512_unpackhi_epi8(b0, b1));
+    __m512i v[2] = { _mm512_unpacklo_epi8(b0, b1), _mm512_unpackhi_epi8(b0, b1) };
+    for (int i = 0; i < 2; i++)
+        _mm512_mask_storeu_epi16(dst + 32 * i, (__mmask32)low_bits(n - 32 * i), v[i]);
 }
 
 /* The unpacks work inside 128-bit lanes; the pixels are picked in the order that makes what they write contiguous:
@@ -369,9 +387,7 @@ static inline __m512i order_f16(int channel)
 void sp_norm_f32_avx512(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n,
                         const sp_norm_table *table)
 {
-    for (int c = 0; c < 3; c++) {
-        uint8_t end[192];
-        float last[64];
+    for (int c = 0; c < 3; c++, dst += plane) {
         const __m512i index = order_f32(c);
         const __mmask64 third = _mm512_movepi8_mask(index); /* 128 and above: the third load */
         byte_table parts[4];
@@ -379,33 +395,23 @@ void sp_norm_f32_avx512(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_
             parts[b] = load_table(table->f32_bytes[c][b]);
         int i = 0;
         for (; i + 64 <= n; i += 64)
-            store_f32_64(dst + (size_t)c * plane + i, pick_channel(src + (size_t)i * 3, index, third), parts);
-        if (i < n) {
-            memcpy(end, src + (size_t)i * 3, (size_t)(n - i) * 3);
-            memset(end + (size_t)(n - i) * 3, 0, sizeof(end) - (size_t)(n - i) * 3);
-            store_f32_64(last, pick_channel(end, index, third), parts);
-            memcpy(dst + (size_t)c * plane + i, last, (size_t)(n - i) * sizeof(*last));
-        }
+            store_f32(dst + i, 64, pick_channel(src + (size_t)i * 3, index, third), parts);
+        if (i < n)
+            store_f32(dst + i, n - i, pick_channel_end(src + (size_t)i * 3, n - i, index, third), parts);
     }
 }
 
 void sp_norm_f16_avx512(uint16_t *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n,
                         const sp_norm_table *table)
 {
-    for (int c = 0; c < 3; c++) {
-        uint8_t end[192];
-        uint16_t last[64];
+    for (int c = 0; c < 3; c++, dst += plane) {
         const __m512i index = order_f16(c);
-        const __mmask64 third = _mm512_movepi8_mask(index);
+        const __mmask64 third = _mm512_movepi8_mask(index); /* 128 and above: the third load */
         byte_table parts[2] = { load_table(table->f16_bytes[c][0]), load_table(table->f16_bytes[c][1]) };
         int i = 0;
         for (; i + 64 <= n; i += 64)
-            store_f16_64(dst + (size_t)c * plane + i, pick_channel(src + (size_t)i * 3, index, third), parts);
-        if (i < n) {
-            memcpy(end, src + (size_t)i * 3, (size_t)(n - i) * 3);
-            memset(end + (size_t)(n - i) * 3, 0, sizeof(end) - (size_t)(n - i) * 3);
-            store_f16_64(last, pick_channel(end, index, third), parts);
-            memcpy(dst + (size_t)c * plane + i, last, (size_t)(n - i) * sizeof(*last));
-        }
+            store_f16(dst + i, 64, pick_channel(src + (size_t)i * 3, index, third), parts);
+        if (i < n)
+            store_f16(dst + i, n - i, pick_channel_end(src + (size_t)i * 3, n - i, index, third), parts);
     }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_kernels --bench: how long each level takes, best of many runs, on the core it is pinned to. One table, no verdict.
+ * test_kernels --bench [PART OF A NAME]: how long each level takes, best of many runs, on the core it is pinned to. One table, no verdict.
  * The harness owns main(), so this runs before it and leaves. bench/kernels.py adds Pillow and OpenCV in the same run. */
 #include "base/clock.h"
 #include "kernels/axis.h"
@@ -100,7 +100,7 @@ static void print_row(const char *name, const double us[SP_LEVEL_COUNT])
     printf("\n");
 }
 
-static void bench(void)
+static void bench(const char *wanted)
 {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -110,6 +110,8 @@ static void bench(void)
     double us[SP_LEVEL_COUNT];
     sp_kernel_table table;
     for (size_t i = 0; i < SP_ARRAY_LEN(cases); i++) {
+        if (!strstr(cases[i].name, wanted))
+            continue;
         for (int level = 0; level < SP_LEVEL_COUNT; level++)
             us[level] = sp_kernels_at((sp_kernel_level)level, &table) ? time_case(&cases[i], (sp_kernel_level)level) : -1;
         print_row(cases[i].name, us);
@@ -125,7 +127,7 @@ static __attribute__((constructor)) void maybe_bench(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "--bench") != 0)
         return;
-    bench();
+    bench(argc > 2 ? argv[2] : "");
     (void)fflush(stdout);
     _exit(0);
 }
