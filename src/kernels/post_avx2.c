@@ -50,6 +50,7 @@ void sp_softmax_f32_avx2(float *dst, const float *src, int n)
     for (int v = 0; v < 4; v++)
         sum[v] = _mm256_setzero_ps();
     for (; i + 32 <= n; i += 32) {
+#pragma GCC unroll 4
         for (int v = 0; v < 4; v++) {
             __m256 e = exp_8(_mm256_sub_ps(_mm256_loadu_ps(src + i + 8 * v), _mm256_set1_ps(most)));
             _mm256_storeu_ps(dst + i + 8 * v, e);

@@ -13,6 +13,7 @@ void sp_plain_v_avx512(uint8_t *SP_RESTRICT dst, int cols, const uint16_t *SP_RE
     const __m512i in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (int i = 0; i < cols; i += 64) {
         __m512i words[2];
+#pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             __m512i x = _mm512_xor_si512(_mm512_loadu_si512(a + i + 32 * v), sign);
             __m512i y = _mm512_xor_si512(_mm512_loadu_si512(b + i + 32 * v), sign);
@@ -65,6 +66,7 @@ void sp_softmax_f32_avx512(float *dst, const float *src, int n)
     const __m512 most = _mm512_set1_ps(largest(src, n)), zero = _mm512_setzero_ps();
     __m512 lanes[2] = { zero, zero }; /* accumulators 0..15 and 16..31 */
     for (int i = 0; i < n; i += 32) {
+#pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             __mmask16 mask = first_lanes(n - i - 16 * v);
             __m512 e = exp_16(_mm512_sub_ps(_mm512_mask_loadu_ps(most, mask, src + i + 16 * v), most));

@@ -118,6 +118,7 @@ void sp_resize_v_avx2(uint8_t *SP_RESTRICT dst, int cols, const uint8_t *const *
                 lo[v] = _mm256_add_epi32(lo[v], _mm256_add_epi32(_mm256_madd_epi16(r02, lo02), _mm256_madd_epi16(r13, lo13)));
             }
         }
+#pragma GCC unroll 4
         for (int v = 0; v < 4; v++)
             lo[v] = _mm256_srai_epi32(joined(hi[v], lo[v]), SP_RESIZE_BITS);
         __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(lo[0], lo[1]), _mm256_packs_epi32(lo[2], lo[3]));
@@ -158,6 +159,7 @@ void sp_plain_v_avx2(uint8_t *SP_RESTRICT dst, int cols, const uint16_t *SP_REST
     const __m256i weight = _mm256_set1_epi32((int32_t)((uint32_t)(256 - w1) | (uint32_t)w1 << 16));
     for (int i = 0; i < cols; i += 32) {
         __m256i words[2];
+#pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             __m256i x = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)(a + i + 16 * v)), sign);
             __m256i y = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)(b + i + 16 * v)), sign);
@@ -193,6 +195,7 @@ void sp_from_block_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT blo
     const __m128i shift = _mm_cvtsi32_si128(8 * row);
     for (int i = 0; i < cols; i += 32) {
         __m256i v[4];
+#pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
             __m256i four = _mm256_loadu_si256((const __m256i *)(const void *)(block + (size_t)i * 4 + 32 * (size_t)k));
             v[k] = _mm256_and_si256(_mm256_srl_epi32(four, shift), byte);

@@ -122,6 +122,13 @@ void sp_pack_v_avx512(sp_axis *axis)
     }
 }
 
+/* _mm512_dpbusd_epi32 in place. Written out because gcc 12 copies every accumulator before and after the builtin: two
+ * moves per product, a third of the loop (measured: 10 %). */
+static inline __attribute__((always_inline)) void dot(__m512i *sum, __m512i pixels, __m512i digits)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(pixels), "v"(digits));
+}
+
 static inline __m512i joined(const __m512i digit[3])
 {
     return _mm512_add_epi32(_mm512_add_epi32(digit[0], _mm512_slli_epi32(digit[1], 8)), _mm512_slli_epi32(digit[2], 16));
@@ -185,10 +192,10 @@ static inline __attribute__((always_inline)) void resize_h_groups(uint8_t *SP_RE
 #pragma GCC unroll 3
             for (int d = 0; d < 3; d++) {
                 __m512i weight = spread(digits + (size_t)d * wide, lane_output);
-                sum[0][d] = _mm512_dpbusd_epi32(sum[0][d], p0, weight);
-                sum[1][d] = _mm512_dpbusd_epi32(sum[1][d], p1, weight);
-                sum[2][d] = _mm512_dpbusd_epi32(sum[2][d], p2, weight);
-                sum[3][d] = _mm512_dpbusd_epi32(sum[3][d], p3, weight);
+                dot(&sum[0][d], p0, weight);
+                dot(&sum[1][d], p1, weight);
+                dot(&sum[2][d], p2, weight);
+                dot(&sum[3][d], p3, weight);
             }
             if (++t == quads)
                 break;
@@ -230,9 +237,9 @@ static void resize_h_single(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 __m512i p = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(rows[r] + at));
-                sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], p, weight[0]);
-                sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], p, weight[1]);
-                sum[r][2] = _mm512_dpbusd_epi32(sum[r][2], p, weight[2]);
+                dot(&sum[r][0], p, weight[0]);
+                dot(&sum[r][1], p, weight[1]);
+                dot(&sum[r][2], p, weight[2]);
             }
         }
         for (int r = 0; r < 4; r++)
@@ -273,9 +280,9 @@ void sp_resize_v_avx512(uint8_t *SP_RESTRICT dst, int cols, const uint8_t *const
 #pragma GCC unroll 4
             for (int v = 0; v < 4; v++) {
                 __m512i p = _mm512_loadu_si512(block + 64 * v);
-                sum[v][0] = _mm512_dpbusd_epi32(sum[v][0], p, d0);
-                sum[v][1] = _mm512_dpbusd_epi32(sum[v][1], p, d1);
-                sum[v][2] = _mm512_dpbusd_epi32(sum[v][2], p, d2);
+                dot(&sum[v][0], p, d0);
+                dot(&sum[v][1], p, d1);
+                dot(&sum[v][2], p, d2);
             }
         }
         __m512i v0 = _mm512_srai_epi32(joined(sum[0]), SP_RESIZE_BITS), v1 = _mm512_srai_epi32(joined(sum[1]), SP_RESIZE_BITS);
@@ -308,10 +315,8 @@ typedef struct byte_table {
 
 static inline byte_table load_table(const uint8_t *bytes)
 {
-    byte_table t;
-    for (int i = 0; i < 4; i++)
-        t.part[i] = _mm512_loadu_si512(bytes + 64 * i);
-    return t;
+    return (byte_table){ { _mm512_loadu_si512(bytes), _mm512_loadu_si512(bytes + 64), _mm512_loadu_si512(bytes + 128),
+                           _mm512_loadu_si512(bytes + 192) } };
 }
 
 static inline __m512i look_up(const byte_table *t, __m512i x, __mmask64 upper)
@@ -349,6 +354,7 @@ static inline void store_f32(float *dst, int n, __m512i x, const byte_table tabl
     __m512i low23 = _mm512_unpacklo_epi8(b2, b3), high23 = _mm512_unpackhi_epi8(b2, b3);
     __m512i v[4] = { _mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
                      _mm512_unpacklo_epi16(high01, high23), _mm512_unpackhi_epi16(high01, high23) };
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         if (n >= 16 * i + 16)
             _mm512_storeu_si512(dst + 16 * i, v[i]);
@@ -362,6 +368,7 @@ static inline void store_f16(uint16_t *dst, int n, __m512i x, const byte_table t
     __mmask64 upper = _mm512_movepi8_mask(x);
     __m512i b0 = look_up(&table[0], x, upper), b1 = look_up(&table[1], x, upper);
     __m512i v[2] = { _mm512_unpacklo_epi8(b0, b1), _mm512_unpackhi_epi8(b0, b1) };
+#pragma GCC unroll 2
     for (int i = 0; i < 2; i++)
         _mm512_mask_storeu_epi16(dst + 32 * i, (__mmask32)low_bits(n - 32 * i), v[i]);
 }
@@ -390,9 +397,8 @@ void sp_norm_f32_avx512(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_
     for (int c = 0; c < 3; c++, dst += plane) {
         const __m512i index = order_f32(c);
         const __mmask64 third = _mm512_movepi8_mask(index); /* 128 and above: the third load */
-        byte_table parts[4];
-        for (int b = 0; b < 4; b++)
-            parts[b] = load_table(table->f32_bytes[c][b]);
+        const byte_table parts[4] = { load_table(table->f32_bytes[c][0]), load_table(table->f32_bytes[c][1]),
+                                      load_table(table->f32_bytes[c][2]), load_table(table->f32_bytes[c][3]) };
         int i = 0;
         for (; i + 64 <= n; i += 64)
             store_f32(dst + i, 64, pick_channel(src + (size_t)i * 3, index, third), parts);
@@ -407,7 +413,7 @@ void sp_norm_f16_avx512(uint16_t *SP_RESTRICT dst, size_t plane, const uint8_t *
     for (int c = 0; c < 3; c++, dst += plane) {
         const __m512i index = order_f16(c);
         const __mmask64 third = _mm512_movepi8_mask(index); /* 128 and above: the third load */
-        byte_table parts[2] = { load_table(table->f16_bytes[c][0]), load_table(table->f16_bytes[c][1]) };
+        const byte_table parts[2] = { load_table(table->f16_bytes[c][0]), load_table(table->f16_bytes[c][1]) };
         int i = 0;
         for (; i + 64 <= n; i += 64)
             store_f16(dst + i, 64, pick_channel(src + (size_t)i * 3, index, third), parts);
