@@ -77,9 +77,11 @@ int sp_xmp_orientation(sp_view xmp)
 {
     static const char key[] = "tiff:Orientation";
     const size_t key_bytes = sizeof(key) - 1;
+    if (!xmp.size_bytes)
+        return 0; /* NULL, perhaps */
     const uint8_t *p = xmp.data, *end = xmp.data + xmp.size_bytes;
 
-    while (p && p < end) {
+    while (p < end) {
         p = memmem(p, (size_t)(end - p), key, key_bytes);
         if (!p)
             return 0;
