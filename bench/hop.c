@@ -81,7 +81,7 @@ static void pin_worker(int cpu)
     sp_house_worker_info(hops.house, 0, &info);
     char command[96];
     (void)snprintf(command, sizeof(command), "taskset -apc %d %d >/dev/null", cpu, info.pid); /* all its threads */
-    if (system(command) != 0)
+    if (system(command) != 0) /* allowed: a bench, and nothing foreign in the command */
         fprintf(stderr, "hop: taskset failed; the worker is not pinned\n");
 }
 

@@ -50,7 +50,8 @@ def environment(args):
         env.setdefault("ASAN_OPTIONS", "abort_on_error=1:allocator_may_return_null=1:strict_string_checks=1:detect_stack_use_after_return=1")
         env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
     if args.sanitizer == "tsan":
-        env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
+        env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1:"
+                       f"suppressions={ROOT}/tools/tsan.supp")
     if args.sanitizer:
         env["SPILLWAY_SANITIZER"] = args.sanitizer  # a test that cannot run under it says so and skips
     return env
@@ -175,6 +176,7 @@ def run_fuzz(args, tally):
         if done.returncode:
             tally.fail("fuzz: meson setup", done.stdout)
             return
+    subprocess.run(["ninja", "-C", FUZZ_BUILD, "--quiet", "build.ninja"], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
     known = subprocess.run(["ninja", "-C", FUZZ_BUILD, "-t", "targets", "all"], cwd=ROOT, text=True,
                            stdout=subprocess.PIPE, check=True).stdout
     names = sorted(set(re.findall(r"^(tests/fuzz/fuzz_\w+):", known, re.MULTILINE)))
