@@ -20,6 +20,9 @@
 #define MXCSR_FLUSH 0x8040u /* flush to zero, denormals are zero */
 #endif
 
+/* One run in so many that are alone goes the other way: 3 % of them, and a change is noticed within a few seconds. */
+#define ALONE_TRY_EVERY 32
+
 typedef struct device {
     const sp_engine *engine;
     sp_model *model;
@@ -27,6 +30,8 @@ typedef struct device {
     sp_device_sessions sessions;
     sp_metric *mxcsr_repaired;
     atomic_bool wide_busy;
+    _Atomic int64_t alone_ns[2]; /* averages of runs that were alone: [1] on the wide session, [0] on one thread */
+    atomic_uint alone_turns;
     atomic_int batch_limit; /* falls by half when a batch ran out of memory */
     int load_x8;            /* in-flight requests seen by choose(), an average; the loop's lead guards it */
 } device;
@@ -39,6 +44,7 @@ typedef struct batch {
     int lane;
     sp_work_item *items[SP_LIMIT_BATCH]; /* in the order of the lane's inputs */
     int count;
+    bool alone;
     const void *in_place; /* the only item's tensor where an earlier link left it; NULL = the lane's inputs */
     int64_t deadline_ns;  /* the earliest */
 } batch;
@@ -76,12 +82,12 @@ static void fill_card(const device *dev, const char *kind, const sp_engine_probe
     card->prep = dev->model->prep;
     sp_device_plan_write(plan, dev->model->digest, engine_key, card->plan, sizeof(card->plan));
     (void)snprintf(card->detail, sizeof(card->detail),
-                   "alone: %d thread%s%s, %.2f ms; loaded: %d at once, %d thread%s each, batches of %d, %.2f ms an item; "
-                   "measured in %.2f s",
+                   "alone: %d thread%s%s, %.2f ms (one thread: %.2f ms); loaded: %d at once, %d thread%s each, batches of %d, "
+                   "%.2f ms an item; measured in %.2f s",
                    plan->wide_threads, plan->wide_threads > 1 ? "s" : "", plan->wide_spin ? " (spinning)" : "",
-                   (double)plan->alone_p50_ns / 1e6, SP_MAX(plan->lanes, 1), plan->lanes ? 1 : plan->wide_threads,
-                   plan->lanes || plan->wide_threads == 1 ? "" : "s", plan->batch, (double)plan->loaded_item_ns / 1e6,
-                   (double)plan->measured_ns / 1e9);
+                   (double)plan->alone_p50_ns / 1e6, (double)plan->one_p50_ns / 1e6, SP_MAX(plan->lanes, 1),
+                   plan->lanes ? 1 : plan->wide_threads, plan->lanes || plan->wide_threads == 1 ? "" : "s", plan->batch,
+                   (double)plan->loaded_item_ns / 1e6, (double)plan->measured_ns / 1e9);
 }
 
 static void device_close(void *state)
@@ -135,6 +141,8 @@ static sp_status open_device(device *dev, const sp_worker_config *config, sp_wor
     if (s)
         return s;
     atomic_init(&dev->batch_limit, dev->plan.batch);
+    atomic_init(&dev->alone_ns[1], dev->plan.alone_p50_ns);
+    atomic_init(&dev->alone_ns[0], dev->plan.one_p50_ns);
     fill_card(dev, config->kind, &probe, engine_key, card);
     return SP_OK;
 }
@@ -173,12 +181,30 @@ static int device_choose(void *state, int waiting, int busy_executors, int64_t *
     return SP_MIN(waiting, limit);
 }
 
-/* The session for this batch: wide when it is alone (and nobody else is on it), else the executor's narrow lane. */
+/* For a run that is alone: the wide session or one thread, whichever was faster lately. The other one is tried now and
+ * then, because neighbours on the machine come and go. */
+static bool prefers_wide(device *dev)
+{
+    int64_t wide_ns = atomic_load_explicit(&dev->alone_ns[1], memory_order_relaxed);
+    int64_t one_ns = atomic_load_explicit(&dev->alone_ns[0], memory_order_relaxed);
+    bool wide = !one_ns || wide_ns <= one_ns;
+    bool try_other = atomic_fetch_add_explicit(&dev->alone_turns, 1, memory_order_relaxed) % ALONE_TRY_EVERY == ALONE_TRY_EVERY - 1;
+    return one_ns && try_other ? !wide : wide;
+}
+
+static void learn_alone(const batch *b, int64_t took_ns)
+{
+    _Atomic int64_t *average = &b->dev->alone_ns[b->classifier == b->dev->sessions.wide];
+    int64_t old_ns = atomic_load_explicit(average, memory_order_relaxed);
+    atomic_store_explicit(average, old_ns + (took_ns - old_ns) / 8, memory_order_relaxed);
+}
+
+/* The session for this batch: a narrow lane, unless it is alone and the wide one is free and faster. */
 static void pick_session(batch *b, int item_count)
 {
     device *dev = b->dev;
-    bool wide = !dev->sessions.narrow ||
-                (dev->sessions.wide && run_is_alone && item_count == 1 && !atomic_exchange(&dev->wide_busy, true));
+    b->alone = run_is_alone && item_count == 1 && dev->sessions.wide && dev->sessions.narrow;
+    bool wide = !dev->sessions.narrow || (b->alone && prefers_wide(dev) && !atomic_exchange(&dev->wide_busy, true));
     b->classifier = wide ? dev->sessions.wide : dev->sessions.narrow;
     b->lane = wide ? 0 : b->executor;
 }
@@ -290,6 +316,8 @@ static sp_status run_range(batch *b, int first, int count, sp_error *reterr)
     repair_mxcsr(b->dev);
     if (s)
         return s;
+    if (b->alone)
+        learn_alone(b, took_ns);
     sp_worker_stage(b->executor, SP_STAGE_POSTPROCESS, 0);
     for (int i = 0; i < count; i++) {
         sp_work_item *item = b->items[first + i];

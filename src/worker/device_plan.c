@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#define PLAN_FORMAT 1
+#define PLAN_FORMAT 2
 #define MEASURE_TOTAL_NS (1200 * SP_NS_PER_MS) /* nothing new is begun after this */
 #define MEASURE_ONE_NS (90 * SP_NS_PER_MS)     /* of one candidate */
 #define MEASURE_RUNS_MIN 3
@@ -22,10 +22,10 @@
 
 void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const char *engine, char *text, size_t size)
 {
-    (void)snprintf(text, size, "%d cpus=%d model=%.16s engine=%.24s alone=%d%s lanes=%d batch=%d p50=%lld p99=%lld item=%lld "
-                   "run=%lld took=%lld", PLAN_FORMAT, plan->cpus, digest, engine, plan->wide_threads,
+    (void)snprintf(text, size, "%d cpus=%d model=%.16s engine=%.24s alone=%d%s lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
+                   "item=%lld run=%lld took=%lld", PLAN_FORMAT, plan->cpus, digest, engine, plan->wide_threads,
                    plan->wide_spin ? "s" : "n", plan->lanes, plan->batch, (long long)plan->alone_p50_ns,
-                   (long long)plan->alone_p99_ns, (long long)plan->loaded_item_ns, (long long)plan->loaded_run_ns,
+                   (long long)plan->alone_p99_ns, (long long)plan->one_p50_ns, (long long)plan->loaded_item_ns, (long long)plan->loaded_run_ns,
                    (long long)plan->measured_ns);
 }
 
@@ -33,21 +33,22 @@ bool sp_device_plan_read(const char *text, const char *digest, const char *engin
 {
     int format = 0, used = 0;
     char model[17] = "", engine_seen[25] = "", spin = 0;
-    long long p50, p99, item, run, took;
+    long long p50, p99, one, item, run, took;
     sp_device_plan plan = { 0 };
-    int n = text ? sscanf(text, "%d cpus=%d model=%16s engine=%24s alone=%d%c lanes=%d batch=%d p50=%lld p99=%lld item=%lld "
-                          "run=%lld took=%lld%n", &format, &plan.cpus, model, engine_seen, &plan.wide_threads, &spin,
-                          &plan.lanes, &plan.batch, &p50, &p99, &item, &run, &took, &used)
+    int n = text ? sscanf(text, "%d cpus=%d model=%16s engine=%24s alone=%d%c lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
+                          "item=%lld run=%lld took=%lld%n", &format, &plan.cpus, model, engine_seen, &plan.wide_threads, &spin,
+                          &plan.lanes, &plan.batch, &p50, &p99, &one, &item, &run, &took, &used)
                  : 0;
-    if (n != 13 || text[used] || format != PLAN_FORMAT || plan.cpus != cpus || strncmp(model, digest, 16) != 0 ||
+    if (n != 14 || text[used] || format != PLAN_FORMAT || plan.cpus != cpus || strncmp(model, digest, 16) != 0 ||
         strncmp(engine_seen, engine, 24) != 0 || (spin != 's' && spin != 'n'))
         return false;
     if (plan.wide_threads < 1 || plan.wide_threads > 1024 || plan.lanes < 0 || plan.lanes > SP_LIMIT_EXECUTORS ||
-        plan.batch < 1 || plan.batch > SP_LIMIT_BATCH || p50 <= 0 || p99 < p50 || item <= 0 || run <= 0)
+        plan.batch < 1 || plan.batch > SP_LIMIT_BATCH || p50 <= 0 || p99 < p50 || one < 0 || item <= 0 || run <= 0)
         return false;
     plan.wide_spin = spin == 's';
     plan.alone_p50_ns = p50;
     plan.alone_p99_ns = p99;
+    plan.one_p50_ns = one;
     plan.loaded_item_ns = item;
     plan.loaded_run_ns = run;
     plan.measured_ns = took;
@@ -115,9 +116,8 @@ static void fill_inputs(sp_classifier *c, int lane, int batch)
 }
 
 typedef struct timing {
-    int64_t best_ns, p50_ns, worst_ns; /* of one run, wall */
-    bool quiet;                        /* the calling thread was hardly ever kept off its core */
-    int64_t item_ns;                   /* time per item if no other process had the cores; see measure() */
+    int64_t p50_ns, worst_ns; /* of one run, wall */
+    int64_t item_ns;          /* time per item if no other process had the cores; see measure() */
 } timing;
 
 typedef struct lane_run {
@@ -200,10 +200,8 @@ static sp_status measure(sp_classifier *c, int lanes, bool narrow, int batch, ti
     }
     if (!s) {
         qsort(runs[0].took_ns, (size_t)runs[0].runs, sizeof(int64_t), compare_ns);
-        *ret_timing = (timing){ .best_ns = runs[0].took_ns[0],
-                                .p50_ns = runs[0].took_ns[runs[0].runs / 2],
+        *ret_timing = (timing){ .p50_ns = runs[0].took_ns[runs[0].runs / 2],
                                 .worst_ns = runs[0].took_ns[runs[0].runs - 1],
-                                .quiet = (double)runs[0].cpu_ns > 0.9 * (double)(runs[0].ended_ns - runs[0].begun_ns),
                                 .item_ns = narrow ? SP_MAX((int64_t)(1 / items_per_ns), 1)
                                                   : SP_MAX(runs[0].took_ns[0] / batch, 1) };
     }
@@ -240,8 +238,6 @@ typedef struct measuring {
     int device_index;
     int64_t until_ns;
     sp_device_plan plan;
-    sp_device_plan wide; /* the plan as it was when only the wide session had been tried */
-    int64_t wide_best_ns; /* its fastest run of one item */
     sp_device_sessions sessions;
 } measuring;
 
@@ -266,7 +262,6 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
             m->sessions.wide = wide;
             m->plan.wide_threads = m->plan.cpus;
             m->plan.wide_spin = spin;
-            m->wide_best_ns = t.best_ns;
             m->plan.alone_p50_ns = t.p50_ns;
             m->plan.alone_p99_ns = t.worst_ns;
             m->plan.loaded_item_ns = t.item_ns;
@@ -276,21 +271,6 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
         }
     }
     return SP_OK;
-}
-
-/* A small model loses more by handing work to threads than it gains. On a busy machine everything does: that says
- * nothing about the model, and the plan outlives the neighbours. */
-static sp_status measure_one_thread(measuring *m, sp_error *reterr)
-{
-    timing t;
-    sp_status s = measure(m->sessions.narrow, 1, true, 1, &t, reterr);
-    if (!s && t.quiet && t.best_ns < m->wide_best_ns) {
-        m->plan.wide_threads = 1;
-        m->plan.wide_spin = 0;
-        m->plan.alone_p50_ns = t.p50_ns;
-        m->plan.alone_p99_ns = t.worst_ns;
-    }
-    return s;
 }
 
 /* Larger and larger batches as long as each is worth it. */
@@ -334,14 +314,16 @@ sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const
     sp_status s = measure_alone(&m, reterr);
     if (!s && sp_classify_max_batch(m.sessions.wide) > 1 && !is_independent(m.sessions.wide))
         model->max_batch = 1;
-    m.wide = m.plan;
     int lanes = SP_MIN(cpus, SP_LIMIT_EXECUTORS);
     if (!s && host && lanes > 1) {
         s = open_narrow(engine, model, provider, device_index, lanes, BATCH_MAX_CPU, &m.sessions.narrow, reterr);
+        timing one;
         if (!s)
-            s = measure_one_thread(&m, reterr);
-        if (!s)
+            s = measure(m.sessions.narrow, 1, true, 1, &one, reterr);
+        if (!s) {
+            m.plan.one_p50_ns = one.p50_ns;
             s = measure_batches(&m, m.sessions.narrow, lanes, 1, reterr);
+        }
     }
     if (!s && model->max_batch > 1)
         s = measure_batches(&m, m.sessions.wide, 1, 2, reterr);
@@ -349,12 +331,6 @@ sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const
     (void)malloc_trim(0); /* best effort: 40 MB of a 120 MB worker with the default model */
     if (s)
         return s;
-    if (m.plan.lanes == 0) { /* one session for both then, and it is the wide one */
-        m.plan.wide_threads = m.wide.wide_threads;
-        m.plan.wide_spin = m.wide.wide_spin;
-        m.plan.alone_p50_ns = m.wide.alone_p50_ns;
-        m.plan.alone_p99_ns = m.wide.alone_p99_ns;
-    }
     m.plan.cpus = cpus;
     m.plan.measured_ns = sp_clock_now_ns() - begun_ns;
     *ret_plan = m.plan;

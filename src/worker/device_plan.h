@@ -11,11 +11,13 @@
 
 typedef struct sp_device_plan {
     int cpus;         /* granted when it was measured */
-    int wide_threads; /* of a run that is alone; 1 = there is no wide session, lane 0 serves it too */
+    int wide_threads; /* of a run that is alone; 1 with lanes = there is no wide session */
     int wide_spin;    /* its threads spin within a run */
     int lanes;        /* narrow runs side by side under load, one thread each; 0 = the wide session, batched */
     int batch;        /* items of one run under load */
-    int64_t alone_p50_ns, alone_p99_ns; /* of one item, alone */
+    int64_t alone_p50_ns, alone_p99_ns; /* of one item on the wide session, alone */
+    int64_t one_p50_ns;                 /* the same on one thread; 0 = not measured. A small model, or a machine with busy
+                                         * neighbours, gains nothing from threads: the worker keeps comparing the two */
     int64_t loaded_item_ns;             /* time per item under load: its inverse is the throughput */
     int64_t loaded_run_ns;              /* time of one run under load */
     int64_t measured_ns;                /* what measuring took */
@@ -23,7 +25,8 @@ typedef struct sp_device_plan {
 
 #define SP_DEVICE_PLAN_BYTES 256
 
-/* One line: "1 cpus=2 model=<16 hex> engine=<text> alone=2s lanes=2 batch=1 p50=... p99=... item=... run=... took=...".
+/* One line: "2 cpus=2 model=<16 hex> engine=<text> alone=2s lanes=2 batch=1 p50=... p99=... one=...
+ * item=... run=... took=...".
  * The first number is the format's. */
 void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const char *engine, char *text, size_t size);
 

@@ -57,7 +57,8 @@ void *__wrap_aligned_alloc(size_t alignment, size_t size) { allocations++; retur
 /* --- a worker over the steered engine -------------------------------------------------------------------------- */
 
 static char repository[64];
-static int *runs;
+static int *runs, *run_threads;
+static int wide_threads = 1;
 static _Atomic int *run_count;
 
 static void write_text(const char *name, const char *text)
@@ -116,7 +117,9 @@ static void open_with(int lanes, int batch)
     REQUIRE(sp_device_plan_read(card.plan, digest, "fake-1.0-cpu", machine.cpu_count, &plan));
     plan.lanes = lanes;
     plan.batch = batch;
-    plan.wide_threads = lanes ? 1 : plan.cpus;
+    plan.wide_threads = lanes ? wide_threads : SP_MAX(plan.cpus, 1);
+    plan.alone_p50_ns = plan.alone_p99_ns = 1000 * SP_NS_PER_MS;
+    plan.one_p50_ns = 2000 * SP_NS_PER_MS;
     sp_device_plan_write(&plan, digest, "fake-1.0-cpu", text, sizeof(text));
     sp_worker_kind_device.close(device);
     REQUIRE(open_device(text) == SP_OK);
@@ -128,8 +131,9 @@ static void open_with(int lanes, int batch)
     void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
     REQUIRE(plugin != NULL);
     runs = dlsym(plugin, "fake_engine_runs");
+    run_threads = dlsym(plugin, "fake_engine_threads");
     run_count = dlsym(plugin, "fake_engine_run_count");
-    REQUIRE(runs && run_count);
+    REQUIRE(runs && run_threads && run_count);
     least_budget_ns = 0;
 }
 
@@ -315,6 +319,31 @@ TEST(steady_state_allocates_nothing)
     sp_worker_kind_device.close(device);
 }
 
+/* A request that is alone gets all threads, those of a crowd one each; a burst's end is no solitude. */
+TEST(alone_is_wide_and_a_crowd_is_narrow)
+{
+    wide_threads = 3;
+    open_with(2, 1);
+    wide_threads = 1;
+    make_items(NULL);
+    for (int i = 0; i < 64; i++) {
+        CHECK_INT(choose(1, 0), 1);
+        sp_worker_kind_device.run(device, 0, items, 1);
+        check_right(0);
+        CHECK_INT(run_threads[i], i % 32 == 31 ? 1 : 3); /* the other way is tried now and then */
+    }
+    *run_count = 0;
+    for (int i = 0; i < 8; i++) {
+        CHECK_INT(choose(8 - i, 1), 1);
+        sp_worker_kind_device.run(device, 1, items, 1);
+        CHECK_INT(run_threads[i], 1);
+    }
+    CHECK_INT(choose(1, 0), 1);
+    sp_worker_kind_device.run(device, 0, items, 1);
+    CHECK_INT(run_threads[8], 1);
+    sp_worker_kind_device.close(device);
+}
+
 TEST(a_device_that_is_not_here_is_refused_by_name)
 {
     open_with(1, 1);
@@ -328,7 +357,7 @@ TEST(a_device_that_is_not_here_is_refused_by_name)
 TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
 {
     const sp_device_plan plan = { .cpus = 4, .wide_threads = 4, .wide_spin = 1, .lanes = 2, .batch = 8, .alone_p50_ns = 5,
-                                  .alone_p99_ns = 6, .loaded_item_ns = 7, .loaded_run_ns = 8, .measured_ns = 9 };
+                                  .alone_p99_ns = 6, .one_p50_ns = 3, .loaded_item_ns = 7, .loaded_run_ns = 8, .measured_ns = 9 };
     const char *digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     char text[SP_DEVICE_PLAN_BYTES];
     sp_device_plan read = { 0 };
@@ -350,6 +379,6 @@ TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
         part[cut] = 0;
         CHECK(!sp_device_plan_read(part, digest, "onnxruntime-1.31.1-cpu", 4, &read));
     }
-    text[0] = '2';
+    text[0] = '1';
     CHECK(!sp_device_plan_read(text, digest, "onnxruntime-1.31.1-cpu", 4, &read));
 }

@@ -15,7 +15,7 @@
 #define CLASSES 4
 
 struct sp_engine_model {
-    int lanes;
+    int lanes, threads;
 };
 
 static struct sp_engine_model models[16];
@@ -23,6 +23,7 @@ static atomic_int loaded;
 
 /* What the test reads: sizes of the runs since it cleared the count. */
 __attribute__((visibility("default"))) int fake_engine_runs[256];
+__attribute__((visibility("default"))) int fake_engine_threads[256]; /* that the model of each run was loaded with */
 __attribute__((visibility("default"))) atomic_int fake_engine_run_count;
 
 static const sp_engine_port input = { .name = "x", .dtype = SP_ENGINE_F32, .rank = 4, .dims = { -1, 3, 8, 8 } };
@@ -40,6 +41,7 @@ static sp_engine_status load(const sp_engine_load_options *options, sp_engine_mo
 {
     int place = atomic_fetch_add(&loaded, 1) % 16;
     models[place].lanes = options->lanes;
+    models[place].threads = options->threads;
     *ret_model = &models[place];
     return SP_ENGINE_OK;
 }
@@ -62,7 +64,9 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
     const float *values = inputs[0].data;
     float *answers = outputs[0].data;
     int64_t count = inputs[0].dims[0];
-    fake_engine_runs[atomic_fetch_add(&fake_engine_run_count, 1) & 255] = (int)count;
+    int turn = atomic_fetch_add(&fake_engine_run_count, 1) & 255;
+    fake_engine_runs[turn] = (int)count;
+    fake_engine_threads[turn] = model->threads;
     if (lane < 0 || lane >= model->lanes)
         return fail(reterr, SP_ENGINE_INVALID, "no such lane");
     for (int64_t i = 0; i < count; i++) {
