@@ -364,8 +364,9 @@ static int fail_start(const sp_error *err)
     return 1;
 }
 
-static void leave_the_shell_alone(void)
+static void leave_the_shell_alone(const char *name)
 {
+    (void)prctl(PR_SET_NAME, name); /* what ps and top show; exec of /proc/self/exe would read "exe" */
     /* Ctrl-C in the terminal is the gateway's to handle: it drains, then ends us by closing the socket. */
     (void)signal(SIGINT, SIG_IGN);
     (void)signal(SIGTERM, SIG_IGN);
@@ -426,7 +427,7 @@ static sp_status start_executors(sp_error *reterr)
 
 int sp_worker_main(const sp_worker_config *config)
 {
-    leave_the_shell_alone();
+    leave_the_shell_alone(config->name);
     sp_error err = { 0 };
     sp_status s = start(config, &err);
     if (!s)
