@@ -19,16 +19,6 @@ struct sp_session {
     sp_engine_ports ports;
 };
 
-#if defined(__SANITIZE_THREAD__)
-/* ONNX Runtime is not built with ThreadSanitizer, so its own locks are invisible to it. */
-const char *__tsan_default_suppressions(void);
-SP_EXPORT const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libonnxruntime.so\nrace:libonnxruntime.so\n"
-           "mutex:std::condition_variable::wait\nmutex:__run_exit_handlers\n";
-}
-#endif
-
 static const char *const engine_names[] = { "onnxruntime" };
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* guards `registry` */
 static sp_engine registry[SP_ARRAY_LEN(engine_names)];           /* api NULL = not opened yet */

@@ -2,6 +2,7 @@
  * The device worker's kind over a steered engine (fake/fake_engine.c): plans, bad items, runs that fail, what it allocates.
  * The worker loop is not here: its two calls that the kind makes are this file's own. */
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/machine.h"
 #include "test.h"
 #include "worker/device_plan.h"
@@ -318,6 +319,34 @@ TEST(steady_state_allocates_nothing)
     CHECK_INT(allocations, 0);
     sp_worker_kind_device.close(device);
 }
+
+#ifdef SP_FAULTS
+TEST(the_engines_fault_points_fail_a_load_and_a_run)
+{
+    open_with(0, 8);
+    sp_error err = { 0 };
+    REQUIRE(sp_fault_arm("engine.run:fail@n=1", &err) == SP_OK);
+    make_items(NULL);
+    sp_worker_kind_device.run(device, 0, items, 8);
+    for (int i = 0; i < 8; i++) {
+        check_right(i); /* the whole batch failed once, its halves did not */
+        CHECK_INT(items[i].done.batch_size, 4);
+    }
+    REQUIRE(sp_fault_arm("engine.run:nomem@n=1", &err) == SP_OK);
+    sp_worker_kind_device.run(device, 0, items, 8);
+    check_right(7);
+    CHECK_INT(choose(20, 0), 4);
+    REQUIRE(sp_fault_arm("engine.run:fail", &err) == SP_OK);
+    sp_worker_kind_device.run(device, 0, items, 2);
+    CHECK_INT(items[0].status, SP_INTERNAL);
+    CHECK(strstr(items[0].error.message, "engine.run") != NULL);
+    sp_worker_kind_device.close(device);
+    REQUIRE(sp_fault_arm("engine.load:nomem", &err) == SP_OK);
+    const sp_worker_config config = { .name = "cpu0", .kind = "cpu", .model_repository = repository };
+    CHECK_INT(sp_worker_kind_device.open(&config, &card, &device, &err), SP_NOMEM);
+    REQUIRE(sp_fault_arm("", &err) == SP_OK);
+}
+#endif
 
 /* A request that is alone gets all threads, those of a crowd one each; a burst's end is no solitude. */
 TEST(alone_is_wide_and_a_crowd_is_narrow)
