@@ -12,6 +12,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define UNSET INT64_MIN
 
@@ -150,7 +151,9 @@ static void print_where(const sp_gateway_ports *ports, void *context)
     printf("spillway %s listens on http://%s:%d\n", SP_VERSION, host, ports->http_port);
     if (ports->metrics_port > 0)
         printf("metrics on http://%s:%d/metrics\n", host, ports->metrics_port);
-    printf("try: curl -F image=@cat.jpg http://%s:%d/infer\n", host, ports->http_port);
+    /* `make run` puts a photograph there, so that the line works as it stands. */
+    const char *picture = access("var/demo/cat.png", R_OK) == 0 ? "var/demo/cat.png" : "cat.jpg";
+    printf("try: curl -F image=@%s http://%s:%d/infer\n", picture, host, ports->http_port);
     fflush(stdout);
 }
 
