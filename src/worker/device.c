@@ -10,6 +10,7 @@
 #include "task/classify.h"
 #include "worker/device_plan.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,7 @@ static sp_status open_device(device *dev, const sp_worker_config *config, sp_wor
         s = sp_device_sessions_open(dev->engine, dev->model, config->kind, index, &dev->plan, &dev->sessions, reterr);
     if (s)
         return s;
+    (void)malloc_trim(0); /* best effort: loading leaves holes, 40 MB of 125 with the default model */
     atomic_init(&dev->batch_limit, dev->plan.batch);
     atomic_init(&dev->alone_ns[1], dev->plan.alone_p50_ns);
     atomic_init(&dev->alone_ns[0], dev->plan.one_p50_ns);

@@ -4,7 +4,6 @@
 
 #include "base/clock.h"
 
-#include <malloc.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,7 +13,8 @@
 
 #define PLAN_FORMAT 2
 #define MEASURE_TOTAL_NS (1200 * SP_NS_PER_MS) /* nothing new is begun after this */
-#define MEASURE_ONE_NS (90 * SP_NS_PER_MS)     /* of one candidate */
+#define MEASURE_ONE_NS (60 * SP_NS_PER_MS)     /* of one candidate */
+#define MEASURE_SPIN_NS (350 * SP_NS_PER_MS)   /* spinning is not tried after this: a slow model, or a busy machine where it hurts */
 #define MEASURE_RUNS_MIN 3
 #define MEASURE_RUNS_MAX 64
 #define BATCH_MAX_CPU 8
@@ -236,7 +236,7 @@ typedef struct measuring {
     sp_model *model;
     const char *provider;
     int device_index;
-    int64_t until_ns;
+    int64_t begun_ns, until_ns;
     sp_device_plan plan;
     sp_device_sessions sessions;
 } measuring;
@@ -247,7 +247,7 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
     for (int spin = 0; spin <= (m->plan.cpus > 1); spin++) {
         sp_classifier *wide = NULL;
         timing t;
-        if (spin && sp_clock_now_ns() > m->until_ns)
+        if (spin && sp_clock_now_ns() > m->begun_ns + MEASURE_SPIN_NS)
             break;
         sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH, &wide,
                                 reterr);
@@ -306,7 +306,7 @@ sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const
 {
     int64_t begun_ns = sp_clock_now_ns();
     measuring m = { .engine = engine, .model = model, .provider = provider, .device_index = device_index,
-                    .until_ns = begun_ns + MEASURE_TOTAL_NS,
+                    .begun_ns = begun_ns, .until_ns = begun_ns + MEASURE_TOTAL_NS,
                     .plan = { .cpus = cpus, .batch = 1 } };
     bool host = strcmp(provider, "cpu") == 0;
     if (!host)
@@ -328,7 +328,6 @@ sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const
     if (!s && model->max_batch > 1)
         s = measure_batches(&m, m.sessions.wide, 1, 2, reterr);
     sp_device_sessions_close(&m.sessions); /* they have grown by batches that will not be used */
-    (void)malloc_trim(0); /* best effort: 40 MB of a 120 MB worker with the default model */
     if (s)
         return s;
     m.plan.cpus = cpus;
