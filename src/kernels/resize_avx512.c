@@ -162,12 +162,24 @@ static inline __m512i spread(const uint32_t *digits, __m512i lane_output)
                                     _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)digits)));
 }
 
+/* The same place four rows further down, which the next call will read: the hardware's prefetchers stop at page ends, and
+ * rows are shorter than a few pages (4000x3000 bilinear: 2.8 to 2.1 ms, measured). Past the picture it asks in vain. */
+static inline size_t ask_for_next(const uint8_t *const rows[4], size_t asked, size_t end)
+{
+    for (; asked < end; asked += 64) {
+        for (int r = 0; r < 4; r++)
+            _mm_prefetch((const char *)((uintptr_t)rows[r] + (uintptr_t)(rows[1] - rows[0]) * 4 + asked), _MM_HINT_T0);
+    }
+    return asked;
+}
+
 static inline __attribute__((always_inline)) void resize_h_groups(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4],
                                                                   const sp_axis *axis, const int shared_window)
 {
     const __m512i lane_output = _mm512_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4);
     const __m512i twelve = _mm512_set1_epi8(12), round = _mm512_set1_epi32(SP_RESIZE_HALF), zero = _mm512_setzero_si512();
     const uint8_t *row0 = rows[0], *row1 = rows[1], *row2 = rows[2], *row3 = rows[3];
+    size_t asked = (size_t)axis->first[0] * 3;
     const size_t wide = padded(axis);
     for (int g = 0; g < axis->n; g += GROUP) {
         const uint32_t *digits = (const uint32_t *)axis->packed + g;
@@ -182,6 +194,7 @@ static inline __attribute__((always_inline)) void resize_h_groups(uint8_t *SP_RE
                 most = SP_MAX(most, axis->count[g + i]);
             quads = (most + 3) / 4;
         }
+        asked = ask_for_next(rows, asked, at + 128);
         __m512i a0 = _mm512_loadu_si512(row0 + at), b0 = _mm512_loadu_si512(row0 + at + 64);
         __m512i a1 = _mm512_loadu_si512(row1 + at), b1 = _mm512_loadu_si512(row1 + at + 64);
         __m512i a2 = _mm512_loadu_si512(row2 + at), b2 = _mm512_loadu_si512(row2 + at + 64);
@@ -214,6 +227,12 @@ static inline __attribute__((always_inline)) void resize_h_groups(uint8_t *SP_RE
     }
 }
 
+static inline __m512i spread_quads(const uint32_t *digits, __m512i lane_quad)
+{
+    __m128i four = _mm_loadu_si128((const __m128i *)(const void *)digits);
+    return _mm512_permutexvar_epi32(lane_quad, _mm512_castsi128_si512(four));
+}
+
 /* Lane 4q + c is channel c of taps 4q .. 4q + 3; the four q join after the last step. */
 static void resize_h_single(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4], const sp_axis *axis)
 {
@@ -222,28 +241,25 @@ static void resize_h_single(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[
                                             0x211e1b18, 0x221f1c19, 0x23201d1a, 0, 0x2d2a2724, 0x2e2b2825, 0x2f2c2926, 0);
     const __m128i transpose = _mm_setr_epi32(0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703);
     const __m512i zero = _mm512_setzero_si512();
+    size_t asked = (size_t)axis->first[0] * 3;
     size_t steps_stride = ((size_t)axis->quads + 3) / 4 * 12;
     for (int x = 0; x < axis->n; x++) {
         const uint32_t *digits = (const uint32_t *)axis->packed + (size_t)x * steps_stride;
-        __m512i sum[4][3], joint[4];
-        for (int r = 0; r < 4; r++)
-            sum[r][0] = sum[r][1] = sum[r][2] = zero;
+        __m512i sum[4][3] = { { zero, zero, zero }, { zero, zero, zero }, { zero, zero, zero }, { zero, zero, zero } };
         size_t at = (size_t)axis->first[x] * 3;
+        asked = ask_for_next(rows, asked, at + 64);
         for (int left = axis->count[x]; left > 0; left -= 16, at += 48, digits += 12) {
-            __m512i weight[3];
-            for (int d = 0; d < 3; d++)
-                weight[d] = _mm512_permutexvar_epi32(
-                    lane_quad, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(digits + 4 * d))));
+            __m512i d0 = spread_quads(digits, lane_quad), d1 = spread_quads(digits + 4, lane_quad);
+            __m512i d2 = spread_quads(digits + 8, lane_quad);
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 __m512i p = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(rows[r] + at));
-                dot(&sum[r][0], p, weight[0]);
-                dot(&sum[r][1], p, weight[1]);
-                dot(&sum[r][2], p, weight[2]);
+                dot(&sum[r][0], p, d0);
+                dot(&sum[r][1], p, d1);
+                dot(&sum[r][2], p, d2);
             }
         }
-        for (int r = 0; r < 4; r++)
-            joint[r] = joined(sum[r]);
+        __m512i joint[4] = { joined(sum[0]), joined(sum[1]), joined(sum[2]), joined(sum[3]) };
         __m512i r01 = _mm512_add_epi32(_mm512_shuffle_i32x4(joint[0], joint[1], 0x44),
                                        _mm512_shuffle_i32x4(joint[0], joint[1], 0xee));
         __m512i r23 = _mm512_add_epi32(_mm512_shuffle_i32x4(joint[2], joint[3], 0x44),
