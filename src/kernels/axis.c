@@ -6,7 +6,6 @@
 #include "kernels/arith.h"
 
 #include <math.h>
-#include <string.h>
 
 static double support_of(const sp_axis_params *p, double *ret_scale)
 {
@@ -36,7 +35,7 @@ static size_t layout(const sp_axis_params *p, size_t at[5])
     at[1] = at[0] + aligned((n + 16) * 4);
     at[2] = at[1] + aligned((n + 16) * quads * 16);
     at[3] = at[2] + aligned((n + 16) * ((quads + 4) * 16 > 128 ? (quads + 4) * 16 : 128));
-    at[4] = at[3] + aligned(quads * 4 * sizeof(double));
+    at[4] = at[3] + aligned((quads * 4 + 8) * sizeof(double));
     return at[4];
 }
 
@@ -66,13 +65,12 @@ static void fill_plain(const sp_axis_params *p, int32_t *first, int32_t *count, 
     }
 }
 
-static void fill_filtered(const sp_axis_params *p, int32_t *first, int32_t *count, sp_axis *axis, int32_t *weight,
-                          double *k)
+static void fill_filtered(const sp_axis_params *p, int32_t *first, int32_t *count, sp_axis *axis)
 {
-    double scale, support = support_of(p, &scale), inverse = 1.0 / (scale < 1.0 ? 1.0 : scale);
+    double scale, support = support_of(p, &scale);
     int most = 1;
     for (int i = 0; i < p->n; i++) {
-        double centre = 0.0 + ((double)(p->out_first + i) + 0.5) * scale;
+        double centre = ((double)(p->out_first + i) + 0.5) * scale;
         int low = (int)(centre - support + 0.5), high = (int)(centre + support + 0.5);
         low = low < 0 ? 0 : low;
         high = high > p->src_n ? p->src_n : high;
@@ -82,21 +80,6 @@ static void fill_filtered(const sp_axis_params *p, int32_t *first, int32_t *coun
     }
     axis->quads = (most + 3) / 4;
     axis->stride = axis->quads * 4;
-    for (int i = 0; i < p->n; i++) {
-        double centre = 0.0 + ((double)(p->out_first + i) + 0.5) * scale, sum = 0.0;
-        int taps = count[i];
-        if (p->filter == SP_FILTER_BICUBIC) {
-            for (int t = 0; t < taps; t++)
-                sum += k[t] = sp_filter_cubic((t + first[i] - centre + 0.5) * inverse);
-        } else {
-            for (int t = 0; t < taps; t++)
-                sum += k[t] = sp_filter_triangle((t + first[i] - centre + 0.5) * inverse);
-        }
-        int32_t *w = weight + (size_t)i * (size_t)axis->stride;
-        for (int t = 0; t < taps; t++)
-            w[t] = sp_resize_fixed(sum != 0.0 ? k[t] / sum : k[t]);
-        memset(w + taps, 0, (size_t)(axis->stride - taps) * sizeof(*w));
-    }
 }
 
 void sp_axis_fill(const sp_axis_params *params, void *memory, sp_axis *ret_axis)
@@ -104,15 +87,21 @@ void sp_axis_fill(const sp_axis_params *params, void *memory, sp_axis *ret_axis)
     size_t at[5];
     layout(params, at);
     char *base = memory;
-    int32_t *first = (int32_t *)base, *count = (int32_t *)(base + at[0]), *weight = (int32_t *)(base + at[1]);
+    int32_t *first = memory, *count = (int32_t *)(void *)(base + at[0]), *weight = (int32_t *)(void *)(base + at[1]);
     int n = params->n;
     sp_axis axis = { .n = n, .quads = 1, .stride = 1, .first = first, .count = count, .weight = weight,
                      .packed = base + at[2] };
 
-    if (params->filter == SP_FILTER_PLAIN)
+    if (params->filter == SP_FILTER_PLAIN) {
         fill_plain(params, first, count, weight);
-    else
-        fill_filtered(params, first, count, &axis, weight, (double *)(base + at[3]));
+    } else {
+        sp_weight_params w = { .cubic = params->filter == SP_FILTER_BICUBIC, .out_first = params->out_first,
+                               .spare = (double *)(void *)(base + at[3]) };
+        (void)support_of(params, &w.scale);
+        w.inverse = 1.0 / (w.scale < 1.0 ? 1.0 : w.scale);
+        fill_filtered(params, first, count, &axis);
+        sp_kernels.weights(weight, &axis, &w);
+    }
 
     axis.src_first = first[0];
     for (int i = 0; i < n; i++)

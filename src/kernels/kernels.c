@@ -36,6 +36,7 @@ bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
 #include "kernels/kernels.inc"
 #undef SP_KERNEL
     if (level >= SP_LEVEL_AVX2) {
+        table.weights = sp_weights_avx2;
         table.pack_h = sp_pack_h_avx2;
         table.pack_v = sp_pack_v_avx2;
         table.resize_h = sp_resize_h_avx2;
@@ -55,6 +56,7 @@ bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
         table.canary_f32 = sp_canary_f32_avx512;
     }
     if (level >= SP_LEVEL_AVX512 && have_vnni_vbmi()) {
+        table.weights = sp_weights_avx512;
         table.pack_h = sp_pack_h_avx512;
         table.pack_v = sp_pack_v_avx512;
         table.resize_h = sp_resize_h_avx512;

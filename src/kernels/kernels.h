@@ -44,6 +44,15 @@ typedef struct sp_axis {
     void *packed;            /* sp_axis_packed_bytes() for pack_h / pack_v */
 } sp_axis;
 
+/* What one axis' coefficients are computed from (axis.c), in the reference's doubles. */
+typedef struct sp_weight_params {
+    bool cubic;
+    int64_t out_first;
+    double scale;   /* source samples per output */
+    double inverse; /* 1 / max(scale, 1) */
+    double *spare;  /* axis->stride doubles */
+} sp_weight_params;
+
 /* Value tables of one spec, f32 and f16, whole and cut into their bytes (least significant first) for the twins that
  * look bytes up in registers. */
 typedef struct sp_norm_table {
@@ -53,7 +62,9 @@ typedef struct sp_norm_table {
     uint16_t f16[3][256];
 } sp_norm_table;
 
-/* pack_h, pack_v: bring axis->weight into the level's own order in axis->packed (may set axis->mode).
+/* weights: axis->weight from axis->first and axis->count; zero beyond count. Each double operation is the reference's, in
+ *   its order; only taps are computed side by side.
+ * pack_h, pack_v: bring axis->weight into the level's own order in axis->packed (may set axis->mode).
  * resize_h: rows[0..3] (absolute, pixel 0 at each pointer) to one block of axis->n pixels.
  * resize_v: output row y from blocks[i], i = 0 .. : the blocks that hold its source rows, the first one being block
  *   (axis->first[y] - axis->src_first) / 4, to `cols` bytes.

@@ -10,6 +10,53 @@
 #include <immintrin.h>
 #include <string.h>
 
+/* The filter at four arguments: sp_filter_triangle, sp_filter_cubic. */
+static inline __m256d filter_4(__m256d x, bool cubic)
+{
+    const __m256d one = _mm256_set1_pd(1.0), a = _mm256_set1_pd(-0.5);
+    x = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
+    __m256d inner = _mm256_cmp_pd(x, one, _CMP_LT_OQ);
+    if (!cubic)
+        return _mm256_and_pd(inner, _mm256_sub_pd(one, x));
+    __m256d near = _mm256_sub_pd(_mm256_mul_pd(_mm256_add_pd(a, _mm256_set1_pd(2.0)), x), _mm256_add_pd(a, _mm256_set1_pd(3.0)));
+    near = _mm256_add_pd(_mm256_mul_pd(_mm256_mul_pd(near, x), x), one);
+    __m256d far = _mm256_add_pd(_mm256_mul_pd(_mm256_sub_pd(x, _mm256_set1_pd(5.0)), x), _mm256_set1_pd(8.0));
+    far = _mm256_mul_pd(_mm256_sub_pd(_mm256_mul_pd(far, x), _mm256_set1_pd(4.0)), a);
+    far = _mm256_and_pd(_mm256_cmp_pd(x, _mm256_set1_pd(2.0), _CMP_LT_OQ), far);
+    return _mm256_blendv_pd(far, near, inner);
+}
+
+/* Four taps side by side; their sum is taken in order, as the reference does. */
+void sp_weights_avx2(int32_t *SP_RESTRICT weight, const sp_axis *axis, const sp_weight_params *params)
+{
+    const __m256d inverse = _mm256_set1_pd(params->inverse), half = _mm256_set1_pd(0.5), one = _mm256_set1_pd(1 << SP_RESIZE_BITS);
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    const __m128i step = _mm_setr_epi32(0, 1, 2, 3);
+    double *k = params->spare;
+    for (int i = 0; i < axis->n; i++, weight += axis->stride) {
+        const __m256d centre = _mm256_set1_pd(((double)(params->out_first + i) + 0.5) * params->scale);
+        int taps = axis->count[i], t = 0;
+        double sum = 0.0;
+        for (; t < taps; t += 4) {
+            __m256d at = _mm256_cvtepi32_pd(_mm_add_epi32(step, _mm_set1_epi32(t + axis->first[i])));
+            at = _mm256_mul_pd(_mm256_add_pd(_mm256_sub_pd(at, centre), half), inverse);
+            _mm256_storeu_pd(k + t, filter_4(at, params->cubic));
+        }
+        for (int end = taps; end < t; end++)
+            k[end] = 0.0;
+        for (int u = 0; u < taps; u++)
+            sum += k[u];
+        const __m256d divisor = _mm256_set1_pd(sum != 0.0 ? sum : 1.0);
+        for (t = 0; t < taps; t += 4) {
+            __m256d w = _mm256_mul_pd(_mm256_div_pd(_mm256_loadu_pd(k + t), divisor), one);
+            w = _mm256_add_pd(w, _mm256_or_pd(_mm256_and_pd(w, sign), half)); /* half away from zero */
+            _mm_storeu_si128((__m128i *)(void *)(weight + t), _mm256_cvttpd_epi32(w));
+        }
+        for (; t < axis->stride; t += 4)
+            _mm_storeu_si128((__m128i *)(void *)(weight + t), _mm_setzero_si128());
+    }
+}
+
 /* [4 outputs] 16 words: the right pixel's weight, three times per output, two outputs and 4 unused bytes per lane. */
 static void pack_plain(sp_axis *axis)
 {

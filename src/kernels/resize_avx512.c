@@ -23,6 +23,54 @@ static size_t padded(const sp_axis *axis)
     return (size_t)axis->n + 16;
 }
 
+/* The filter at eight arguments: sp_filter_triangle, sp_filter_cubic. */
+static inline __m512d filter_8(__m512d x, bool cubic)
+{
+    const __m512d one = _mm512_set1_pd(1.0), a = _mm512_set1_pd(-0.5);
+    x = _mm512_abs_pd(x);
+    if (!cubic)
+        return _mm512_maskz_sub_pd(_mm512_cmp_pd_mask(x, one, _CMP_LT_OQ), one, x);
+    __m512d near = _mm512_sub_pd(_mm512_mul_pd(_mm512_add_pd(a, _mm512_set1_pd(2.0)), x), _mm512_add_pd(a, _mm512_set1_pd(3.0)));
+    near = _mm512_add_pd(_mm512_mul_pd(_mm512_mul_pd(near, x), x), one);
+    __m512d far = _mm512_add_pd(_mm512_mul_pd(_mm512_sub_pd(x, _mm512_set1_pd(5.0)), x), _mm512_set1_pd(8.0));
+    far = _mm512_mul_pd(_mm512_sub_pd(_mm512_mul_pd(far, x), _mm512_set1_pd(4.0)), a);
+    far = _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, _mm512_set1_pd(2.0), _CMP_LT_OQ), far);
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(x, one, _CMP_LT_OQ), far, near);
+}
+
+static inline __mmask8 first_taps(int count)
+{
+    return (__mmask8)(count >= 8 ? 0xff : count > 0 ? (1 << count) - 1 : 0);
+}
+
+/* Eight taps side by side; their sum is taken in order, as the reference does. */
+void sp_weights_avx512(int32_t *SP_RESTRICT weight, const sp_axis *axis, const sp_weight_params *params)
+{
+    const __m512d inverse = _mm512_set1_pd(params->inverse), half = _mm512_set1_pd(0.5), one = _mm512_set1_pd(1 << SP_RESIZE_BITS);
+    const __m512i step = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), sign = _mm512_set1_epi64(INT64_MIN);
+    double *k = params->spare;
+    for (int i = 0; i < axis->n; i++, weight += axis->stride) {
+        const __m512d centre = _mm512_set1_pd(((double)(params->out_first + i) + 0.5) * params->scale);
+        int taps = axis->count[i];
+        double sum = 0.0;
+        for (int t = 0; t < taps; t += 8) {
+            __m512d at = _mm512_cvtepi64_pd(_mm512_add_epi64(step, _mm512_set1_epi64(t + axis->first[i])));
+            at = _mm512_mul_pd(_mm512_add_pd(_mm512_sub_pd(at, centre), half), inverse);
+            _mm512_storeu_pd(k + t, filter_8(at, params->cubic));
+        }
+        for (int t = 0; t < taps; t++)
+            sum += k[t];
+        const __m512d divisor = _mm512_set1_pd(sum != 0.0 ? sum : 1.0);
+        for (int t = 0; t < axis->stride; t += 8) {
+            __m512d w = _mm512_maskz_loadu_pd(first_taps(taps - t), k + t);
+            w = _mm512_mul_pd(_mm512_div_pd(w, divisor), one);
+            __m512i away = _mm512_or_si512(_mm512_and_si512(_mm512_castpd_si512(w), sign), _mm512_castpd_si512(half));
+            w = _mm512_add_pd(w, _mm512_castsi512_pd(away)); /* half away from zero */
+            _mm256_mask_storeu_epi32(weight + t, first_taps(axis->stride - t), _mm512_cvttpd_epi32(w));
+        }
+    }
+}
+
 /* The digits of 16 coefficients (4 quads), as 4 dwords of 4 bytes each: least significant digit first. */
 static void split(__m512i k, uint32_t digits[3][4])
 {

@@ -3,6 +3,26 @@
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
 
+void sp_weights_c(int32_t *SP_RESTRICT weight, const sp_axis *axis, const sp_weight_params *params)
+{
+    double *k = params->spare;
+    for (int i = 0; i < axis->n; i++, weight += axis->stride) {
+        double centre = ((double)(params->out_first + i) + 0.5) * params->scale, sum = 0.0;
+        int taps = axis->count[i], first = axis->first[i];
+        if (params->cubic) {
+            for (int t = 0; t < taps; t++)
+                sum += k[t] = sp_filter_cubic((t + first - centre + 0.5) * params->inverse);
+        } else {
+            for (int t = 0; t < taps; t++)
+                sum += k[t] = sp_filter_triangle((t + first - centre + 0.5) * params->inverse);
+        }
+        for (int t = 0; t < taps; t++)
+            weight[t] = sp_resize_fixed(sum != 0.0 ? k[t] / sum : k[t]);
+        for (int t = taps; t < axis->stride; t++)
+            weight[t] = 0;
+    }
+}
+
 void sp_pack_h_c(sp_axis *axis)
 {
     axis->mode = 0; /* reads axis->weight as it is */

@@ -74,6 +74,7 @@ static int random_side(void)
 
 static axis_pair axes_new(sp_resize_filter filter)
 {
+    sp_kernels_init();
     axis_pair p = { .params = { .filter = filter, .src_n = random_side(), .out_n = random_side() } };
     if (test_random() % 8 == 0)
         p.params.out_n = p.params.src_n;
@@ -97,6 +98,23 @@ static void axes_free(axis_pair *p)
 static sp_resize_filter random_antialiased(void)
 {
     return test_random() % 2 ? SP_FILTER_BICUBIC : SP_FILTER_BILINEAR;
+}
+
+/* The axis is made with the table in use, so both makings go through it. */
+static void check_weights(const sp_kernel_table *twin)
+{
+    sp_kernels_init();
+    sp_kernel_table used = sp_kernels;
+    for (int round = 0; round < ROUNDS; round++) {
+        sp_kernels.weights = sp_weights_c;
+        axis_pair p = axes_new(random_antialiased());
+        sp_kernels.weights = twin->weights;
+        sp_axis_fill(&p.params, p.memory[1], &p.axis[1]);
+        CHECK_INT(p.axis[0].stride, p.axis[1].stride);
+        CHECK_BYTES(p.axis[0].weight, p.axis[1].weight, (size_t)p.params.n * (size_t)p.axis[0].stride * 4);
+        axes_free(&p);
+    }
+    sp_kernels = used;
 }
 
 static void check_resize_h(const sp_kernel_table *twin)
