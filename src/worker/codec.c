@@ -144,10 +144,7 @@ static sp_status decode_into(const codec *self, int index, sp_work_item *item, c
     int64_t scale = info->scale_denominator;
     int64_t pixels = (int64_t)info->width * info->height * scale * scale;
     sp_worker_stage(index, SP_STAGE_DECODE, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS + pixels * BUDGET_NS_PER_PIXEL);
-    sp_status s = decode_fault(item, &item->error);
-    if (!s)
-        s = self->media->image_decode(item->body, options, info, dst, info->rgb_bytes, &item->error);
-    return s;
+    return self->media->image_decode(item->body, options, info, dst, info->rgb_bytes, &item->error);
 }
 
 static sp_status to_pixels(const codec *self, int index, sp_work_item *item, const sp_image_options *options,
@@ -205,7 +202,9 @@ static sp_status decode(codec *self, int index, sp_work_item *item)
     sp_image_options options = { .fast_short_side = fast_short_side(item) };
     sp_image_info info;
     sp_worker_stage(index, SP_STAGE_DECODE, 0);
-    sp_status s = self->media->image_probe(item->body, &options, &info, &item->error);
+    sp_status s = decode_fault(item, &item->error);
+    if (!s)
+        s = self->media->image_probe(item->body, &options, &info, &item->error);
     if (s)
         return s;
     if (item->submission->output_kind == SP_OUTPUT_TENSOR)
