@@ -53,10 +53,12 @@ typedef struct load {
     int idle_count;
     int busy_count;        /* with a request in hand */
     int down_count;        /* CONN_CLOSED */
+    int standing_count;    /* connected */
     uint64_t shot_next;
     uint64_t random;
     int64_t start_ns, window_begin_ns, end_ns; /* end_ns INT64_MAX without a duration */
     int64_t due_ns;        /* open loop: of the next request */
+    int64_t alive_ns;      /* when a connection last stood */
     bool issuing;
     uint8_t *buffer;
 } load;
@@ -111,6 +113,8 @@ static void conn_close(load *l, conn *c, int64_t retry_ns)
     c->fd = -1;
     if (c->state != CONN_CLOSED)
         l->down_count++;
+    if (c->state == CONN_IDLE || c->state == CONN_BUSY)
+        l->standing_count--;
     c->state = CONN_CLOSED;
     c->retry_ns = retry_ns;
 }
@@ -348,6 +352,7 @@ static void conn_event(load *l, conn *c, uint32_t events, int64_t now_ns)
             return;
         }
         c->state = CONN_IDLE;
+        l->standing_count++;
         if (c->loaded)
             conn_begin(l, c, now_ns);
         else
@@ -426,7 +431,10 @@ static void run_until_done(load *l, const volatile bool *stop)
             if (give_up_ns == INT64_MAX)
                 give_up_ns = now_ns + SP_MIN(l->params->timeout_ns, BACKLOG_NS);
         }
-        if (now_ns >= give_up_ns && l->issuing)
+        if (l->standing_count)
+            l->alive_ns = now_ns;
+        /* The server is gone and stays away: a count of requests would never be reached. */
+        if (now_ns >= give_up_ns || now_ns - l->alive_ns > l->params->timeout_ns)
             l->issuing = false;
         if (l->down_count)
             reopen(l, now_ns);
@@ -509,6 +517,7 @@ static void begin_clock(load *l)
     l->window_begin_ns = l->start_ns + p->warmup_ns;
     l->end_ns = p->duration_ns ? l->window_begin_ns + p->duration_ns : INT64_MAX;
     l->due_ns = l->start_ns;
+    l->alive_ns = l->start_ns;
 }
 
 static void load_done(load *l)

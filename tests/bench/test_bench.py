@@ -96,6 +96,12 @@ class Server:
             return count < 3
         elif path == "/drop":
             return False
+        elif path == "/drop-listener":
+            if nth == 20:
+                self.listener.shutdown(socket.SHUT_RDWR)
+                self.listener.close()
+                return False
+            peer.sendall(answer(200, LABEL))
         elif path == "/half":
             peer.sendall(answer(200, LABEL)[:-5])
             return False
@@ -172,6 +178,15 @@ def test_a_quietly_closed_connection_loses_nothing(server):
 def test_timeout(server):
     r = bench(server.url("/never"), "--requests", 2, "--concurrency", 2, "--timeout", 0.2, code=1)
     assert r["errors"]["timeout"] == 2
+
+
+def test_a_server_that_goes_away_ends_the_run(server):
+    """A count of requests is not waited for for ever."""
+    client = subprocess.Popen([PROGRAM, "bench", server.url("/drop-listener"), "--requests", "1000000", "--timeout", "1",
+                               "--json"], stdout=subprocess.PIPE, text=True)
+    out, _ = client.communicate(timeout=30)
+    r = json.loads(out)
+    assert client.returncode == 1 and r["errors"]["connect"] > 0 and r["issued"] < 1_000_000
 
 
 def test_nobody_listens():
