@@ -34,6 +34,7 @@ static const cyaml_schema_field_t fields[] = {
     CYAML_FIELD_INT_PTR("drain_delay", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, sp_config_file, drain_delay),
     CYAML_FIELD_STRING_PTR("log_level", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, sp_config_file, log_level, 1, 15),
     CYAML_FIELD_INT_PTR("spin_us", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, sp_config_file, spin_us),
+    CYAML_FIELD_INT_PTR("link_timeout_ms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, sp_config_file, link_timeout_ms),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t top_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, sp_config_file, fields) };

@@ -16,6 +16,7 @@ typedef struct sp_config_file {
     int64_t *drain_delay; /* seconds */
     char *log_level;
     int64_t *spin_us;
+    int64_t *link_timeout_ms;
 } sp_config_file;
 
 /* SP_INVALID: not YAML, an unknown key, a value of the wrong type or out of range; the message has the line.

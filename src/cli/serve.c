@@ -17,7 +17,7 @@
 #define UNSET INT64_MIN
 
 typedef struct settings {
-    int64_t http_port, grpc_port, metrics_port, drain_delay_s, spin_us;
+    int64_t http_port, grpc_port, metrics_port, drain_delay_s, spin_us, link_timeout_ms;
     const char *bind, *model_repository, *model, *workers, *log_level, *config;
     bool require_sandbox;
     char workers_text[512]; /* the file's list, joined */
@@ -31,7 +31,8 @@ static const char examples[] =
 
 static const char notes[] =
     "The configuration file is YAML with the keys http_port, grpc_port, metrics_port, bind,\n"
-    "model_repository, model, workers (a list), require_sandbox, drain_delay, log_level, spin_us.\n"
+    "model_repository, model, workers (a list), require_sandbox, drain_delay, log_level, spin_us,\n"
+    "link_timeout_ms.\n"
     "An option on the command line wins over the file.\n"
     "SIGTERM and SIGINT drain: every accepted request is answered first. A second one stops at once.\n";
 
@@ -64,6 +65,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "debug, info, warn or error (default info)" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
           .help = "workers look at their queue this long before they sleep (default 0)" },
+        { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms, .most = 600000,
+          .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
     };
     const sp_usage usage = {
         .command = "serve", .arguments = "",
@@ -119,6 +122,7 @@ static sp_status take_file(settings *s, const sp_config_file *file, sp_error *re
         { &s->metrics_port, file->metrics_port, "metrics_port", -1, 65535 },
         { &s->drain_delay_s, file->drain_delay, "drain_delay", 0, 3600 },
         { &s->spin_us, file->spin_us, "spin_us", 0, 1000000 },
+        { &s->link_timeout_ms, file->link_timeout_ms, "link_timeout_ms", 0, 600000 },
     };
 
     for (size_t i = 0; i < SP_ARRAY_LEN(numbers); i++) {
@@ -201,6 +205,7 @@ static int run(const settings *s, sp_log_level level)
     config.model = s->model;
     config.require_sandbox = s->require_sandbox;
     config.spin_us = number_or(s->spin_us, 0);
+    config.link_timeout_ms = number_or(s->link_timeout_ms, 0);
     config.drain_delay_ms = s->drain_delay_s == UNSET ? SP_DRAIN_DELAY_AUTO : (int)s->drain_delay_s * 1000;
     config.log_level = level;
     config.quiet = true; /* print_where says it */
@@ -213,7 +218,8 @@ static int run(const settings *s, sp_log_level level)
 
 int sp_command_serve(int argc, char **argv)
 {
-    settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .drain_delay_s = UNSET, .spin_us = UNSET };
+    settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .drain_delay_s = UNSET, .spin_us = UNSET,
+                   .link_timeout_ms = UNSET };
     sp_error err = { 0 };
     sp_config_file *file = NULL;
     sp_log_level level = SP_LOG_INFO;

@@ -152,6 +152,7 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .model = config->model,
         .require_sandbox = config->require_sandbox,
         .spin_us = config->spin_us,
+        .link_timeout_ns = config->link_timeout_ms * SP_NS_PER_MS,
     };
     s = sp_house_new(&house, server->loop, &server->house, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */

@@ -30,6 +30,7 @@ typedef struct sp_gateway_config {
     const char *model;            /* NULL = the repository's only or first */
     bool require_sandbox;
     int spin_us;
+    int link_timeout_ms; /* longest attempt on one link while another may still answer; 0 = the deadline */
     int drain_delay_ms; /* SP_DRAIN_DELAY_AUTO or >= 0 */
     sp_log_level log_level;
     bool quiet; /* no URL and curl line on stdout */
