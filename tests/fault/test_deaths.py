@@ -19,13 +19,15 @@ def kill_at_random(server, kills, seed, done):
     """SIGKILLs codec0 and cpu0 in turn at random moments of their being ready; returns [(name, pid)]."""
     rng = random.Random(seed)
     killed = []
+    last = {"codec0": 0, "cpu0": 0}  # a pid may be listed for a moment after its death: each is counted once
     while len(killed) < kills and not done():
         name = rng.choice(["codec0", "cpu0"])
-        pid = server.wait_worker_ready(name)
+        pid = server.wait_worker_ready(name, other_than_pid=last[name])
         time.sleep(rng.uniform(0, 0.25))
         try:
             os.kill(pid, signal.SIGKILL)
             killed.append((name, pid))
+            last[name] = pid
         except ProcessLookupError:
             pass  # it is ours no more: another reason ended it
     return killed
