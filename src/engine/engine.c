@@ -21,7 +21,7 @@ struct sp_session {
 
 static const char *const engine_names[] = { "onnxruntime" };
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* guards `registry` */
-static sp_engine registry[SP_ARRAY_LEN(engine_names)];           /* api NULL = not opened yet */
+static sp_engine registry[SP_ARRAY_LEN(engine_names)];            /* api NULL = not opened yet */
 
 const char *sp_engine_name_at(int index)
 {
@@ -29,7 +29,8 @@ const char *sp_engine_name_at(int index)
 }
 
 /* The numbers of the ABI are ours; one that is none of them is the plug-in's bug. */
-static sp_status from_engine(const sp_engine *engine, sp_engine_status status, const sp_engine_error *why, sp_error *reterr)
+static sp_status from_engine(const sp_engine *engine, sp_engine_status status, const sp_engine_error *why,
+                             sp_error *reterr)
 {
     if (status == SP_ENGINE_OK)
         return SP_OK;
@@ -45,7 +46,8 @@ sp_status sp_engine_wrap(const sp_engine_api *api, sp_engine *storage, sp_error 
         return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "engine_abi", "the engine plug-in speaks ABI %u, this program %u",
                             api ? api->abi : 0, SP_ENGINE_ABI);
     if (!api->name || !api->probe || !api->load || !api->describe || !api->run || !api->unload || !api->close)
-        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "engine_abi", "the engine plug-in lacks an entry that is not optional");
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "engine_abi",
+                            "the engine plug-in lacks an entry that is not optional");
     *storage = (sp_engine){ .api = api };
     return SP_OK;
 }
@@ -67,8 +69,8 @@ static sp_status open_plugin(const char *name, sp_engine *storage, sp_error *ret
         return s;
     const sp_engine_api *api = entry.get(SP_ENGINE_ABI);
     if (!api)
-        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "engine_abi", "%s does not speak ABI %u: rebuild it with this program",
-                            path, SP_ENGINE_ABI);
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "engine_abi",
+                            "%s does not speak ABI %u: rebuild it with this program", path, SP_ENGINE_ABI);
     return sp_engine_wrap(api, storage, reterr);
 }
 
@@ -176,13 +178,14 @@ sp_status sp_session_run(sp_session *session, int lane, const sp_engine_tensor *
     sp_engine_error why;
     why.message[0] = why.origin[0] = 0;
     why.origin_code = 0;
-    return from_engine(session->engine,
-                       session->engine->api->run(session->model, lane, inputs, input_count, outputs, output_count, &why), &why,
-                       reterr);
+    return from_engine(
+        session->engine,
+        session->engine->api->run(session->model, lane, inputs, input_count, outputs, output_count, &why), &why,
+        reterr);
 }
 
 /* An optional entry of a plug-in that may be older than it. */
-#define HAS_ENTRY(api, entry) \
+#define HAS_ENTRY(api, entry)                                                                                          \
     ((api)->struct_bytes >= offsetof(sp_engine_api, entry) + sizeof((api)->entry) && (api)->entry)
 
 bool sp_session_cancel(sp_session *session, int lane)
@@ -207,10 +210,10 @@ static const struct {
     const char *name;
     uint8_t bytes;
 } dtypes[] = {
-    [SP_ENGINE_F32] = { "f32", 4 }, [SP_ENGINE_U8] = { "u8", 1 },     [SP_ENGINE_I8] = { "i8", 1 },
-    [SP_ENGINE_U16] = { "u16", 2 }, [SP_ENGINE_I16] = { "i16", 2 },   [SP_ENGINE_I32] = { "i32", 4 },
-    [SP_ENGINE_I64] = { "i64", 8 }, [SP_ENGINE_BOOL] = { "bool", 1 }, [SP_ENGINE_F16] = { "f16", 2 },
-    [SP_ENGINE_F64] = { "f64", 8 }, [SP_ENGINE_U32] = { "u32", 4 },   [SP_ENGINE_U64] = { "u64", 8 },
+    [SP_ENGINE_F32] = { "f32", 4 },   [SP_ENGINE_U8] = { "u8", 1 },     [SP_ENGINE_I8] = { "i8", 1 },
+    [SP_ENGINE_U16] = { "u16", 2 },   [SP_ENGINE_I16] = { "i16", 2 },   [SP_ENGINE_I32] = { "i32", 4 },
+    [SP_ENGINE_I64] = { "i64", 8 },   [SP_ENGINE_BOOL] = { "bool", 1 }, [SP_ENGINE_F16] = { "f16", 2 },
+    [SP_ENGINE_F64] = { "f64", 8 },   [SP_ENGINE_U32] = { "u32", 4 },   [SP_ENGINE_U64] = { "u64", 8 },
     [SP_ENGINE_BF16] = { "bf16", 2 },
 };
 

@@ -33,9 +33,9 @@ typedef struct sp_session_options {
     const char *path;
     const char *provider; /* NULL = "cpu" */
     int device_index;
-    int threads; /* that compute one run; 1 = the caller's alone */
-    int lanes;   /* runs in flight at once */
-    bool spin;   /* see sp_engine_load_options */
+    int threads;      /* that compute one run; 1 = the caller's alone */
+    int lanes;        /* runs in flight at once */
+    bool spin;        /* see sp_engine_load_options */
     int optimisation; /* 0..3; -1 = 3 */
     uint64_t device_memory_limit_bytes;
     const sp_session *share;

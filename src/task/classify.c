@@ -266,7 +266,8 @@ sp_status sp_classify_answer(sp_classifier *c, int lane_index, int index, int to
     int n = (int)model->class_count;
     for (int i = 0; i < n; i++)
         if (!isfinite(values[i]))
-            return SP_FAIL_CODE(reterr, SP_CORRUPT, "not_finite", "model %s gives no finite number for class %d", model->name, i);
+            return SP_FAIL_CODE(reterr, SP_CORRUPT, "not_finite", "model %s gives no finite number for class %d",
+                                model->name, i);
     if (model->meaning == SP_OUTPUT_PROBABILITIES)
         memcpy(probabilities, values, (size_t)n * sizeof(float));
     else

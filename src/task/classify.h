@@ -40,7 +40,8 @@ void sp_classify_close(sp_classifier *classifier); /* NULL is fine */
 SP_DEFINE_CLEANUP(sp_classifier, sp_classify_close)
 
 const sp_model *sp_classify_model(const sp_classifier *classifier);
-sp_session *sp_classify_session(sp_classifier *classifier); /* borrowed, with the classifier's lanes: for plain tensors */
+sp_session *
+sp_classify_session(sp_classifier *classifier); /* borrowed, with the classifier's lanes: for plain tensors */
 int sp_classify_max_batch(const sp_classifier *classifier);
 int sp_classify_lanes(const sp_classifier *classifier);
 size_t sp_classify_tensor_bytes(const sp_classifier *classifier); /* of one item's input */

@@ -113,7 +113,8 @@ static sp_status cut_labels(sp_model *model, const char *path, size_t size, sp_e
         if (length && at[length - 1] == '\r')
             at[length - 1] = 0;
         if (length >= SP_LIMIT_LABEL_BYTES)
-            return SP_FAIL(reterr, SP_INVALID, "%s:%u: a label has at most %d bytes", path, i + 1, SP_LIMIT_LABEL_BYTES - 1);
+            return SP_FAIL(reterr, SP_INVALID, "%s:%u: a label has at most %d bytes", path, i + 1,
+                           SP_LIMIT_LABEL_BYTES - 1);
         model->labels[i] = at;
         at = next;
     }
@@ -144,7 +145,8 @@ static bool find_version(const char *directory, char *version, size_t size)
     bool found = false;
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         char *end = NULL, path[PATH_BYTES];
-        unsigned long number = entry->d_name[0] >= '0' && entry->d_name[0] <= '9' ? strtoul(entry->d_name, &end, 10) : 0;
+        unsigned long number =
+            entry->d_name[0] >= '0' && entry->d_name[0] <= '9' ? strtoul(entry->d_name, &end, 10) : 0;
         if (!end || *end || strlen(entry->d_name) >= size || (found && number <= best))
             continue;
         (void)snprintf(path, sizeof(path), "%s/%s/model.onnx", directory, entry->d_name);
@@ -267,7 +269,8 @@ const char *sp_model_label(const sp_model *model, uint32_t class_id)
     return class_id < model->label_count ? model->labels[class_id] : "";
 }
 
-static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...) SP_PRINTF(4, 5);
+static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...)
+    SP_PRINTF(4, 5);
 static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...)
 {
     char what[160];
@@ -306,7 +309,8 @@ static sp_status fit_input(sp_model *model, const sp_engine_port *port, sp_error
     if (port->rank != 4 || (port->dims[1] != 3 && port->dims[1] != -1))
         return misfit(model, reterr, "input", "'%s' is not [N, 3, H, W]", port->name);
     if (port->dtype != SP_ENGINE_F32 && port->dtype != SP_ENGINE_F16)
-        return misfit(model, reterr, "input", "'%s' is of ONNX type %d; f32 and f16 can be filled", port->name, port->dtype);
+        return misfit(model, reterr, "input", "'%s' is of ONNX type %d; f32 and f16 can be filled", port->name,
+                      port->dtype);
     if (port->dims[0] != -1 && port->dims[0] != 1)
         return misfit(model, reterr, "input", "'%s' has a fixed batch of %lld; make it 1 or dynamic", port->name,
                       (long long)port->dims[0]);
@@ -322,8 +326,8 @@ static sp_status fit_input(sp_model *model, const sp_engine_port *port, sp_error
         prep->crop_w = fixed ? (uint16_t)w : prep->resize_w;
         prep->crop_h = fixed ? (uint16_t)h : prep->resize_h;
     } else if ((h > 0 && h != prep->crop_h) || (w > 0 && w != prep->crop_w)) {
-        return misfit(model, reterr, "preprocess.crop", "is %dx%d, the model takes %lldx%lld", prep->crop_w, prep->crop_h,
-                      (long long)w, (long long)h);
+        return misfit(model, reterr, "preprocess.crop", "is %dx%d, the model takes %lldx%lld", prep->crop_w,
+                      prep->crop_h, (long long)w, (long long)h);
     }
     if (port->dims[0] == 1)
         model->max_batch = 1;
@@ -339,7 +343,8 @@ static void fill_prep(sp_model *model)
     if (!(model->given & SP_GIVEN_RESIZE)) {
         bool whole = prep->fit != SP_FIT_SHORT_SIDE;
         int side = SP_MIN(prep->crop_w, prep->crop_h) * 256 / 224;
-        prep->resize_w = whole ? prep->crop_w : (uint16_t)SP_MIN(SP_MAX(side, SP_MAX(prep->crop_w, prep->crop_h)), UINT16_MAX);
+        prep->resize_w =
+            whole ? prep->crop_w : (uint16_t)SP_MIN(SP_MAX(side, SP_MAX(prep->crop_w, prep->crop_h)), UINT16_MAX);
         prep->resize_h = whole ? prep->crop_h : prep->resize_w;
     }
     if (!(model->given & SP_GIVEN_SCALE)) {
@@ -359,7 +364,8 @@ static void fill_prep(sp_model *model)
 static sp_status fit_output(sp_model *model, const sp_engine_port *port, sp_error *reterr)
 {
     if (port->dtype != SP_ENGINE_F32 && port->dtype != SP_ENGINE_F16)
-        return misfit(model, reterr, "output", "'%s' is of ONNX type %d; f32 and f16 can be read", port->name, port->dtype);
+        return misfit(model, reterr, "output", "'%s' is of ONNX type %d; f32 and f16 can be read", port->name,
+                      port->dtype);
     int64_t classes = port->rank >= 2 ? port->dims[1] : -1;
     for (int i = 2; i < port->rank; i++)
         if (port->dims[i] != 1)

@@ -15,7 +15,7 @@
 #include "kernels/prep.h"
 #include "spillway_engine.h"
 
-#define SP_LIMIT_MODEL_NAME_BYTES 64
+#define SP_LIMIT_MODEL_NAME_BYTES  64
 #define SP_LIMIT_TENSOR_NAME_BYTES 128
 
 typedef enum sp_output_meaning {
@@ -35,11 +35,11 @@ typedef struct sp_model {
     char input[SP_LIMIT_TENSOR_NAME_BYTES];  /* "" = the only one */
     char output[SP_LIMIT_TENSOR_NAME_BYTES]; /* "" = the first one */
     sp_output_meaning meaning;
-    int max_batch;      /* items that may run together: spillway.json's max_batch; 1 for a model whose answer depends on
+    int max_batch;     /* items that may run together: spillway.json's max_batch; 1 for a model whose answer depends on
                          * its neighbours; SP_LIMIT_BATCH otherwise */
-    sp_prep_spec prep;  /* complete after sp_model_fit */
-    uint32_t given;     /* which parts of prep spillway.json gave (internal) */
-    uint32_t class_count; /* after sp_model_fit */
+    sp_prep_spec prep; /* complete after sp_model_fit */
+    uint32_t given;    /* which parts of prep spillway.json gave (internal) */
+    uint32_t class_count;          /* after sp_model_fit */
     int input_index, output_index; /* after sp_model_fit */
     /* Labels: label_count of them; text of label i begins at labels[i]. */
     uint32_t label_count;
@@ -71,8 +71,15 @@ typedef struct sp_model_names {
 sp_status sp_model_list(const char *repository, sp_model_names *ret_names, sp_error *reterr);
 
 /* Internal to this room: spillway.json's bytes into `model` (settings.c). */
-sp_status sp_model_parse_settings(sp_model *model, const char *text, size_t size_bytes, char *labels, size_t labels_size,
-                                  sp_error *reterr);
-enum { SP_GIVEN_FILTER = 1, SP_GIVEN_FIT = 2, SP_GIVEN_RESIZE = 4, SP_GIVEN_CROP = 8, SP_GIVEN_DTYPE = 16, SP_GIVEN_SCALE = 32 };
+sp_status sp_model_parse_settings(sp_model *model, const char *text, size_t size_bytes, char *labels,
+                                  size_t labels_size, sp_error *reterr);
+enum {
+    SP_GIVEN_FILTER = 1,
+    SP_GIVEN_FIT = 2,
+    SP_GIVEN_RESIZE = 4,
+    SP_GIVEN_CROP = 8,
+    SP_GIVEN_DTYPE = 16,
+    SP_GIVEN_SCALE = 32
+};
 
 #endif

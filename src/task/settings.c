@@ -31,7 +31,8 @@ static SP_PRINTF(3, 4) sp_status bad_value(reader *r, const char *key, const cha
     va_start(args, format);
     (void)vsnprintf(what, sizeof(what), format, args);
     va_end(args);
-    return SP_FAIL_CODE(r->reterr, SP_INVALID, "model_settings", "%s: %s%s %s", r->model->settings_path, r->prefix, key, what);
+    return SP_FAIL_CODE(r->reterr, SP_INVALID, "model_settings", "%s: %s%s %s", r->model->settings_path, r->prefix, key,
+                        what);
 }
 
 static sp_status copy_text(reader *r, const char *key, const json_t *value, char *dst, size_t size)
@@ -46,7 +47,8 @@ static sp_status copy_text(reader *r, const char *key, const json_t *value, char
 }
 
 /* The index of the value among `words`, or an error that lists them. */
-static sp_status read_word(reader *r, const char *key, const json_t *value, const char *const *words, int count, int *ret_index)
+static sp_status read_word(reader *r, const char *key, const json_t *value, const char *const *words, int count,
+                           int *ret_index)
 {
     const char *text = json_string_value(value);
     char list[96] = "";
@@ -225,7 +227,8 @@ static sp_status read_object(reader *r, const json_t *object, const key_rule *ru
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)object, key, value) {
+    json_object_foreach((json_t *)object, key, value)
+    {
         size_t i = 0;
         while (i < rule_count && strcmp(rules[i].key, key) != 0)
             i++;
@@ -241,9 +244,9 @@ static sp_status read_object(reader *r, const json_t *object, const key_rule *ru
 static sp_status read_preprocess(reader *r, const char *key, const json_t *value)
 {
     static const key_rule rules[] = {
-        { "filter", read_filter }, { "fit", read_fit },   { "resize", read_resize },   { "crop", read_crop },
-        { "dtype", read_dtype },   { "mean", read_mean }, { "divisor", read_divisor }, { "std", read_std },
-        { "pad_value", read_pad_value },
+        { "filter", read_filter },   { "fit", read_fit },     { "resize", read_resize },
+        { "crop", read_crop },       { "dtype", read_dtype }, { "mean", read_mean },
+        { "divisor", read_divisor }, { "std", read_std },     { "pad_value", read_pad_value },
     };
     if (!json_is_object(value))
         return BAD(r, key, "must be an object");
@@ -253,19 +256,20 @@ static sp_status read_preprocess(reader *r, const char *key, const json_t *value
     return s;
 }
 
-sp_status sp_model_parse_settings(sp_model *model, const char *text, size_t size_bytes, char *labels, size_t labels_size,
-                                  sp_error *reterr)
+sp_status sp_model_parse_settings(sp_model *model, const char *text, size_t size_bytes, char *labels,
+                                  size_t labels_size, sp_error *reterr)
 {
     static const key_rule rules[] = {
-        { "task", read_task },           { "input", read_input },   { "output", read_output },
-        { "output_kind", read_output_kind }, { "precision", read_precision }, { "labels", read_labels },
+        { "task", read_task },           { "input", read_input },
+        { "output", read_output },       { "output_kind", read_output_kind },
+        { "precision", read_precision }, { "labels", read_labels },
         { "max_batch", read_max_batch }, { "preprocess", read_preprocess },
     };
     json_error_t why;
     json_t *root = json_loadb(text, size_bytes, JSON_REJECT_DUPLICATES, &why);
     if (!root)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s:%d:%d: %s", model->settings_path, why.line, why.column,
-                            why.text);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s:%d:%d: %s", model->settings_path, why.line,
+                            why.column, why.text);
     reader r = { .model = model, .labels = labels, .labels_size = labels_size, .reterr = reterr, .prefix = "" };
     sp_status s = json_is_object(root) ? read_object(&r, root, rules, SP_ARRAY_LEN(rules))
                                        : SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s: must be an object",

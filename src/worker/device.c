@@ -82,13 +82,14 @@ static void fill_card(const device *dev, const char *kind, const sp_engine_probe
     card->p99_ns = plan->alone_p99_ns;
     card->prep = dev->model->prep;
     sp_device_plan_write(plan, dev->model->digest, engine_key, card->plan, sizeof(card->plan));
-    (void)snprintf(card->detail, sizeof(card->detail),
-                   "alone: %d thread%s%s, %.2f ms (one thread: %.2f ms); loaded: %d at once, %d thread%s each, batches of %d, "
-                   "%.2f ms an item; measured in %.2f s",
-                   plan->wide_threads, plan->wide_threads > 1 ? "s" : "", plan->wide_spin ? " (spinning)" : "",
-                   (double)plan->alone_p50_ns / 1e6, (double)plan->one_p50_ns / 1e6, SP_MAX(plan->lanes, 1),
-                   plan->lanes ? 1 : plan->wide_threads, plan->lanes || plan->wide_threads == 1 ? "" : "s", plan->batch,
-                   (double)plan->loaded_item_ns / 1e6, (double)plan->measured_ns / 1e9);
+    (void)snprintf(
+        card->detail, sizeof(card->detail),
+        "alone: %d thread%s%s, %.2f ms (one thread: %.2f ms); loaded: %d at once, %d thread%s each, batches of %d, "
+        "%.2f ms an item; measured in %.2f s",
+        plan->wide_threads, plan->wide_threads > 1 ? "s" : "", plan->wide_spin ? " (spinning)" : "",
+        (double)plan->alone_p50_ns / 1e6, (double)plan->one_p50_ns / 1e6, SP_MAX(plan->lanes, 1),
+        plan->lanes ? 1 : plan->wide_threads, plan->lanes || plan->wide_threads == 1 ? "" : "s", plan->batch,
+        (double)plan->loaded_item_ns / 1e6, (double)plan->measured_ns / 1e9);
 }
 
 static void device_close(void *state)
@@ -190,7 +191,8 @@ static bool prefers_wide(device *dev)
     int64_t wide_ns = atomic_load_explicit(&dev->alone_ns[1], memory_order_relaxed);
     int64_t one_ns = atomic_load_explicit(&dev->alone_ns[0], memory_order_relaxed);
     bool wide = !one_ns || wide_ns <= one_ns;
-    bool try_other = atomic_fetch_add_explicit(&dev->alone_turns, 1, memory_order_relaxed) % ALONE_TRY_EVERY == ALONE_TRY_EVERY - 1;
+    bool try_other =
+        atomic_fetch_add_explicit(&dev->alone_turns, 1, memory_order_relaxed) % ALONE_TRY_EVERY == ALONE_TRY_EVERY - 1;
     return one_ns && try_other ? !wide : wide;
 }
 
@@ -246,7 +248,8 @@ static bool take_item(batch *b, sp_work_item *item, bool only)
         else
             memcpy(sp_classify_input(b->classifier, b->lane, b->count), item->input.data, tensor_bytes);
     } else if (sub->output_kind == SP_OUTPUT_RGB8) {
-        if (sub->image_w < 1 || sub->image_h < 1 || sub->image_w > SP_LIMIT_IMAGE_SIDE || sub->image_h > SP_LIMIT_IMAGE_SIDE ||
+        if (sub->image_w < 1 || sub->image_h < 1 || sub->image_w > SP_LIMIT_IMAGE_SIDE ||
+            sub->image_h > SP_LIMIT_IMAGE_SIDE ||
             (uint64_t)sub->image_w * (uint64_t)sub->image_h * 3 > item->input.size_bytes)
             item->status = SP_FAIL(err, SP_UNSUPPORTED, "a picture of %dx%d in %zu bytes", sub->image_w, sub->image_h,
                                    item->input.size_bytes);
@@ -296,14 +299,16 @@ static void answer_item(batch *b, int index, sp_work_item *item)
         class->probability = scores[i].probability;
         (void)snprintf(class->label, sizeof(class->label), "%s", sp_model_label(b->dev->model, scores[i].class_id));
     }
-    item->done.answer_bytes = (uint32_t)(offsetof(sp_answer_classes, classes) + (size_t)count * sizeof(sp_answer_class));
+    item->done.answer_bytes =
+        (uint32_t)(offsetof(sp_answer_classes, classes) + (size_t)count * sizeof(sp_answer_class));
     item->done.postprocess_ns = sp_clock_now_ns() - begun_ns;
 }
 
 /* How long a run of `count` items may take before the watchdog asks: ten times the slowest that was measured. */
 static int64_t budget_of(const device *dev, int count)
 {
-    int64_t slowest_ns = SP_MAX(dev->plan.alone_p99_ns * count, dev->plan.loaded_run_ns * SP_MAX(count / dev->plan.batch, 1));
+    int64_t slowest_ns =
+        SP_MAX(dev->plan.alone_p99_ns * count, dev->plan.loaded_run_ns * SP_MAX(count / dev->plan.batch, 1));
     return SP_MAX(10 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 

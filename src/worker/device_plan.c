@@ -11,21 +11,24 @@
 #include <string.h>
 #include <time.h>
 
-#define PLAN_FORMAT 2
+#define PLAN_FORMAT      2
 #define MEASURE_TOTAL_NS (1200 * SP_NS_PER_MS) /* nothing new is begun after this */
-#define MEASURE_ONE_NS (60 * SP_NS_PER_MS)     /* of one candidate */
-#define MEASURE_SPIN_NS (350 * SP_NS_PER_MS)   /* spinning is not tried after this: a slow model, or a busy machine where it hurts */
+#define MEASURE_ONE_NS   (60 * SP_NS_PER_MS)   /* of one candidate */
+/* Spinning is not tried after this: it is a slow model, or a busy machine, where it hurts. */
+#define MEASURE_SPIN_NS  (350 * SP_NS_PER_MS)
 #define MEASURE_RUNS_MIN 3
 #define MEASURE_RUNS_MAX 64
-#define BATCH_MAX_CPU 8
-#define GAIN_MIN 1.03 /* a larger batch or spinning must be worth more than the noise */
+#define BATCH_MAX_CPU    8
+#define GAIN_MIN         1.03 /* a larger batch or spinning must be worth more than the noise */
 
 void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const char *engine, char *text, size_t size)
 {
-    (void)snprintf(text, size, "%d cpus=%d model=%.16s engine=%.24s alone=%d%s lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
-                   "item=%lld run=%lld took=%lld", PLAN_FORMAT, plan->cpus, digest, engine, plan->wide_threads,
-                   plan->wide_spin ? "s" : "n", plan->lanes, plan->batch, (long long)plan->alone_p50_ns,
-                   (long long)plan->alone_p99_ns, (long long)plan->one_p50_ns, (long long)plan->loaded_item_ns, (long long)plan->loaded_run_ns,
+    (void)snprintf(text, size,
+                   "%d cpus=%d model=%.16s engine=%.24s alone=%d%s lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
+                   "item=%lld run=%lld took=%lld",
+                   PLAN_FORMAT, plan->cpus, digest, engine, plan->wide_threads, plan->wide_spin ? "s" : "n",
+                   plan->lanes, plan->batch, (long long)plan->alone_p50_ns, (long long)plan->alone_p99_ns,
+                   (long long)plan->one_p50_ns, (long long)plan->loaded_item_ns, (long long)plan->loaded_run_ns,
                    (long long)plan->measured_ns);
 }
 
@@ -35,9 +38,11 @@ bool sp_device_plan_read(const char *text, const char *digest, const char *engin
     char model[17] = "", engine_seen[25] = "", spin = 0;
     long long p50, p99, one, item, run, took;
     sp_device_plan plan = { 0 };
-    int n = text ? sscanf(text, "%d cpus=%d model=%16s engine=%24s alone=%d%c lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
-                          "item=%lld run=%lld took=%lld%n", &format, &plan.cpus, model, engine_seen, &plan.wide_threads, &spin,
-                          &plan.lanes, &plan.batch, &p50, &p99, &one, &item, &run, &took, &used)
+    int n = text ? sscanf(text,
+                          "%d cpus=%d model=%16s engine=%24s alone=%d%c lanes=%d batch=%d p50=%lld p99=%lld one=%lld "
+                          "item=%lld run=%lld took=%lld%n",
+                          &format, &plan.cpus, model, engine_seen, &plan.wide_threads, &spin, &plan.lanes, &plan.batch,
+                          &p50, &p99, &one, &item, &run, &took, &used)
                  : 0;
     if (n != 14 || text[used] || format != PLAN_FORMAT || plan.cpus != cpus || strncmp(model, digest, 16) != 0 ||
         strncmp(engine_seen, engine, 24) != 0 || (spin != 's' && spin != 'n'))
@@ -63,19 +68,24 @@ void sp_device_sessions_close(sp_device_sessions *sessions)
     *sessions = (sp_device_sessions){ 0 };
 }
 
-static sp_status open_wide(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int threads,
-                           bool spin, int batch, sp_classifier **ret_wide, sp_error *reterr)
+static sp_status open_wide(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                           int threads, bool spin, int batch, sp_classifier **ret_wide, sp_error *reterr)
 {
-    sp_classify_options options = { .provider = provider, .device_index = device_index, .threads = threads,
-                                    .lanes = 1, .max_batch = batch, .spin = spin };
+    sp_classify_options options = { .provider = provider,
+                                    .device_index = device_index,
+                                    .threads = threads,
+                                    .lanes = 1,
+                                    .max_batch = batch,
+                                    .spin = spin };
     return sp_classify_open(engine, model, &options, ret_wide, reterr);
 }
 
-static sp_status open_narrow(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int lanes,
-                             int batch, sp_classifier **ret_narrow, sp_error *reterr)
+static sp_status open_narrow(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                             int lanes, int batch, sp_classifier **ret_narrow, sp_error *reterr)
 {
-    sp_classify_options options = { .provider = provider, .device_index = device_index, .threads = 1, .lanes = lanes,
-                                    .max_batch = batch };
+    sp_classify_options options = {
+        .provider = provider, .device_index = device_index, .threads = 1, .lanes = lanes, .max_batch = batch
+    };
     return sp_classify_open(engine, model, &options, ret_narrow, reterr);
 }
 
@@ -108,7 +118,7 @@ static void fill_inputs(sp_classifier *c, int lane, int batch)
         uint8_t *input = sp_classify_input(c, lane, i);
         for (size_t at = 0; at < bytes; at += half ? 2 : 4) {
             random = random * 1664525u + 1013904223u;
-            float value = (float)(random >> 8) * 0x1p-23f - 1.0f;                                 /* -1 .. 1 */
+            float value = (float)(random >> 8) * 0x1p-23f - 1.0f;                                     /* -1 .. 1 */
             uint16_t bits = (uint16_t)(0x3800u | (random >> 16 & 0x3ffu) | (random >> 10 & 0x8000u)); /* +-0.5 .. 1 */
             memcpy(input + at, half ? (const void *)&bits : &value, half ? 2 : 4);
         }
@@ -148,8 +158,11 @@ static void *measure_lane(void *argument)
         (void)pthread_barrier_wait(r->start);
     r->begun_ns = r->ended_ns = sp_clock_now_ns();
     int64_t cpu_before_ns = thread_cpu_ns();
-    while (!r->status && r->runs < MEASURE_RUNS_MAX &&
-           (r->runs < MEASURE_RUNS_MIN || r->ended_ns - r->begun_ns < MEASURE_ONE_NS)) {
+    for (;;) {
+        int64_t spent_ns = r->ended_ns - r->begun_ns;
+        bool enough = r->runs >= MEASURE_RUNS_MIN ? spent_ns >= MEASURE_ONE_NS : spent_ns >= 3 * MEASURE_ONE_NS;
+        if (r->status || enough || r->runs == MEASURE_RUNS_MAX)
+            break;
         int64_t before_ns = r->ended_ns;
         r->status = sp_classify_run(r->classifier, r->lane, NULL, r->batch, &r->error);
         r->ended_ns = sp_clock_now_ns();
@@ -249,8 +262,8 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
         timing t;
         if (spin && sp_clock_now_ns() > m->begun_ns + MEASURE_SPIN_NS)
             break;
-        sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH, &wide,
-                                reterr);
+        sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH,
+                                &wide, reterr);
         if (!s)
             s = measure(wide, 1, false, 1, &t, reterr);
         if (s) {
@@ -301,12 +314,16 @@ static sp_status measure_batches(measuring *m, sp_classifier *c, int lanes, int 
     return SP_OK;
 }
 
-sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int cpus,
-                                 sp_device_plan *ret_plan, sp_error *reterr)
+sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                                 int cpus, sp_device_plan *ret_plan, sp_error *reterr)
 {
     int64_t begun_ns = sp_clock_now_ns();
-    measuring m = { .engine = engine, .model = model, .provider = provider, .device_index = device_index,
-                    .begun_ns = begun_ns, .until_ns = begun_ns + MEASURE_TOTAL_NS,
+    measuring m = { .engine = engine,
+                    .model = model,
+                    .provider = provider,
+                    .device_index = device_index,
+                    .begun_ns = begun_ns,
+                    .until_ns = begun_ns + MEASURE_TOTAL_NS,
                     .plan = { .cpus = cpus, .batch = 1 } };
     bool host = strcmp(provider, "cpu") == 0;
     if (!host)

@@ -16,11 +16,11 @@ typedef struct sp_device_plan {
     int lanes;        /* narrow runs side by side under load, one thread each; 0 = the wide session, batched */
     int batch;        /* items of one run under load */
     int64_t alone_p50_ns, alone_p99_ns; /* of one item on the wide session, alone */
-    int64_t one_p50_ns;                 /* the same on one thread; 0 = not measured. A small model, or a machine with busy
+    int64_t one_p50_ns;     /* the same on one thread; 0 = not measured. A small model, or a machine with busy
                                          * neighbours, gains nothing from threads: the worker keeps comparing the two */
-    int64_t loaded_item_ns;             /* time per item under load: its inverse is the throughput */
-    int64_t loaded_run_ns;              /* time of one run under load */
-    int64_t measured_ns;                /* what measuring took */
+    int64_t loaded_item_ns; /* time per item under load: its inverse is the throughput */
+    int64_t loaded_run_ns;  /* time of one run under load */
+    int64_t measured_ns;    /* what measuring took */
 } sp_device_plan;
 
 #define SP_DEVICE_PLAN_BYTES 256
@@ -45,7 +45,7 @@ sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, cons
 
 /* Measures in about a second. Stops early when the model is slow; whatever was not tried by then is not chosen. Sets
  * model->max_batch to 1 when an item's answer turns out to depend on its neighbours. */
-sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index, int cpus,
-                                 sp_device_plan *ret_plan, sp_error *reterr);
+sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
+                                 int cpus, sp_device_plan *ret_plan, sp_error *reterr);
 
 #endif

@@ -151,7 +151,8 @@ static void *run_lane(void *argument)
     sp_engine_tensor output = tensor_of(&ports->outputs[0], 1, out, sizeof(out));
     for (int i = 0; i < 5; i++) {
         sp_error err = { 0 };
-        if (sp_session_run(job->session, job->lane, &input, 1, &output, 1, &err) || memcmp(out, job->want, sizeof(out)) != 0)
+        if (sp_session_run(job->session, job->lane, &input, 1, &output, 1, &err) ||
+            memcmp(out, job->want, sizeof(out)) != 0)
             job->wrong++;
     }
     return NULL;
@@ -189,7 +190,8 @@ TEST(models_of_other_precisions_run)
     static const struct {
         const char *name;
         int dtype;
-    } models[] = { { "models/squeezenet_fp16.onnx", SP_ENGINE_F16 }, { "models/shufflenet-v2-12-int8.onnx", SP_ENGINE_F32 } };
+    } models[] = { { "models/squeezenet_fp16.onnx", SP_ENGINE_F16 },
+                   { "models/shufflenet-v2-12-int8.onnx", SP_ENGINE_F32 } };
     for (size_t m = 0; m < SP_ARRAY_LEN(models); m++) {
         sp_session *session = open_asset(models[m].name, 1, 1);
         const sp_engine_ports *ports = sp_session_ports(session);

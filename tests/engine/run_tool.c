@@ -55,8 +55,8 @@ static void write_output(const sp_engine_tensor *t, const char *prefix, int inde
         (void)printf("%s%lld", i ? "," : "", (long long)t->dims[i]);
 }
 
-static sp_status run_case(const sp_engine *engine, const char *path, const char *prefix, sp_engine_tensor *inputs, int count,
-                          sp_error *err)
+static sp_status run_case(const sp_engine *engine, const char *path, const char *prefix, sp_engine_tensor *inputs,
+                          int count, sp_error *err)
 {
     sp_session_options options = sp_session_options_default(path);
     SP_CLEANUP(sp_session_freep) sp_session *session = NULL;

@@ -37,7 +37,8 @@ static void *read_all(const char *path, size_t *ret_size)
     return bytes;
 }
 
-static sp_status decode(const sp_media_api *media, const char *path, uint8_t **ret_rgb, sp_image_info *info, sp_error *err)
+static sp_status decode(const sp_media_api *media, const char *path, uint8_t **ret_rgb, sp_image_info *info,
+                        sp_error *err)
 {
     sp_image_options options = { 0 };
     size_t size = 0;

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define VALUES (3 * 8 * 8)
-#define ITEMS 8
+#define ITEMS  8
 
 static bool cancelled[ITEMS];
 static sp_slot_request requests[ITEMS];
@@ -50,10 +50,26 @@ void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 void *__wrap_realloc(void *old, size_t size);
 void *__wrap_aligned_alloc(size_t alignment, size_t size);
-void *__wrap_malloc(size_t size) { allocations++; return __real_malloc(size); }
-void *__wrap_calloc(size_t count, size_t size) { allocations++; return __real_calloc(count, size); }
-void *__wrap_realloc(void *old, size_t size) { allocations++; return __real_realloc(old, size); }
-void *__wrap_aligned_alloc(size_t alignment, size_t size) { allocations++; return __real_aligned_alloc(alignment, size); }
+void *__wrap_malloc(size_t size)
+{
+    allocations++;
+    return __real_malloc(size);
+}
+void *__wrap_calloc(size_t count, size_t size)
+{
+    allocations++;
+    return __real_calloc(count, size);
+}
+void *__wrap_realloc(void *old, size_t size)
+{
+    allocations++;
+    return __real_realloc(old, size);
+}
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    allocations++;
+    return __real_aligned_alloc(alignment, size);
+}
 
 /* --- a worker over the steered engine -------------------------------------------------------------------------- */
 
@@ -147,7 +163,9 @@ static void make_items(const int *tricks)
         tensors[i][4] = tricks ? (float)tricks[i] : 0;
         requests[i] = (sp_slot_request){ .top_k = 2, .prep = card.prep };
         submissions[i] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_TENSOR };
-        items[i] = (sp_work_item){ .request = &requests[i], .submission = &submissions[i], .answer = answers[i],
+        items[i] = (sp_work_item){ .request = &requests[i],
+                                   .submission = &submissions[i],
+                                   .answer = answers[i],
                                    .input = sp_view_make(tensors[i], sizeof(tensors[i])) };
         cancelled[i] = false;
     }
@@ -224,7 +242,8 @@ TEST(bad_items_drop_out_before_the_batch_forms)
     submissions[2].output_kind = SP_OUTPUT_NONE;
     items[3].input.size_bytes -= 4;
     requests[4].prep.crop_w++;
-    submissions[5] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 1 << 30, .image_h = 4 };
+    submissions[5] =
+        (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 1 << 30, .image_h = 4 };
     sp_worker_kind_device.run(device, 0, items, 8);
     CHECK_INT(items[0].status, SP_CANCELLED);
     for (int i = 1; i < 6; i++)
@@ -253,7 +272,8 @@ TEST(past_the_earliest_deadline_nothing_more_is_tried)
 {
     open_with(0, 8);
     make_items((const int[]){ 0, 0, 1, 0, 0, 0, 0, 0 });
-    submissions[5].attempt_deadline_ns = 1; /* long ago; the loop would not have started it, a slow run ends like this */
+    submissions[5].attempt_deadline_ns =
+        1; /* long ago; the loop would not have started it, a slow run ends like this */
     sp_worker_kind_device.run(device, 0, items, 8);
     CHECK_INT(*run_count, 1);
     for (int i = 0; i < 8; i++)
@@ -303,7 +323,8 @@ TEST(steady_state_allocates_nothing)
     for (int turn = 0; turn < 3; turn++) {
         make_items(NULL);
         for (int i = 4; i < 8; i++) {
-            submissions[i] = (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 40, .image_h = 30 };
+            submissions[i] =
+                (sp_submission){ .op = SP_OP_CLASSIFY, .output_kind = SP_OUTPUT_RGB8, .image_w = 40, .image_h = 30 };
             items[i].input = sp_view_make(pixels, sizeof(pixels));
         }
         if (turn == 1) {
@@ -385,8 +406,17 @@ TEST(a_device_that_is_not_here_is_refused_by_name)
 
 TEST(a_plan_survives_its_text_and_no_other_machine_takes_it)
 {
-    const sp_device_plan plan = { .cpus = 4, .wide_threads = 4, .wide_spin = 1, .lanes = 2, .batch = 8, .alone_p50_ns = 5,
-                                  .alone_p99_ns = 6, .one_p50_ns = 3, .loaded_item_ns = 7, .loaded_run_ns = 8, .measured_ns = 9 };
+    const sp_device_plan plan = { .cpus = 4,
+                                  .wide_threads = 4,
+                                  .wide_spin = 1,
+                                  .lanes = 2,
+                                  .batch = 8,
+                                  .alone_p50_ns = 5,
+                                  .alone_p99_ns = 6,
+                                  .one_p50_ns = 3,
+                                  .loaded_item_ns = 7,
+                                  .loaded_run_ns = 8,
+                                  .measured_ns = 9 };
     const char *digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     char text[SP_DEVICE_PLAN_BYTES];
     sp_device_plan read = { 0 };

@@ -45,11 +45,21 @@ static bool says_any(const char *text, const char *const *words)
 
 static sp_engine_status translate(OrtErrorCode code, const char *text, ort_phase phase)
 {
-    static const char *const memory[] = { "bad_alloc", "out of memory", "failed to allocate", "bad allocation",
-                                          "CUDA_ERROR_OUT_OF_MEMORY", "CUDNN_STATUS_ALLOC_FAILED", NULL };
+    static const char *const memory[] = { "bad_alloc",
+                                          "out of memory",
+                                          "failed to allocate",
+                                          "bad allocation",
+                                          "CUDA_ERROR_OUT_OF_MEMORY",
+                                          "CUDNN_STATUS_ALLOC_FAILED",
+                                          NULL };
     static const char *const cancelled[] = { "terminate flag", NULL };
-    static const char *const lost[] = { "CUDA failure 700", "CUDA failure 710", "CUDA failure 719", "CUDA failure 999",
-                                        "illegal memory access", "unspecified launch failure", NULL };
+    static const char *const lost[] = { "CUDA failure 700",
+                                        "CUDA failure 710",
+                                        "CUDA failure 719",
+                                        "CUDA failure 999",
+                                        "illegal memory access",
+                                        "unspecified launch failure",
+                                        NULL };
     if (says_any(text, memory))
         return SP_ENGINE_NOMEM;
     if (says_any(text, cancelled))
@@ -134,8 +144,9 @@ static sp_engine_status start_library(ort_library *lib, const OrtApiBase *base, 
     (void)snprintf(lib->version, sizeof(lib->version), "%s", base->GetVersionString());
     lib->api = base->GetApi(ORT_API_VERSION);
     if (!lib->api)
-        return ort_fail(reterr, SP_ENGINE_UNSUPPORTED, "%s is ONNX Runtime %s; this plug-in needs API %d (1.%d) or newer",
-                        lib->path, lib->version, ORT_API_VERSION, ORT_API_VERSION);
+        return ort_fail(reterr, SP_ENGINE_UNSUPPORTED,
+                        "%s is ONNX Runtime %s; this plug-in needs API %d (1.%d) or newer", lib->path, lib->version,
+                        ORT_API_VERSION, ORT_API_VERSION);
     sp_engine_status s = ort_check(
         lib, lib->api->CreateEnvWithCustomLogger(drop_line, NULL, ORT_LOGGING_LEVEL_FATAL, "spillway", &lib->env),
         ORT_PHASE_LOAD, reterr);

@@ -120,7 +120,8 @@ static OrtStatus *set_threads(const ort_library *lib, OrtSessionOptions *so, con
 
 static OrtStatus *set_optimisation(const ort_library *lib, OrtSessionOptions *so, const sp_engine_load_options *options)
 {
-    static const GraphOptimizationLevel levels[] = { ORT_DISABLE_ALL, ORT_ENABLE_BASIC, ORT_ENABLE_EXTENDED, ORT_ENABLE_ALL };
+    static const GraphOptimizationLevel levels[] = { ORT_DISABLE_ALL, ORT_ENABLE_BASIC, ORT_ENABLE_EXTENDED,
+                                                     ORT_ENABLE_ALL };
     int level = options->optimisation < 0 || options->optimisation > 3 ? 3 : options->optimisation;
     bool saved = options->optimised_path && access(options->optimised_path, R_OK) == 0;
     OrtStatus *st = lib->api->SetSessionGraphOptimizationLevel(so, saved ? ORT_DISABLE_ALL : levels[level]);
@@ -148,7 +149,8 @@ static sp_engine_status make_options(const ort_library *lib, const sp_engine_loa
     return s;
 }
 
-static sp_engine_status open_session(sp_engine_model *model, const sp_engine_load_options *options, sp_engine_error *reterr)
+static sp_engine_status open_session(sp_engine_model *model, const sp_engine_load_options *options,
+                                     sp_engine_error *reterr)
 {
     const ort_library *lib = model->library;
     OrtSessionOptions *so = NULL;
@@ -164,11 +166,11 @@ static sp_engine_status open_session(sp_engine_model *model, const sp_engine_loa
     if (!s) {
         bool saved = options->optimised_path && access(options->optimised_path, R_OK) == 0;
         const char *path = saved ? options->optimised_path : options->path;
-        OrtStatus *st = path ? lib->api->CreateSessionWithPrepackedWeightsContainer(lib->env, path, so, model->prepacked,
-                                                                                    &model->session)
-                             : lib->api->CreateSessionFromArrayWithPrepackedWeightsContainer(
-                                   lib->env, options->bytes, (size_t)options->byte_count, so, model->prepacked,
-                                   &model->session);
+        OrtStatus *st =
+            path ? lib->api->CreateSessionWithPrepackedWeightsContainer(lib->env, path, so, model->prepacked,
+                                                                        &model->session)
+                 : lib->api->CreateSessionFromArrayWithPrepackedWeightsContainer(
+                       lib->env, options->bytes, (size_t)options->byte_count, so, model->prepacked, &model->session);
         s = ort_check(lib, st, ORT_PHASE_LOAD, reterr);
     }
     lib->api->ReleaseSessionOptions(so);
@@ -239,8 +241,8 @@ static sp_engine_status read_ports(sp_engine_model *model, sp_engine_error *rete
     if (s)
         return s;
     if (inputs > SP_ENGINE_MAX_PORTS || outputs > SP_ENGINE_MAX_PORTS)
-        return ort_fail(reterr, SP_ENGINE_TOO_LARGE, "the model has %zu inputs and %zu outputs; at most %d of each", inputs,
-                        outputs, SP_ENGINE_MAX_PORTS);
+        return ort_fail(reterr, SP_ENGINE_TOO_LARGE, "the model has %zu inputs and %zu outputs; at most %d of each",
+                        inputs, outputs, SP_ENGINE_MAX_PORTS);
     model->ports = calloc(inputs + outputs, sizeof(*model->ports));
     if (!model->ports)
         return ort_fail(reterr, SP_ENGINE_NOMEM, "no memory for the model's description");
@@ -268,14 +270,16 @@ static sp_engine_status make_lanes(sp_engine_model *model, int32_t count, sp_eng
     return SP_ENGINE_OK;
 }
 
-sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_model **ret_model, sp_engine_error *reterr)
+sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_model **ret_model,
+                                sp_engine_error *reterr)
 {
     sp_engine_load_options options = { 0 };
     memcpy(&options, given, given->struct_bytes < sizeof(options) ? given->struct_bytes : sizeof(options));
     if (!options.path == !options.bytes)
         return ort_fail(reterr, SP_ENGINE_INVALID, "a model is given either as a path or as bytes");
     if (options.threads < 0 || options.lanes < 0 || options.lanes > 1024)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "threads %d, lanes %d: out of range", options.threads, options.lanes);
+        return ort_fail(reterr, SP_ENGINE_INVALID, "threads %d, lanes %d: out of range", options.threads,
+                        options.lanes);
     const ort_library *lib = NULL;
     sp_engine_status s = ort_library_get(&lib, reterr);
     if (s)

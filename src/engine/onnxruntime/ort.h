@@ -40,13 +40,15 @@ sp_engine_status ort_check(const ort_library *library, OrtStatus *status, ort_ph
 void ort_probe_providers(const ort_library *library, sp_engine_probe_result *result);
 
 /* The entries of the ABI table (model.c). */
-sp_engine_status ort_model_load(const sp_engine_load_options *options, sp_engine_model **ret_model, sp_engine_error *reterr);
+sp_engine_status ort_model_load(const sp_engine_load_options *options, sp_engine_model **ret_model,
+                                sp_engine_error *reterr);
 void ort_model_describe(const sp_engine_model *model, sp_engine_ports *ret_ports);
 void ort_model_unload(sp_engine_model *model);
 sp_engine_status ort_model_memory(const sp_engine_model *model, sp_engine_memory *ret_memory, sp_engine_error *reterr);
 /* (run.c) */
-sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
-                               sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr);
+sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs,
+                               int32_t input_count, sp_engine_tensor *outputs, int32_t output_count,
+                               sp_engine_error *reterr);
 void ort_model_cancel(sp_engine_model *model, int32_t lane);
 
 /* One concurrent run: what is bound now, so that the next run with the same buffers binds nothing. */

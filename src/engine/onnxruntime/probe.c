@@ -53,7 +53,8 @@ static void ask_driver(void *driver, cuda_state *state)
     int code = init(0);
     if (code == 803 || code == 804) /* SYSTEM_DRIVER_MISMATCH, COMPAT_NOT_SUPPORTED_ON_DEVICE */
         (void)snprintf(state->reason, sizeof(state->reason),
-                       "driver/CUDA mismatch: libcuda.so.1 and the kernel's driver are of different versions (code %d)", code);
+                       "driver/CUDA mismatch: libcuda.so.1 and the kernel's driver are of different versions (code %d)",
+                       code);
     else if (code == 100) /* NO_DEVICE */
         (void)snprintf(state->reason, sizeof(state->reason), "no GPU: the driver sees none (CUDA_VISIBLE_DEVICES?)");
     else if (code)
@@ -121,7 +122,8 @@ static bool runtime_fits(const cuda_state *cuda, char *reason, size_t reason_siz
             continue;
         (void)dlclose(runtime);
         if (cuda->driver_version && cuda->driver_version / 1000 < major) {
-            (void)snprintf(reason, reason_size, "driver/CUDA mismatch: the driver offers CUDA %d.%d, the provider needs %d",
+            (void)snprintf(reason, reason_size,
+                           "driver/CUDA mismatch: the driver offers CUDA %d.%d, the provider needs %d",
                            cuda->driver_version / 1000, cuda->driver_version % 1000 / 10, major);
             return false;
         }
@@ -130,8 +132,8 @@ static bool runtime_fits(const cuda_state *cuda, char *reason, size_t reason_siz
     return true; /* linked statically: the load will tell */
 }
 
-static void probe_gpu_provider(const ort_library *library, const cuda_state *cuda, const char *ort_name, const char *file,
-                               sp_engine_provider *provider)
+static void probe_gpu_provider(const ort_library *library, const cuda_state *cuda, const char *ort_name,
+                               const char *file, sp_engine_provider *provider)
 {
     if (cuda->reason[0]) {
         (void)snprintf(provider->reason, sizeof(provider->reason), "%s", cuda->reason);
@@ -139,8 +141,8 @@ static void probe_gpu_provider(const ort_library *library, const cuda_state *cud
         return;
     }
     if (cuda->driver_version)
-        (void)snprintf(provider->version, sizeof(provider->version), "driver for CUDA %d.%d", cuda->driver_version / 1000,
-                       cuda->driver_version % 1000 / 10);
+        (void)snprintf(provider->version, sizeof(provider->version), "driver for CUDA %d.%d",
+                       cuda->driver_version / 1000, cuda->driver_version % 1000 / 10);
     if (!ort_library_has(library, ort_name)) {
         (void)snprintf(provider->reason, sizeof(provider->reason),
                        "library missing: this ONNX Runtime is built without %s (%s)", ort_name, file);

@@ -46,16 +46,19 @@ void ort_lane_done(const sp_engine_model *model, ort_lane *lane)
 }
 
 /* What the host asks must be what the model takes; the library would say so too, but only after work was done. */
-static sp_engine_status check_tensor(const sp_engine_port *port, const sp_engine_tensor *tensor, sp_engine_error *reterr)
+static sp_engine_status check_tensor(const sp_engine_port *port, const sp_engine_tensor *tensor,
+                                     sp_engine_error *reterr)
 {
     if (tensor->dtype != port->dtype)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: type %d given, the model has %d", port->name, tensor->dtype, port->dtype);
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: type %d given, the model has %d", port->name, tensor->dtype,
+                        port->dtype);
     if (!port->dtype)
         return ort_fail(reterr, SP_ENGINE_UNSUPPORTED, "%s is no plain tensor", port->name);
     if (!tensor->data)
         return SP_ENGINE_OK; /* an output left to the library; inputs are checked by the caller of this */
     if (tensor->rank != port->rank)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: rank %d given, the model has %d", port->name, tensor->rank, port->rank);
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: rank %d given, the model has %d", port->name, tensor->rank,
+                        port->rank);
     uint64_t bytes = ort_dtype_bytes(tensor->dtype);
     for (int32_t i = 0; i < tensor->rank; i++) {
         if (tensor->dims[i] < 0 || (port->dims[i] >= 0 && tensor->dims[i] != port->dims[i]))
@@ -81,8 +84,8 @@ static OrtStatus *wrap_tensor(const sp_engine_model *model, const sp_engine_tens
 {
     const OrtApi *api = model->library->api;
     if (tensor->memory == SP_ENGINE_HOST)
-        return api->CreateTensorWithDataAsOrtValue(model->library->host_memory, tensor->data, (size_t)tensor->size_bytes,
-                                                   tensor->dims, (size_t)tensor->rank,
+        return api->CreateTensorWithDataAsOrtValue(model->library->host_memory, tensor->data,
+                                                   (size_t)tensor->size_bytes, tensor->dims, (size_t)tensor->rank,
                                                    (ONNXTensorElementDataType)tensor->dtype, ret_value);
     OrtMemoryInfo *memory = NULL;
     OrtStatus *st = api->CreateMemoryInfo("Cuda", OrtDeviceAllocator, tensor->device_index, OrtMemTypeDefault, &memory);
@@ -108,7 +111,8 @@ static sp_engine_status bind_port(sp_engine_model *model, ort_lane *lane, int32_
     if (tensor->data) {
         st = wrap_tensor(model, tensor, &value);
         if (!st)
-            st = input ? api->BindInput(lane->binding, port->name, value) : api->BindOutput(lane->binding, port->name, value);
+            st = input ? api->BindInput(lane->binding, port->name, value)
+                       : api->BindOutput(lane->binding, port->name, value);
     } else {
         st = api->BindOutputToDevice(lane->binding, port->name, model->library->host_memory);
     }
@@ -148,7 +152,8 @@ static OrtStatus *describe_left(const OrtApi *api, OrtValue *value, sp_engine_te
     return st;
 }
 
-static sp_engine_status take_left(sp_engine_model *model, ort_lane *lane, sp_engine_tensor *outputs, sp_engine_error *reterr)
+static sp_engine_status take_left(sp_engine_model *model, ort_lane *lane, sp_engine_tensor *outputs,
+                                  sp_engine_error *reterr)
 {
     const OrtApi *api = model->library->api;
     OrtAllocator *allocator = NULL;
@@ -186,7 +191,8 @@ static sp_engine_status check_call(const sp_engine_model *model, int32_t lane, c
                                    int32_t input_count, const sp_engine_tensor *outputs, int32_t output_count,
                                    sp_engine_error *reterr)
 {
-    if (lane < 0 || lane >= model->lane_count || input_count != model->input_count || output_count != model->output_count)
+    if (lane < 0 || lane >= model->lane_count || input_count != model->input_count ||
+        output_count != model->output_count)
         return ort_fail(reterr, SP_ENGINE_INVALID, "lane %d of %d, %d inputs of %d, %d outputs of %d", lane,
                         model->lane_count, input_count, model->input_count, output_count, model->output_count);
     for (int32_t i = 0; i < input_count + output_count; i++) {
@@ -201,7 +207,8 @@ static sp_engine_status check_call(const sp_engine_model *model, int32_t lane, c
 }
 
 sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const sp_engine_tensor *inputs,
-                               int32_t input_count, sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr)
+                               int32_t input_count, sp_engine_tensor *outputs, int32_t output_count,
+                               sp_engine_error *reterr)
 {
     sp_engine_status s = check_call(model, lane_index, inputs, input_count, outputs, output_count, reterr);
     if (s)
@@ -219,8 +226,8 @@ sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const
     if (!s)
         s = ort_check(model->library, api->RunOptionsUnsetTerminate(lane->run_options), ORT_PHASE_RUN, reterr);
     if (!s)
-        s = ort_check(model->library, api->RunWithBinding(model->session, lane->run_options, lane->binding), ORT_PHASE_RUN,
-                      reterr);
+        s = ort_check(model->library, api->RunWithBinding(model->session, lane->run_options, lane->binding),
+                      ORT_PHASE_RUN, reterr);
     if (!s && leaves)
         s = take_left(model, lane, outputs, reterr);
     if (leaves)

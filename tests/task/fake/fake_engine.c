@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define ITEM_VALUES (3 * 8 * 8)
-#define CLASSES 4
+#define CLASSES     4
 
 struct sp_engine_model {
     int lanes, threads;
@@ -37,7 +37,8 @@ static sp_engine_status probe(sp_engine_probe_result *ret_result, sp_engine_erro
     return SP_ENGINE_OK;
 }
 
-static sp_engine_status load(const sp_engine_load_options *options, sp_engine_model **ret_model, sp_engine_error *reterr)
+static sp_engine_status load(const sp_engine_load_options *options, sp_engine_model **ret_model,
+                             sp_engine_error *reterr)
 {
     int place = atomic_fetch_add(&loaded, 1) % 16;
     models[place].lanes = options->lanes;
@@ -86,11 +87,21 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
     return SP_ENGINE_OK;
 }
 
-static void unload(sp_engine_model *model) {}
-static void close_engine(void) {}
+static void unload(sp_engine_model *model)
+{
+}
+static void close_engine(void)
+{
+}
 
-static const sp_engine_api table = { .abi = SP_ENGINE_ABI, .struct_bytes = sizeof(sp_engine_api), .name = "fake",
-                                     .probe = probe, .load = load, .describe = describe, .run = run, .unload = unload,
+static const sp_engine_api table = { .abi = SP_ENGINE_ABI,
+                                     .struct_bytes = sizeof(sp_engine_api),
+                                     .name = "fake",
+                                     .probe = probe,
+                                     .load = load,
+                                     .describe = describe,
+                                     .run = run,
+                                     .unload = unload,
                                      .close = close_engine };
 
 __attribute__((visibility("default"))) const sp_engine_api *sp_engine_api_get(uint32_t host_abi);
