@@ -33,6 +33,10 @@
  * empty scans could otherwise hold a core for minutes. SP_TOO_LARGE. */
 #define SP_LIMIT_JPEG_SCANS 100
 
+/* Scans times pixels: the largest picture may have 31 scans, a 20-megapixel one all 100. 8,000 x 8,000 pixels with 99
+ * scans took 7 s here, which is too near to what the watchdog grants. SP_TOO_LARGE. */
+#define SP_LIMIT_JPEG_SCAN_PIXELS (2000ull * 1000 * 1000)
+
 /* One unpacked strip or tile of a TIFF file: a picture of the most pixels in 8-bit RGBA as a single strip fits. Beyond:
  * SP_TOO_LARGE. */
 #define SP_LIMIT_TIFF_BLOCK_BYTES (256u * 1024 * 1024)

@@ -195,10 +195,13 @@ static void on_progress(j_common_ptr common)
 {
     j_decompress_ptr cinfo = (j_decompress_ptr)common;
     jpeg_job *job = common->client_data;
-    if (cinfo->input_scan_number <= SP_LIMIT_JPEG_SCANS)
+    uint64_t scans = (uint64_t)SP_MAX(cinfo->input_scan_number, 0);
+    uint64_t pixels = (uint64_t)cinfo->image_width * cinfo->image_height; /* image.c has bounded it */
+    if (scans <= SP_LIMIT_JPEG_SCANS && scans * pixels <= SP_LIMIT_JPEG_SCAN_PIXELS)
         return;
-    job->status = SP_FAIL_CODE(job->reterr, SP_TOO_LARGE, "image_scans", "jpeg: more than %d scans (byte %zu); save it with "
-                               "fewer", SP_LIMIT_JPEG_SCANS, job_offset(job));
+    job->status = SP_FAIL_CODE(job->reterr, SP_TOO_LARGE, "image_scans", "jpeg: %llu scans of %u x %u pixels (byte %zu) are "
+                               "too many; save it as a baseline JPEG", (unsigned long long)scans, cinfo->image_width,
+                               cinfo->image_height, job_offset(job));
     longjmp(job->escape, 1);
 }
 
