@@ -15,6 +15,7 @@ const sp_worker_kind *sp_worker_kind_find(const char *kind)
         { "codec", &sp_worker_kind_codec },
         { "cpu", &sp_worker_kind_device },
         { "cuda", &sp_worker_kind_device },
+        { "tensorrt", &sp_worker_kind_device },
         { "noop", &sp_worker_kind_noop },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {

@@ -58,7 +58,7 @@ uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error 
 /* True when the gateway no longer wants this item; cheap, call between stages. */
 bool sp_work_item_cancelled(const sp_work_item *item);
 
-/* The table. NULL when there is no such kind. "cpu" and "cuda" are the device kind. */
+/* The table. NULL when there is no such kind. "cpu", "cuda" and "tensorrt" are the device kind. */
 const sp_worker_kind *sp_worker_kind_find(const char *kind);
 
 /* The process's main: descriptor 3 is the control socket. Returns the exit code. */
