@@ -98,22 +98,22 @@ static void client_gone(gw_conn *conn)
 /* A close and a shutdown of the sending side look the same from here (FIN). Something sent tells them apart: a closed
  * peer answers with a reset, which arrives as EPOLLHUP. "100 Continue" is the one thing that may be sent before the
  * answer without changing it; HTTP/1.0 has no such thing, so there the answer itself is the probe. */
-static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
+static void probe(gw_conn *conn)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    conn->probed_ns = sp_loop_now_ns(conn->server->loop);
+    if (!conn->headers.http10 && send(conn->fd, interim, sizeof(interim) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN)
+        client_gone(conn);
+}
+
+static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
+{
     gw_conn *conn = context;
-    if (epoll_events & (EPOLLHUP | EPOLLERR)) {
+    conn->half_closed = true;
+    if ((epoll_events & (EPOLLHUP | EPOLLERR)) || sp_loop_watch(conn->server->loop, watch, 0, NULL))
         client_gone(conn);
-        return;
-    }
-    if (!conn->probed && !conn->headers.http10 &&
-        send(conn->fd, interim, sizeof(interim) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN) {
-        client_gone(conn);
-        return;
-    }
-    conn->probed = true;
-    if (sp_loop_watch(conn->server->loop, watch, 0, NULL)) /* only errors from now on */
-        client_gone(conn);
+    else
+        probe(conn); /* and from now on only errors wake us */
 }
 
 static void suspend(gw_conn *conn)
@@ -124,7 +124,7 @@ static void suspend(gw_conn *conn)
     conn->hangup = (sp_watch){ .fd = conn->fd, .ready = hangup_ready, .context = conn };
     MHD_suspend_connection(conn->mhd);
     /* Without memory for the watch a hang-up is noticed when the answer is sent. */
-    (void)sp_loop_watch(conn->server->loop, &conn->hangup, conn->probed ? 0 : EPOLLRDHUP, NULL);
+    (void)sp_loop_watch(conn->server->loop, &conn->hangup, conn->half_closed ? 0 : EPOLLRDHUP, NULL);
 }
 
 void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s)
@@ -133,6 +133,7 @@ void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry
     conn->error = *err;
     conn->error_status = http_status;
     conn->retry_after_s = retry_after_s;
+    conn->close_after = http_status == 413; /* who sends that much is not worth another 32 MiB of swallowing */
     gw_conn_enter(conn, GW_SWALLOW);
 }
 
@@ -325,7 +326,7 @@ static void completed(void *context, struct MHD_Connection *mhd, void **request_
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && conn->request)
         sp_metric_add(conn->server->hangups, 1);
     request_forget(conn);
-    conn->probed = false;
+    conn->half_closed = false;
     gw_conn_enter(conn, GW_IDLE);
 }
 
@@ -476,6 +477,11 @@ static void sweep_one(gw_conn *conn, int64_t now_ns)
             cut(conn);
         break;
     case GW_WAITING: /* the house keeps the deadline */
+        /* Behind pipelined bytes that nobody reads yet, the peer's end may be unable to reach us. */
+        if (conn->suspended && now_ns - SP_MAX(conn->probed_ns, conn->since_ns) > GW_PROBE_MS * SP_NS_PER_MS &&
+            (conn->half_closed || bytes_wait(conn)))
+            probe(conn);
+        break;
     case GW_READY:
     case GW_DEAD:
         break;

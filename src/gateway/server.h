@@ -40,6 +40,8 @@
  * GW_POLLED at once, are asked again by libmicrohttpd instead of being suspended. */
 #define GW_POLL_NS (2 * SP_NS_PER_MS)
 #define GW_POLLED 32
+/* A half-closed client that waits is asked this often whether it is still there. */
+#define GW_PROBE_MS 1000
 /* How often the connections are looked through for the times above. */
 #define GW_SWEEP_MS 250
 /* Keep-alive connections get this long to bring their next request, and take its answer, once we are draining. */
@@ -97,7 +99,8 @@ typedef struct gw_conn {
     bool refused;   /* over the connection limits: gets one 429 and is closed */
     bool suspended; /* in libmicrohttpd's sense */
     bool polled;    /* WAITING, asked again by libmicrohttpd */
-    bool probed;    /* half-closed; a 100 Continue went out to see whether somebody still reads */
+    bool half_closed; /* the client has ended its sending side: 100 Continue tells whether it still reads */
+    int64_t probed_ns;
     uint8_t address[16];
     gw_phase phase;
     int64_t since_ns;    /* of the phase, for the sweep */

@@ -354,6 +354,7 @@ def test_too_large_is_seen_by_raw_sockets(gateway):
             reply = sock.reply()
             assert reply.status == 413 and reply.json()["code"] == "body_too_large", reply.body
             check_named(reply, framing)
+            assert reply.headers["connection"] == "close" and sock.closed()
 
 
 def test_too_large_is_seen_by_requests(gateway):
