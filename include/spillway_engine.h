@@ -131,10 +131,6 @@ typedef struct sp_engine_load_options {
     int32_t spin;         /* 1: idle compute threads of a run spin for work; 0: they sleep, which costs a wake-up per
                            * operator and leaves the cores to others */
     uint64_t device_memory_limit_bytes; /* of the provider's arena; 0 = none. The cpu provider has no such bound */
-    sp_engine_model *share; /* another loaded model of the same file: its prepacked weights are used where the library
-                             * can; it must be unloaded after this one. NULL = none */
-    const char *optimised_path; /* written by the first load, read by later ones, when the library can save its
-                                 * optimised graph; the name must change with model, library, machine. NULL = none */
 } sp_engine_load_options;
 
 typedef struct sp_engine_memory {

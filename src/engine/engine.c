@@ -141,8 +141,6 @@ sp_status sp_session_open(const sp_engine *engine, const sp_session_options *opt
         .optimisation = options->optimisation < 0 ? 3 : options->optimisation,
         .spin = options->spin,
         .device_memory_limit_bytes = options->device_memory_limit_bytes,
-        .share = options->share ? options->share->model : NULL,
-        .optimised_path = options->optimised_path,
     };
     sp_engine_error why = { 0 };
     s = from_engine(engine, engine->api->load(&load, &session->model, &why), &why, reterr);

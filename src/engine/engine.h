@@ -38,8 +38,6 @@ typedef struct sp_session_options {
     bool spin;        /* see sp_engine_load_options */
     int optimisation; /* 0..3; -1 = 3 */
     uint64_t device_memory_limit_bytes;
-    const sp_session *share;
-    const char *optimised_path;
 } sp_session_options;
 
 /* One thread, one lane, CPU, all optimisations. */

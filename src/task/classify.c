@@ -140,7 +140,6 @@ sp_status sp_classify_open(const sp_engine *engine, sp_model *model, const sp_cl
     session.threads = options->threads;
     session.lanes = options->lanes;
     session.spin = options->spin;
-    session.share = options->share ? options->share->session : NULL;
     sp_status s = sp_session_open(engine, &session, &c->session, reterr);
     if (!s)
         s = open_lanes(c, SP_MAX(options->lanes, 1), reterr);

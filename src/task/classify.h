@@ -26,7 +26,6 @@ typedef struct sp_classify_options {
     int lanes;     /* runs at once */
     int max_batch; /* items of one run that buffers are reserved for; cut to the model's own bound */
     bool spin;
-    const sp_classifier *share; /* another classifier of the same model, freed after this one */
 } sp_classify_options;
 
 /* One lane, one item, as many threads as the machine grants. */

@@ -63,8 +63,6 @@ typedef struct ort_lane {
 struct sp_engine_model {
     const ort_library *library;
     OrtSession *session;
-    OrtPrepackedWeightsContainer *prepacked; /* ours when owns_prepacked */
-    bool owns_prepacked;
     int32_t input_count, output_count, lane_count;
     sp_engine_port *ports; /* inputs, then outputs; names are ours */
     ort_lane *lanes;
