@@ -71,6 +71,18 @@ def resident_mib(pid):
     return total / 1024
 
 
+def cpu_seconds(pid):
+    """User and system time of a process and all below it, so far."""
+    total = 0
+    for one in process_tree(pid):
+        try:
+            fields = pathlib.Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 class Spillway:
     def __init__(self, workers="codec0,cpu0", args=(), prefix=()):
         self.process = subprocess.Popen(
