@@ -113,6 +113,18 @@ static sp_status check_file(const char *path, sp_error *reterr)
     return SP_OK;
 }
 
+static sp_status check_source(const sp_session_options *options, sp_error *reterr)
+{
+    if (!options->path == !options->bytes.data)
+        return SP_FAIL(reterr, SP_INVALID, "a model is given either as a path or as bytes");
+    if (options->path)
+        return check_file(options->path, reterr);
+    if (options->bytes.size_bytes > SP_LIMIT_MODEL_BYTES)
+        return SP_FAIL(reterr, SP_TOO_LARGE, "a model of %zu bytes; at most %u are taken", options->bytes.size_bytes,
+                       SP_LIMIT_MODEL_BYTES);
+    return SP_OK;
+}
+
 static sp_status injected(sp_fault_action action, const char *point, sp_error *reterr)
 {
     if (action == SP_FAULT_NOMEM)
@@ -125,7 +137,7 @@ sp_status sp_session_open(const sp_engine *engine, const sp_session_options *opt
 {
     sp_status s = injected(SP_FAULT("engine.load"), "engine.load", reterr);
     if (!s)
-        s = check_file(options->path, reterr);
+        s = check_source(options, reterr);
     if (s)
         return s;
     sp_session *session = calloc(1, sizeof(*session));
@@ -136,6 +148,8 @@ sp_status sp_session_open(const sp_engine *engine, const sp_session_options *opt
         .device_index = options->device_index,
         .provider = options->provider,
         .path = options->path,
+        .bytes = options->bytes.data,
+        .byte_count = options->bytes.size_bytes,
         .threads = options->threads,
         .lanes = options->lanes,
         .optimisation = options->optimisation < 0 ? 3 : options->optimisation,

@@ -6,6 +6,7 @@
 #define SP_ENGINE_ENGINE_H
 
 #include "base/status.h"
+#include "base/view.h"
 #include "spillway_engine.h"
 
 typedef struct sp_engine sp_engine;   /* process lifetime; never freed */
@@ -30,7 +31,8 @@ sp_status sp_engine_wrap(const sp_engine_api *api, sp_engine *storage, sp_error 
 sp_status sp_engine_probe(const sp_engine *engine, sp_engine_probe_result *ret_result, sp_error *reterr);
 
 typedef struct sp_session_options {
-    const char *path;
+    const char *path;     /* the model file; or NULL and: */
+    sp_view bytes;        /* the model in memory; needed until the session is open */
     const char *provider; /* NULL = "cpu" */
     int device_index;
     int threads;      /* that compute one run; 1 = the caller's alone */
@@ -43,8 +45,8 @@ typedef struct sp_session_options {
 /* One thread, one lane, CPU, all optimisations. */
 sp_session_options sp_session_options_default(const char *path);
 
-/* Loads a model file. SP_NOT_FOUND: no such file; SP_TOO_LARGE: beyond SP_LIMIT_MODEL_BYTES (nothing was read);
- * SP_CORRUPT: no model, or damaged; SP_UNSUPPORTED: provider not here, operator unknown; SP_NOMEM. */
+/* Loads a model. SP_NOT_FOUND: no such file; SP_TOO_LARGE: beyond SP_LIMIT_MODEL_BYTES (nothing was read);
+ * SP_INVALID: neither path nor bytes, or both; SP_CORRUPT: no model, or damaged; SP_UNSUPPORTED: provider not here, operator unknown; SP_NOMEM. */
 sp_status sp_session_open(const sp_engine *engine, const sp_session_options *options, sp_session **ret_session,
                           sp_error *reterr);
 void sp_session_free(sp_session *session); /* no run in flight; NULL is fine */

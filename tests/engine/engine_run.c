@@ -134,6 +134,35 @@ TEST(an_output_may_be_left_to_the_engine)
     sp_session_free(session);
 }
 
+TEST(a_model_in_memory_answers_as_its_file_does)
+{
+    sp_session *sessions[2] = { open_asset("models/squeezenet_fp16.onnx", 1, 1) };
+    size_t size = 0, count = 3 * 224 * 224;
+    char *file = test_read_file(test_asset("models/squeezenet_fp16.onnx"), &size);
+    uint16_t *in = malloc(count * sizeof(*in)), out[2][1000];
+    const sp_engine *engine = NULL;
+    sp_error err = { 0 };
+    REQUIRE(file && in && sp_engine_open("onnxruntime", &engine, &err) == SP_OK);
+    sp_session_options options = sp_session_options_default(NULL);
+    CHECK_INT(sp_session_open(engine, &options, &sessions[1], &err), SP_INVALID);
+    options.bytes = sp_view_make(file, size / 2);
+    CHECK_INT(sp_session_open(engine, &options, &sessions[1], &err), SP_CORRUPT);
+    options.bytes = sp_view_make(file, size);
+    REQUIRE(sp_session_open(engine, &options, &sessions[1], &err) == SP_OK);
+    free(file); /* a loaded model needs its bytes no more */
+    for (size_t i = 0; i < count; i++)
+        in[i] = (uint16_t)(0x3000 + test_random_between(0, 0x8ff)); /* 0.125 .. 0.6 */
+    for (int i = 0; i < 2; i++) {
+        const sp_engine_ports *ports = sp_session_ports(sessions[i]);
+        sp_engine_tensor input = tensor_of(&ports->inputs[0], 1, in, count * sizeof(*in));
+        sp_engine_tensor output = tensor_of(&ports->outputs[0], 1, out[i], sizeof(out[i]));
+        CHECK_INT(sp_session_run(sessions[i], 0, &input, 1, &output, 1, &err), SP_OK);
+        sp_session_free(sessions[i]);
+    }
+    CHECK_BYTES(out[1], out[0], sizeof(out[0]));
+    free(in);
+}
+
 typedef struct lane_job {
     sp_session *session;
     int lane;
