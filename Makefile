@@ -9,7 +9,7 @@ ARGS ?=
 ASSETS ?= $(or $(SPILLWAY_ASSETS),../shared/assets)
 export SPILLWAY_ASSETS := $(abspath $(ASSETS))
 
-.PHONY: all setup model run test check check-asan check-tsan fuzz clean distclean help
+.PHONY: all setup model run test check check-asan check-tsan fuzz soak bench clean distclean help
 all: setup
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_FLAGS) > /dev/null || meson setup $(BUILD) $(MESON_FLAGS)
 	@ninja -C $(BUILD) -j $(JOBS) --quiet
@@ -48,6 +48,17 @@ check-tsan: setup model
 fuzz: setup
 	@$(PYTHON) tools/run_tests.py --fuzz-seconds 600 --fuzz-total-seconds 36000 fuzz
 
+# The full numbers of the fault tests: 10,000 requests under 100 kills, 1,000 crashers, memory over 24,000 requests.
+soak: all model
+	@SPILLWAY_FULL=1 SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -s -ra tests/fault
+
+# Spillway and its peers side by side; docs/benchmarks.md. Wants an otherwise idle machine.
+bench: all model
+	@bench/peers/setup
+	@SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) bench/serve/run
+	@SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) bench/serve/run noop
+	@SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) bench/hop
+
 clean:
 	rm -rf $(BUILD) build-asan build-tsan build-fuzz compile_commands.json
 
@@ -62,4 +73,6 @@ help:
 	@echo 'make check       only what takes seconds'
 	@echo 'make check-asan  the tests under AddressSanitizer and UBSan; check-tsan: under ThreadSanitizer'
 	@echo 'make fuzz        ten minutes for each fuzz target'
+	@echo 'make soak        the fault tests at full size, some ten minutes'
+	@echo 'make bench       Spillway and its peers side by side (docs/benchmarks.md)'
 	@echo 'make clean       remove what was built; distclean: also what was fetched'
