@@ -46,6 +46,18 @@ typedef struct sp_image_decoder {
 extern const sp_image_decoder sp_decoder_jpeg, sp_decoder_png, sp_decoder_webp, sp_decoder_gif, sp_decoder_bmp,
     sp_decoder_tiff;
 
+/* One strip or tile of a TIFF file that holds JPEG data. */
+typedef struct sp_jpeg_block {
+    sp_view tables; /* shared by all blocks; may be empty */
+    int width, rows, samples;
+    bool ycbcr; /* convert to RGB; else samples come as they are */
+    uint8_t *dst;
+    size_t stride_bytes;
+} sp_jpeg_block;
+
+/* Failures as sp_image_decode's; `offset` is where `data` lie in the file, for messages. */
+sp_status sp_jpeg_block_decode(sp_view data, size_t offset, const sp_jpeg_block *block, sp_error *reterr);
+
 /* The orientation in an EXIF block (with or without its "Exif\0\0" prefix) or a TIFF file's first directory: the tag's
  * value, or 0 when it has none. Values outside 1..8 are returned as they are; they turn nothing. */
 int sp_exif_orientation(sp_view exif);

@@ -129,6 +129,7 @@ typedef struct jpeg_job {
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
     sp_view file;
+    size_t base; /* where `file` begins in the file that was sent: not 0 for a block of a TIFF file */
     sp_error *reterr;
     sp_status status;
     uint8_t *strip; /* rows waiting to be turned, or CMYK rows waiting for conversion */
@@ -141,7 +142,7 @@ static jpeg_job *job_of(j_common_ptr cinfo)
 
 static size_t job_offset(const jpeg_job *job)
 {
-    return job->file.size_bytes - job->source.bytes_in_buffer;
+    return job->base + job->file.size_bytes - job->source.bytes_in_buffer;
 }
 
 SP_NORETURN static void on_error(j_common_ptr cinfo)
@@ -172,7 +173,7 @@ static void on_source_begin(j_decompress_ptr cinfo)
 
 SP_NORETURN static void out_of_bytes(jpeg_job *job)
 {
-    job->status = truncated(job->reterr, job->file.size_bytes, "inside the image data");
+    job->status = truncated(job->reterr, job->base + job->file.size_bytes, "inside the image data");
     longjmp(job->escape, 1);
 }
 
@@ -306,6 +307,48 @@ static sp_status jpeg_decode(sp_view file, const sp_image_header *header, int sc
     job_guarded(&job, header, scale, rows);
     jpeg_destroy_decompress(&job.cinfo); /* fine on one that was never created */
     free(job.strip);
+    return job.status;
+}
+
+/* The tables that the blocks of a TIFF file share, then the block. */
+static void block_guarded(jpeg_job *job, const sp_jpeg_block *block)
+{
+    j_decompress_ptr cinfo = &job->cinfo;
+    if (setjmp(job->escape) != 0)
+        return;
+    job_open(job);
+    if (block->tables.size_bytes) {
+        job->source.next_input_byte = block->tables.data;
+        job->source.bytes_in_buffer = block->tables.size_bytes;
+        (void)jpeg_read_header(cinfo, FALSE);
+    }
+    job->source.next_input_byte = job->file.data;
+    job->source.bytes_in_buffer = job->file.size_bytes;
+    (void)jpeg_read_header(cinfo, TRUE);
+    bool fits = cinfo->image_width == (JDIMENSION)block->width && cinfo->image_height >= (JDIMENSION)block->rows &&
+                (uint64_t)cinfo->image_width * cinfo->image_height <= SP_LIMIT_IMAGE_PIXELS && /* its height is only its word */
+                cinfo->num_components == block->samples;
+    if (!fits) {
+        job->status = SP_FAIL_CODE(job->reterr, SP_INVALID, "corrupt", "tiff: the JPEG data at byte %zu are %u x %u with %d "
+                                   "components, the strip or tile is not", job->base, cinfo->image_width,
+                                   cinfo->image_height, cinfo->num_components);
+        return;
+    }
+    /* The TIFF's words about colour count, not what the JPEG data say of themselves. */
+    cinfo->jpeg_color_space = block->ycbcr ? JCS_YCbCr : JCS_UNKNOWN;
+    cinfo->out_color_space = block->ycbcr ? JCS_RGB : JCS_UNKNOWN;
+    (void)jpeg_start_decompress(cinfo);
+    for (int y = 0; y < block->rows; y++) {
+        JSAMPROW row = block->dst + (size_t)y * block->stride_bytes;
+        (void)jpeg_read_scanlines(cinfo, &row, 1);
+    }
+}
+
+sp_status sp_jpeg_block_decode(sp_view data, size_t offset, const sp_jpeg_block *block, sp_error *reterr)
+{
+    jpeg_job job = { .file = data, .base = offset, .reterr = reterr };
+    block_guarded(&job, block);
+    jpeg_destroy_decompress(&job.cinfo);
     return job.status;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * TIFF, first page. Strips and tiles are unpacked one by one (zlib for Deflate; libavcodec for LZW, PackBits and fax,
- * shown as a grey file of that one block) into a band of rows, and the samples become RGB here, as Pillow reads them.
- * Not read, and said so: BigTIFF, JPEG inside TIFF, YCbCr, Lab, signed and floating-point samples. */
+ * TIFF, first page. Strips and tiles are unpacked one by one (zlib for Deflate, libjpeg for JPEG; libavcodec for LZW,
+ * PackBits and fax, shown as a grey file of that one block) into a band of rows, and the samples become RGB here, as Pillow reads them.
+ * Not read, and said so: BigTIFF, old-style JPEG, YCbCr without JPEG, Lab, signed and floating-point samples. */
 #include "media/decoders.h"
 #include "media/libav.h"
 #include "media/tiff_layout.h"
@@ -114,6 +114,23 @@ static sp_status unpack_libav(tiff_job *job, sp_view stored, int rows, size_t of
     return s;
 }
 
+static sp_status unpack_jpeg(tiff_job *job, sp_view stored, int rows, size_t offset, sp_error *reterr)
+{
+    const sp_tiff_layout *layout = job->layout;
+    const sp_tiff_array *tables = &layout->jpeg_tables;
+    bool has_tables = tables->count && tables->type == 1;
+    sp_jpeg_block block = {
+        .tables = has_tables ? sp_view_make(layout->file.data + tables->offset, tables->count) : (sp_view){ 0 },
+        .width = (int)layout->block_width,
+        .rows = rows,
+        .samples = layout->samples,
+        .ycbcr = layout->photometric == SP_TIFF_YCBCR,
+        .dst = job->unpacked,
+        .stride_bytes = job->row_bytes,
+    };
+    return sp_jpeg_block_decode(stored, offset, &block, reterr);
+}
+
 static uint8_t reverse_bits(uint8_t v)
 {
     v = (uint8_t)((v & 0x55) << 1 | (v & 0xaa) >> 1);
@@ -177,6 +194,8 @@ static sp_status unpack_block(tiff_job *job, size_t index, int rows, const uint8
     }
     if (layout->compression == SP_TIFF_DEFLATE || layout->compression == SP_TIFF_DEFLATE_OLD)
         s = unpack_deflate(job, stored, need, offset, reterr);
+    else if (layout->compression == SP_TIFF_JPEG)
+        s = unpack_jpeg(job, stored, rows, offset, reterr);
     else
         s = unpack_libav(job, stored, rows, offset, reterr);
     for (int y = 0; !s && layout->predictor == 2 && y < rows; y++)
@@ -259,7 +278,7 @@ static void plane_row(const sp_tiff_layout *layout, const uint8_t *src, uint8_t 
 
 static void convert_row(const tiff_job *job, const uint8_t *src, uint8_t *dst, int width)
 {
-    if (job->layout->photometric == SP_TIFF_RGB)
+    if (job->layout->photometric == SP_TIFF_RGB || job->layout->photometric == SP_TIFF_YCBCR)
         rgb_row(job->layout, src, dst, width);
     else if (job->layout->photometric == SP_TIFF_CMYK)
         cmyk_row(job->layout, src, dst, width);

@@ -168,21 +168,24 @@ static sp_status read_coding(sp_tiff_layout *layout, const tiff_tags *tags, sp_e
     layout->photometric = value_of(layout, &tags->photometric, SP_TIFF_WHITE_IS_ZERO);
     layout->predictor = value_of(layout, &tags->predictor, 1);
     layout->fill_order = value_of(layout, &tags->fill_order, 1);
-    layout->planar = value_of(layout, &tags->planar, 1) == 2;
+    layout->planar = value_of(layout, &tags->planar, 1) == 2 && value_of(layout, &tags->samples, 1) > 1;
     layout->t4_options = value_of(layout, &tags->t4_options, 0);
     layout->colors = tags->colors;
     layout->jpeg_tables = tags->jpeg_tables;
     switch (layout->compression) {
     case SP_TIFF_NONE: case SP_TIFF_LZW: case SP_TIFF_DEFLATE: case SP_TIFF_DEFLATE_OLD: case SP_TIFF_PACKBITS:
-    case SP_TIFF_CCITT_RLE: case SP_TIFF_GROUP3: case SP_TIFF_GROUP4:
+    case SP_TIFF_CCITT_RLE: case SP_TIFF_GROUP3: case SP_TIFF_GROUP4: case SP_TIFF_JPEG:
         break;
     default:
         return unsupported(reterr, "compression", layout->compression);
     }
-    if (layout->photometric > SP_TIFF_CMYK || layout->photometric == 4)
+    bool ycbcr = layout->photometric == SP_TIFF_YCBCR && layout->compression == SP_TIFF_JPEG;
+    if (!ycbcr && (layout->photometric > SP_TIFF_CMYK || layout->photometric == 4))
         return unsupported(reterr, "photometric interpretation", layout->photometric);
-    if (layout->predictor != 1 && (layout->predictor != 2 || layout->compression == SP_TIFF_NONE))
-        layout->predictor = layout->compression == SP_TIFF_NONE ? 1 : layout->predictor;
+    /* The tag belongs to LZW and Deflate; others ignore it. */
+    if (layout->compression != SP_TIFF_LZW && layout->compression != SP_TIFF_DEFLATE &&
+        layout->compression != SP_TIFF_DEFLATE_OLD)
+        layout->predictor = 1;
     if (layout->predictor != 1 && layout->predictor != 2)
         return unsupported(reterr, "predictor", layout->predictor);
     if (layout->fill_order != 1 && layout->fill_order != 2)
@@ -196,6 +199,10 @@ static sp_status check_coding(const sp_tiff_layout *layout, sp_error *reterr)
     if (fax && (layout->bits != 1 || layout->samples != 1))
         return SP_FAIL_CODE(reterr, SP_INVALID, "bad_header", "tiff: fax compression %u with %d bits of %d samples",
                             layout->compression, layout->bits, layout->samples);
+    bool jpeg = layout->compression == SP_TIFF_JPEG;
+    if (jpeg && (layout->bits != 8 || (layout->samples != 1 && layout->samples != 3) || layout->planar ||
+                 layout->photometric == SP_TIFF_PALETTE || layout->fill_order != 1))
+        return unsupported(reterr, "JPEG compression of this form, samples a pixel:", (uint32_t)layout->samples);
     if (layout->predictor == 2 && layout->bits < 8)
         return unsupported(reterr, "a predictor with bits a sample:", (uint32_t)layout->bits);
     return SP_OK;

@@ -64,6 +64,7 @@ SEEDS = {
         "fax4": saved(picture.convert("1"), "TIFF", compression="group4"),
         "fax3": saved(picture.convert("1"), "TIFF", compression="group3"),
         "planar": tiff_of(rgb, 8, 2, planar=True, rows=4), "palette": tiff_of(index, 2, 3, t320=(3, list(range(12)))),
+        "jpeg": saved(picture, "TIFF", compression="jpeg", quality=20),
         "turned": tiff_of(rgb, 8, 2, t274=(3, [6])), "cmyk": tiff_of(np.asarray(cmyk), 8, 5),
     },
 }

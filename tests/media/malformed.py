@@ -46,6 +46,7 @@ def bases():
     yield "tiff_packbits", saved(picture, "TIFF", compression="packbits"), 0
     yield "tiff_deflate", saved(picture, "TIFF", compression="tiff_adobe_deflate"), 0
     yield "tiff_predictor", tiff_of(rgb, 8, 2, 8, 2), 0
+    yield "tiff_jpeg", saved(picture, "TIFF", compression="jpeg"), 0
 
 
 def cuts():

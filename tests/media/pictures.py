@@ -440,6 +440,18 @@ def tiff_of(samples, bits, photometric, compression=1, predictor=1, rows=7, big_
     return tiff_file(tags, strips, big_endian)
 
 
+def jpeg_in_tiff(rgb, photometric, rows=16):
+    """Strips of JPEG data; Pillow's own writer only knows YCbCr with shared tables."""
+    picture = Image.fromarray(rgb)
+    strips = [picture.crop((0, y, rgb.shape[1], min(y + rows, rgb.shape[0]))) for y in range(0, rgb.shape[0], rows)]
+    strips = [saved(s, "JPEG", keep_rgb=photometric == 2, subsampling=0 if photometric == 2 else 2) for s in strips]
+    tags = {256: (4, [rgb.shape[1]]), 257: (4, [rgb.shape[0]]), 258: (3, [8] * 3), 259: (3, [7]), 262: (3, [photometric]),
+            277: (3, [3]), 278: (3, [rows]), 284: (3, [1])}
+    if photometric == 6:
+        tags[530] = (3, [2, 2])
+    return tiff_file(tags, strips)
+
+
 def tiff_pictures():
     rng = np.random.default_rng(13)
     for w, h in [(1, 1), (33, 17), (100, 64)]:
@@ -450,6 +462,8 @@ def tiff_pictures():
         for compression in ("group3", "group4", "tiff_ccitt"):
             yield f"tiff_1_{compression}_{w}x{h}", saved(picture.convert("1"), "TIFF", compression=compression), None
         yield f"tiff_jpeg_{w}x{h}", saved(picture, "TIFF", compression="jpeg", quality=80), None
+        yield f"tiff_jpeg_rgb_{w}x{h}", jpeg_in_tiff(scene(w, h), 2), None
+        yield f"tiff_jpeg_ycbcr_{w}x{h}", jpeg_in_tiff(scene(w, h), 6), None
         yield f"tiff_jpeg_grey_{w}x{h}", saved(picture.convert("L"), "TIFF", compression="jpeg", quality=80), None
     for big_endian in (False, True):
         for bits in (1, 2, 4, 8, 16):
