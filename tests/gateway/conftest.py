@@ -13,6 +13,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("SPILLWAY_BUILD", os.path.join(ROOT, "build")))
+SANITIZED = bool(os.environ.get("SPILLWAY_SANITIZER"))  # memory is theirs then, not ours
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 import requests
 
-from conftest import OCTETS, Raw, post
+from conftest import OCTETS, SANITIZED, post
 
 NAMED = ("x-request-id", "x-spillway-link", "x-spillway-device", "x-spillway-precision", "x-spillway-attempts", "x-spillway-reason")
 LARGE = 40 * 1024 * 1024  # over SP_LIMIT_IMAGE_BODY_BYTES
@@ -390,7 +390,7 @@ def test_more_than_is_swallowed_is_answered_inside_the_body(gateway):
         except ConnectionError:
             pass
         assert sock.reply().status == 413
-    assert gateway.resident_bytes() < resident + 8 * 1024 * 1024
+    assert SANITIZED or gateway.resident_bytes() < resident + 8 * 1024 * 1024
 
 
 def test_slow_clients_are_told_so(gateway):
