@@ -275,7 +275,7 @@ static sp_status download(const sp_download *download, sp_download_result *ret_r
         return SP_FAIL(reterr, SP_NOMEM, "libcurl cannot start");
     t.curl = curl;
     sp_status status = open_part(part, &t, reterr);
-    SP_CLEANUP(sp_fd_closep) int fd = t.fd; /* closing it also drops the lock */
+    SP_CLEANUP(sp_fd_closep) SP_UNUSED int fd = t.fd; /* closing it also drops the lock */
     if (status)
         return status;
     result.resumed_from = t.have_bytes;
