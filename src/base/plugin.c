@@ -11,6 +11,9 @@
 #ifndef SP_BUILD_ROOT
 #define SP_BUILD_ROOT ""
 #endif
+#ifndef SP_LIBDIR
+#define SP_LIBDIR "lib" /* of the installation, below its prefix: "lib/x86_64-linux-gnu" on Debian */
+#endif
 
 /* Where the build leaves them, below its root. */
 static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime", "src/cli/fetch" };
@@ -54,6 +57,9 @@ static bool look_around(plugin_search *search, const char *dir)
     if (look_in(search, dir))
         return true;
     (void)snprintf(other, sizeof(other), "%.*s/../lib/spillway", (int)sizeof(other) - 64, dir);
+    if (look_in(search, other))
+        return true;
+    (void)snprintf(other, sizeof(other), "%.*s/../" SP_LIBDIR "/spillway", (int)sizeof(other) - 128, dir);
     if (look_in(search, other))
         return true;
     (void)snprintf(other, sizeof(other), "%.*s/spillway", (int)sizeof(other) - 64, dir);

@@ -11,7 +11,7 @@
 /* Opens `file` ("libspillway_media.so") from the first of these directories that has it:
  *   1. each one of SPILLWAY_PLUGINS (colon-separated; when it is set, nothing else is looked at)
  *   2. the directory of /proc/self/exe
- *   3. ../lib/spillway and spillway, seen from that directory
+ *   3. ../lib/spillway, ../LIBDIR/spillway (the installation's) and spillway, seen from that directory
  *   4. for a program that runs from its build tree: where that build puts plug-ins
  *   5. the same three for libspillway.so, when that is what this code was linked into
  * SP_UNSUPPORTED, code "missing_plugin": in none of them, the message lists where it was looked for; code "bad_plugin":
