@@ -60,7 +60,7 @@ def test_it_says_where_it_listens_and_what_to_try(serve):
     with serve("--workers", "codec0") as served:
         assert re.fullmatch(r"spillway [0-9.]+ listens on http://127\.0\.0\.1:\d+", served.said[0])
         metrics = int(re.fullmatch(r"metrics on http://127\.0\.0\.1:(\d+)/metrics", served.said[1])[1])
-        assert served.said[2] == f"try: curl -F image=@cat.jpg http://127.0.0.1:{served.port}/infer"
+        assert re.fullmatch(rf"try: curl -F image=@\S+ http://127\.0\.0\.1:{served.port}/infer", served.said[2])
         assert served.get("/healthz")[0] == 200
         assert served.get("/metrics", metrics)[0] == 200
     assert served.process.returncode == 0
