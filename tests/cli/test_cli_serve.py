@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -11,6 +12,8 @@ import subprocess
 
 import pytest
 
+TREE = pathlib.Path(__file__).resolve().parents[2]
+ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", TREE.parent / "shared/assets")) / "media/images"
 
 class Served:
     def __init__(self, process):
@@ -147,3 +150,27 @@ def test_an_idle_gateway_is_small(serve):
                 pytest.skip("a sanitizer's own memory is not ours")
             resident_kib = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
     assert resident_kib < 24 * 1024
+
+
+def test_the_log_level_reaches_the_workers(serve):
+    with serve("--workers", "codec0", "--log-level", "error") as quiet:
+        assert quiet.get("/healthz")[0] == 200
+    assert '"level":"info"' not in quiet.errors and '"level":"warn"' not in quiet.errors
+    with serve("--workers", "codec0", "--log-level", "debug") as loud:
+        assert loud.get("/healthz")[0] == 200
+    assert '"level":"info"' in loud.errors
+
+
+def test_the_server_answers_what_classify_answers(serve, run):
+    picture = ASSETS / "kitten_224.png"
+    if not picture.exists() or not (TREE / "var/models/efficientnet-lite0/1/model.onnx").exists():
+        pytest.skip("needs SPILLWAY_ASSETS and var/models (`make model`)")
+    here = json.loads(run("classify", "--json", picture).stdout)
+    with serve() as served:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        connection.request("POST", "/infer", picture.read_bytes(), {"Content-Type": "image/png"})
+        response = connection.getresponse()
+        there = json.loads(response.read())
+        connection.close()
+    assert response.status == 200
+    assert there["predictions"] == here["predictions"] and there["model"] == here["model"]
