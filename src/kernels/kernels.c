@@ -10,7 +10,8 @@ sp_kernel_table sp_kernels;
 static sp_kernel_level level_in_use;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* libgcc reads cpuid and XCR0, so a level counts only when the system saves its registers. */
+#ifdef __x86_64__
+/* The compiler's runtime reads cpuid and XCR0, so a level counts only when the system saves its registers. */
 static bool have_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -27,44 +28,60 @@ static bool have_vnni_vbmi(void)
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
 
+static void overwrite_avx2(sp_kernel_table *table)
+{
+    table->weights = sp_weights_avx2;
+    table->pack_h = sp_pack_h_avx2;
+    table->pack_v = sp_pack_v_avx2;
+    table->resize_h = sp_resize_h_avx2;
+    table->resize_v = sp_resize_v_avx2;
+    table->to_block = sp_to_block_avx2;
+    table->from_block = sp_from_block_avx2;
+    table->plain_h = sp_plain_h_avx2;
+    table->plain_v = sp_plain_v_avx2;
+    table->softmax_f32 = sp_softmax_f32_avx2;
+    table->topk_f32 = sp_topk_f32_avx2;
+    table->canary_f32 = sp_canary_f32_avx2;
+}
+
+/* A CPU with AVX-512 but without VNNI or VBMI (Skylake-X, Cascade Lake) keeps the AVX2 resize. */
+static void overwrite_avx512(sp_kernel_table *table)
+{
+    table->plain_v = sp_plain_v_avx512;
+    table->softmax_f32 = sp_softmax_f32_avx512;
+    table->topk_f32 = sp_topk_f32_avx512;
+    table->canary_f32 = sp_canary_f32_avx512;
+    if (!have_vnni_vbmi())
+        return;
+    table->weights = sp_weights_avx512;
+    table->pack_h = sp_pack_h_avx512;
+    table->pack_v = sp_pack_v_avx512;
+    table->resize_h = sp_resize_h_avx512;
+    table->resize_v = sp_resize_v_avx512;
+    table->plain_h = sp_plain_h_avx512;
+    table->norm_f32 = sp_norm_f32_avx512;
+    table->norm_f16 = sp_norm_f16_avx512;
+}
+#endif
+
 bool sp_kernels_at(sp_kernel_level level, sp_kernel_table *ret_table)
 {
-    if ((level >= SP_LEVEL_AVX2 && !have_avx2()) || (level >= SP_LEVEL_AVX512 && !have_avx512()))
-        return false;
     sp_kernel_table table;
 #define SP_KERNEL(name, result, parameters) table.name = sp_##name##_c;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL
-    if (level >= SP_LEVEL_AVX2) {
-        table.weights = sp_weights_avx2;
-        table.pack_h = sp_pack_h_avx2;
-        table.pack_v = sp_pack_v_avx2;
-        table.resize_h = sp_resize_h_avx2;
-        table.resize_v = sp_resize_v_avx2;
-        table.to_block = sp_to_block_avx2;
-        table.from_block = sp_from_block_avx2;
-        table.plain_h = sp_plain_h_avx2;
-        table.plain_v = sp_plain_v_avx2;
-        table.softmax_f32 = sp_softmax_f32_avx2;
-        table.topk_f32 = sp_topk_f32_avx2;
-        table.canary_f32 = sp_canary_f32_avx2;
-    }
-    if (level >= SP_LEVEL_AVX512) {
-        table.plain_v = sp_plain_v_avx512;
-        table.softmax_f32 = sp_softmax_f32_avx512;
-        table.topk_f32 = sp_topk_f32_avx512;
-        table.canary_f32 = sp_canary_f32_avx512;
-    }
-    if (level >= SP_LEVEL_AVX512 && have_vnni_vbmi()) {
-        table.weights = sp_weights_avx512;
-        table.pack_h = sp_pack_h_avx512;
-        table.pack_v = sp_pack_v_avx512;
-        table.resize_h = sp_resize_h_avx512;
-        table.resize_v = sp_resize_v_avx512;
-        table.plain_h = sp_plain_h_avx512;
-        table.norm_f32 = sp_norm_f32_avx512;
-        table.norm_f16 = sp_norm_f16_avx512;
-    }
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    if ((level >= SP_LEVEL_AVX2 && !have_avx2()) || (level >= SP_LEVEL_AVX512 && !have_avx512()))
+        return false;
+    if (level >= SP_LEVEL_AVX2)
+        overwrite_avx2(&table);
+    if (level >= SP_LEVEL_AVX512)
+        overwrite_avx512(&table);
+#else
+    if (level != SP_LEVEL_SCALAR)
+        return false;
+#endif
     *ret_table = table;
     return true;
 }
@@ -85,7 +102,6 @@ static void fill(void)
     static const char *const names[SP_LEVEL_COUNT] = { "scalar", "avx2", "avx512" };
     const char *mask = getenv("SPILLWAY_CPU");
     int level = SP_LEVEL_COUNT - 1;
-    __builtin_cpu_init();
     for (int i = 0; mask && i < SP_LEVEL_COUNT; i++) {
         if (strcmp(mask, names[i]) == 0)
             level = i;
@@ -109,6 +125,10 @@ const char *sp_kernels_level(void)
     case SP_LEVEL_AVX2:
         return "avx2";
     default:
-        return have_vnni_vbmi() ? "avx512+vnni+vbmi" : "avx512";
+#ifdef __x86_64__
+        if (have_vnni_vbmi())
+            return "avx512+vnni+vbmi";
+#endif
+        return "avx512";
     }
 }

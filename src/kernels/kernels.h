@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The kernel table: one contract per op, a scalar reference and its AVX2 and AVX-512 twins, equal to the bit. Filled once:
  * scalar first, then each level that the CPU and the system have overwrites the entries it improves.
- * SPILLWAY_CPU=scalar|avx2|avx512 is the highest level that may be used (tests, and a way out when in doubt).
+ * SPILLWAY_CPU=scalar|avx2|avx512 is the highest level that may be used (tests, and a way out when in doubt); any other
+ * value masks nothing.
  *
  * Ops take plain pointers and trust their caller: sizes are checked in prep.c. None can fail, none allocates.
  *

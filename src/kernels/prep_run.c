@@ -29,6 +29,8 @@ typedef struct sp_sink {
     int x0, x1, y0, y1;   /* the part of the tensor that the picture covers */
 } sp_sink;
 
+_Static_assert(sizeof(sp_prep_spec) == 40, "specs are compared and sent as bytes: no padding");
+
 struct sp_prep_scratch {
     sp_prep_spec spec;   /* of the tables below; valid when w > 0 */
     int w, h;

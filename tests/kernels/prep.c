@@ -6,6 +6,7 @@
 #include "kernels/prep_run.h"
 #include "test.h"
 
+#include <malloc.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,25 @@ TEST(prep_scratch_follows_changes_of_spec_and_size)
         CHECK_INT(sp_prep_image(&spec, p.rgb, w, h, p.stride, b, fresh, NULL), SP_OK);
         CHECK_BYTES(a, b, sizeof(a));
     }
+    picture_free(&p);
+}
+
+/* The heap in use is the same after the hundredth picture as after the first round of sizes. */
+TEST(prep_steady_state_allocates_nothing)
+{
+    SP_CLEANUP(sp_prep_scratch_freep) sp_prep_scratch *scratch = sp_prep_scratch_new();
+    static float out[3 * 224 * 224];
+    picture p = picture_new(700, 500, 0);
+    size_t after_first = 0;
+    REQUIRE(scratch != NULL);
+    for (int i = 0; i < 100; i++) {
+        sp_prep_spec spec = imagenet;
+        spec.filter = (uint8_t)(i % 3);
+        CHECK_INT(sp_prep_image(&spec, p.rgb, 700 - i % 10, 500 - i % 7, p.stride, out, scratch, NULL), SP_OK);
+        if (i == 29)
+            after_first = mallinfo2().uordblks + mallinfo2().hblkhd;
+    }
+    CHECK_INT(mallinfo2().uordblks + mallinfo2().hblkhd, after_first);
     picture_free(&p);
 }
 

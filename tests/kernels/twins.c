@@ -468,3 +468,20 @@ TEST(kernels_exp_is_within_one_ulp)
     CHECK(sp_expf(0.0f) == 1.0f && sp_expf(-INFINITY) == 0.0f && sp_expf(INFINITY) == INFINITY && isnan(sp_expf(NAN)));
     CHECK(sp_expf(-103.0f) > 0.0f); /* a subnormal */
 }
+
+TEST(kernels_f16_rounds_to_nearest_even)
+{
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+    for (int i = 0; i < 2000000; i++) {
+        uint32_t bits = (uint32_t)test_random();
+        float x = sp_f32_from_bits(i % 2 ? bits : (bits & 0x8fffffffu) | 0x30000000u | (bits & 0x1fu) << 23);
+        _Float16 expected = (_Float16)x;
+        uint16_t half;
+        memcpy(&half, &expected, 2);
+        if (x == x ? sp_f32_to_f16(x) != half : (sp_f32_to_f16(x) & 0x7fffu) <= 0x7c00u)
+            test_fail(__FILE__, __LINE__, "%a became 0x%04x, not 0x%04x", (double)x, sp_f32_to_f16(x), half);
+    }
+#else
+    SKIP("the compiler has no _Float16 here");
+#endif
+}
