@@ -10,6 +10,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define OUTPUT_BYTES (1u << 20)
 
@@ -219,4 +221,29 @@ TEST(codec_has_a_fault_point)
 #else
     SKIP("built without fault points");
 #endif
+}
+
+/* The sandbox cannot be left again, so a child enters it. */
+static int enter_sandbox(bool require)
+{
+    void *state = codec_state();
+    pid_t child = fork();
+    if (child == 0) {
+        sp_worker_card card = { 0 };
+        sp_error err = { 0 };
+        sp_status s = sp_worker_kind_codec.sandbox(state, &card, require, &err);
+        bool full = strcmp(card.sandbox, "full") == 0;
+        bool told = s ? strcmp(err.code, "sandbox") == 0 && err.message[0] : card.sandbox[0] && card.detail[0];
+        _exit(!told ? 99 : s == SP_UNAVAILABLE ? 2 : s ? 98 : full ? 0 : 1);
+    }
+    int status = -1;
+    (void)waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(codec_refuses_less_than_a_full_sandbox_only_when_told)
+{
+    int plain = enter_sandbox(false), required = enter_sandbox(true);
+    CHECK(plain == 0 || plain == 1);
+    CHECK_INT(required, plain == 0 ? 0 : 2);
 }
