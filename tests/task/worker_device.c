@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <immintrin.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static sp_submission submissions[ITEMS];
 static sp_work_item items[ITEMS];
 static float tensors[ITEMS][VALUES];
 _Alignas(64) static uint8_t answers[ITEMS][SP_LIMIT_ANSWER_BYTES];
-static int64_t least_budget_ns;
+static _Atomic int64_t least_budget_ns;
 
 void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns)
 {
@@ -391,6 +392,43 @@ TEST(alone_is_wide_and_a_crowd_is_narrow)
     CHECK_INT(choose(1, 0), 1);
     sp_worker_kind_device.run(device, 0, items, 1);
     CHECK_INT(run_threads[8], 1);
+    sp_worker_kind_device.close(device);
+}
+
+static pthread_mutex_t lead = PTHREAD_MUTEX_INITIALIZER; /* as the loop's: choose() is called under it */
+static int busy;
+
+static void *executor_main(void *argument)
+{
+    int executor = *(int *)argument;
+    for (int turn = 0; turn < 200; turn++) {
+        (void)pthread_mutex_lock(&lead);
+        (void)choose(1 + turn % 2, busy++);
+        (void)pthread_mutex_unlock(&lead);
+        sp_worker_kind_device.run(device, executor, &items[executor], 1);
+        (void)pthread_mutex_lock(&lead);
+        busy--;
+        (void)pthread_mutex_unlock(&lead);
+        if (items[executor].status)
+            break;
+    }
+    return NULL;
+}
+
+TEST(executors_run_at_once)
+{
+    wide_threads = 3;
+    open_with(3, 1);
+    wide_threads = 1;
+    make_items(NULL);
+    pthread_t threads[3];
+    int numbers[3] = { 0, 1, 2 };
+    for (int i = 0; i < 3; i++)
+        REQUIRE(pthread_create(&threads[i], NULL, executor_main, &numbers[i]) == 0);
+    for (int i = 0; i < 3; i++)
+        (void)pthread_join(threads[i], NULL);
+    for (int i = 0; i < 3; i++)
+        check_right(i);
     sp_worker_kind_device.close(device);
 }
 
