@@ -43,7 +43,8 @@ static void announce(const gw_server *server)
         (void)printf("Spillway is serving on http://%s%s%s:%d/", open, ports.address, shut, ports.http_port);
         if (ports.metrics_port)
             (void)printf("  (metrics on http://%s%s%s:%d/metrics)", open, ports.address, shut, ports.metrics_port);
-        (void)printf("\nTry it:  curl -F image=@cat.jpg http://%s%s%s:%d/infer\n", open, ports.address, shut, ports.http_port);
+        (void)printf("\nTry it:  curl -F image=@cat.jpg http://%s%s%s:%d/infer\n", open, ports.address, shut,
+                     ports.http_port);
         (void)fflush(stdout);
     }
     if (config->bound)
@@ -75,7 +76,8 @@ static void hard_stop_fire(sp_timer *timer, void *context)
 {
     (void)timer;
     gw_server *server = context;
-    sp_log(SP_LOG_WARN, "drain took too long, stopping", SP_LOG_INT("requests_open", sp_house_open_count(server->house)));
+    sp_log(SP_LOG_WARN, "drain took too long, stopping",
+           SP_LOG_INT("requests_open", sp_house_open_count(server->house)));
     sp_loop_stop(server->loop);
 }
 
@@ -101,7 +103,8 @@ static void signal_ready(sp_watch *watch, uint32_t epoll_events, void *context)
         sp_log(SP_LOG_INFO, "draining", SP_LOG_INT("signal", info.ssi_signo), SP_LOG_INT("delay_ms", delay_ms),
                SP_LOG_INT("requests_open", sp_house_open_count(server->house)));
         server->draining = true;
-        if (sp_loop_timer_set(server->loop, &server->drain_timer, sp_loop_now_ns(server->loop) + delay_ms * SP_NS_PER_MS, NULL))
+        if (sp_loop_timer_set(server->loop, &server->drain_timer,
+                              sp_loop_now_ns(server->loop) + delay_ms * SP_NS_PER_MS, NULL))
             sp_loop_stop(server->loop);
     }
 }
@@ -114,7 +117,8 @@ static sp_status signals_open(gw_server *server, sp_error *reterr)
     (void)sigaddset(&set, SIGINT);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "cannot set signals up");
-    server->signal_watch = (sp_watch){ .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = signal_ready, .context = server };
+    server->signal_watch =
+        (sp_watch){ .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = signal_ready, .context = server };
     if (server->signal_watch.fd < 0)
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "signalfd");
     return sp_loop_watch(server->loop, &server->signal_watch, EPOLLIN, reterr);
@@ -184,13 +188,16 @@ static void server_init(gw_server *server, const sp_gateway_config *config)
     server->drain_timer = (sp_timer){ .fire = drain_check, .context = server };
     server->hard_stop = (sp_timer){ .fire = hard_stop_fire, .context = server };
     if (getrandom(server->id_state, sizeof(server->id_state), 0) != (ssize_t)sizeof(server->id_state))
-        server->id_state[0] = (uint64_t)sp_clock_wall_ns(); /* cannot happen after boot; ids stay unique in this process */
+        server->id_state[0] =
+            (uint64_t)sp_clock_wall_ns(); /* cannot happen after boot; ids stay unique in this process */
     server->id_state[1] |= 1;
     server->connections = sp_metric_get(SP_METRIC_GAUGE, "spillway_http_connections", "", "Open HTTP connections");
-    server->refused = sp_metric_get(SP_METRIC_COUNTER, "spillway_http_connections_refused_total", "", "Connections over a limit");
+    server->refused =
+        sp_metric_get(SP_METRIC_COUNTER, "spillway_http_connections_refused_total", "", "Connections over a limit");
     server->hangups = sp_metric_get(SP_METRIC_COUNTER, "spillway_http_hangups_total", "",
                                     "Clients that went away before their answer; their requests were cancelled");
-    server->received_bytes = sp_metric_get(SP_METRIC_COUNTER, "spillway_http_body_bytes_total", "", "Body bytes received");
+    server->received_bytes =
+        sp_metric_get(SP_METRIC_COUNTER, "spillway_http_body_bytes_total", "", "Body bytes received");
 }
 
 sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
@@ -206,7 +213,8 @@ sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
         announce(server);
         sp_log(SP_LOG_INFO, "serving", SP_LOG_TEXT("address", server->address_text),
                SP_LOG_INT("http_port", server->listeners[GW_LISTEN_HTTP].port),
-               SP_LOG_INT("metrics_port", server->listeners[GW_LISTEN_METRICS].port), SP_LOG_TEXT("workers", config->workers));
+               SP_LOG_INT("metrics_port", server->listeners[GW_LISTEN_METRICS].port),
+               SP_LOG_TEXT("workers", config->workers));
         s = sp_loop_run(server->loop, reterr);
     }
     end(server);

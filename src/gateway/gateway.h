@@ -21,17 +21,17 @@ typedef struct sp_gateway_ports {
 } sp_gateway_ports;
 
 typedef struct sp_gateway_config {
-    const char *bind_address; /* loopback only: "127.0.0.1" (also "localhost"), "::1", another 127.x.y.z */
-    int http_port;            /* 0 = any free one */
-    int metrics_port;         /* 0 = any free one; -1 = none */
-    const char *executable;   /* what workers are spawned from; NULL = /proc/self/exe */
-    const char *workers;      /* "codec0,cpu0" */
+    const char *bind_address;     /* loopback only: "127.0.0.1" (also "localhost"), "::1", another 127.x.y.z */
+    int http_port;                /* 0 = any free one */
+    int metrics_port;             /* 0 = any free one; -1 = none */
+    const char *executable;       /* what workers are spawned from; NULL = /proc/self/exe */
+    const char *workers;          /* "codec0,cpu0" */
     const char *model_repository; /* NULL = none */
     const char *model;            /* NULL = the repository's only or first */
     bool require_sandbox;
     int spin_us;
     int link_timeout_ms; /* longest attempt on one link while another may still answer; 0 = the deadline */
-    int drain_delay_ms; /* SP_DRAIN_DELAY_AUTO or >= 0 */
+    int drain_delay_ms;  /* SP_DRAIN_DELAY_AUTO or >= 0 */
     sp_log_level log_level;
     bool quiet; /* no URL and curl line on stdout */
     /* Called once when both ports are bound, before the first request; NULL = nobody. */

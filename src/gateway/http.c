@@ -21,7 +21,7 @@
 
 typedef struct gw_route {
     const char *path, *method;
-    unsigned listeners; /* bits of gw_listener_kind */
+    unsigned listeners;          /* bits of gw_listener_kind */
     void (*page)(gw_conn *conn); /* NULL = /infer */
 } gw_route;
 
@@ -53,7 +53,8 @@ static void count_reply(const gw_conn *conn)
     sp_metric **counter = &counters[conn->route][task][status];
     char labels[96];
     if (!*counter) {
-        (void)snprintf(labels, sizeof(labels), "route=\"%s\",task=\"%s\",code=\"%d\"", path, infer ? sp_task_name(task) : "", status);
+        (void)snprintf(labels, sizeof(labels), "route=\"%s\",task=\"%s\",code=\"%d\"", path,
+                       infer ? sp_task_name(task) : "", status);
         *counter = sp_metric_get(SP_METRIC_COUNTER, "spillway_requests_total", labels, "Requests answered");
     }
     sp_metric_add(*counter, 1);
@@ -102,7 +103,8 @@ static void probe(gw_conn *conn)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
     conn->probed_ns = sp_loop_now_ns(conn->server->loop);
-    if (!conn->headers.http10 && send(conn->fd, interim, sizeof(interim) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN)
+    if (!conn->headers.http10 && send(conn->fd, interim, sizeof(interim) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
+        errno != EAGAIN)
         client_gone(conn);
 }
 
@@ -157,18 +159,35 @@ static void route_find(gw_conn *conn, const char *url, const char *method)
 {
     sp_error err = { 0 };
     conn->route = 0;
-    while (conn->route < ROUTE_NONE && (strcmp(routes[conn->route].path, url) != 0 ||
-                                        !(routes[conn->route].listeners & 1u << conn->listener)))
+    while (conn->route < ROUTE_NONE &&
+           (strcmp(routes[conn->route].path, url) != 0 || !(routes[conn->route].listeners & 1u << conn->listener)))
         conn->route++;
     conn->head = strcmp(method, "HEAD") == 0;
     if (conn->route == ROUTE_NONE) {
-        (void)SP_FAIL_CODE(&err, SP_NOT_FOUND, "no_such_path", "there is nothing at %.100s; this server has POST /infer, GET /, /healthz, /readyz and /metrics",
-                           url);
+        (void)SP_FAIL_CODE(
+            &err, SP_NOT_FOUND, "no_such_path",
+            "there is nothing at %.100s; this server has POST /infer, GET /, /healthz, /readyz and /metrics", url);
         gw_conn_fail(conn, 404, &err, 0);
     } else if (strcmp(method, routes[conn->route].method) != 0 && !(conn->head && routes[conn->route].page)) {
-        (void)SP_FAIL_CODE(&err, SP_INVALID, "method", "%s takes %s, not %.20s", url, routes[conn->route].method, method);
+        (void)SP_FAIL_CODE(&err, SP_INVALID, "method", "%s takes %s, not %.20s", url, routes[conn->route].method,
+                           method);
         gw_conn_fail(conn, 405, &err, 0);
     }
+}
+
+static enum MHD_Result answer_send(gw_conn *conn)
+{
+    count_reply(conn);
+    gw_conn_enter(conn, GW_SENDING);
+    return gw_reply_queue(conn) ? MHD_YES : MHD_NO;
+}
+
+/* The error that was noted when it happened becomes the answer. */
+static void problem_make(gw_conn *conn)
+{
+    gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
+    if (conn->error_status == 405)
+        gw_reply_header(conn, "Allow", routes[conn->route].page ? "GET, HEAD" : "POST");
 }
 
 /* First call of a request: everything is known but the body. */
@@ -185,7 +204,9 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     bool at_once = conn->headers.expects_continue && has_body(conn);
     if (conn->headers.status) {
         gw_conn_fail(conn, conn->headers.status, &conn->headers.error, 0);
-        conn->close_after = at_once = true; /* where the next request begins is anybody's guess */
+        /* 400: where the next request begins is anybody's guess; 417: the client waits before it sends its body. */
+        if (conn->headers.status == 400 || conn->headers.status == 417)
+            conn->close_after = at_once = true;
     } else if (conn->refused) {
         sp_error err = { 0 };
         (void)SP_FAIL_CODE(&err, SP_BUSY, "too_many_connections",
@@ -198,16 +219,20 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     }
     if (conn->phase != GW_SWALLOW || !conn->error_status || !at_once)
         return MHD_YES;
-    gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
-    count_reply(conn);
-    gw_conn_enter(conn, GW_SENDING);
-    return gw_reply_queue(conn) ? MHD_YES : MHD_NO;
+    problem_make(conn);
+    return answer_send(conn);
 }
 
 static void swallow(gw_conn *conn)
 {
-    if (conn->body_bytes > SP_LIMIT_SWALLOW_BYTES)
-        answer_inside(conn, conn->error_status ? conn->error_status : 413, &conn->error);
+    if (conn->body_bytes <= SP_LIMIT_SWALLOW_BYTES)
+        return;
+    if (!conn->error_status) {
+        conn->error_status = 413;
+        (void)SP_FAIL_CODE(&conn->error, SP_TOO_LARGE, "body_too_large",
+                           "this request needs no body, and its body is larger than %u bytes", SP_LIMIT_SWALLOW_BYTES);
+    }
+    answer_inside(conn, conn->error_status, &conn->error);
 }
 
 static void body_take(gw_conn *conn, const char *data, size_t size_bytes)
@@ -221,13 +246,6 @@ static void body_take(gw_conn *conn, const char *data, size_t size_bytes)
         gw_infer_append(conn, data, size_bytes);
     else if (conn->phase == GW_SWALLOW)
         swallow(conn);
-}
-
-static enum MHD_Result answer_send(gw_conn *conn)
-{
-    count_reply(conn);
-    gw_conn_enter(conn, GW_SENDING);
-    return gw_reply_queue(conn) ? MHD_YES : MHD_NO;
 }
 
 /* The body is through: work begins, or the error or page is sent. */
@@ -244,16 +262,15 @@ static enum MHD_Result body_end(gw_conn *conn)
         return MHD_YES;
     }
     if (conn->error_status)
-        gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
+        problem_make(conn);
     else
         routes[conn->route].page(conn);
-    if (conn->error_status == 405)
-        gw_reply_header(conn, "Allow", routes[conn->route].page ? "GET, HEAD" : "POST");
     return answer_send(conn);
 }
 
 static enum MHD_Result handle(void *context, struct MHD_Connection *mhd, const char *url, const char *method,
-                              const char *version, const char *upload_data, size_t *upload_data_size, void **request_context)
+                              const char *version, const char *upload_data, size_t *upload_data_size,
+                              void **request_context)
 {
     (void)context;
     (void)mhd;
@@ -316,7 +333,8 @@ static void request_forget(gw_conn *conn)
     unpoll(conn);
 }
 
-static void completed(void *context, struct MHD_Connection *mhd, void **request_context, enum MHD_RequestTerminationCode why)
+static void completed(void *context, struct MHD_Connection *mhd, void **request_context,
+                      enum MHD_RequestTerminationCode why)
 {
     (void)context;
     (void)mhd;
@@ -435,7 +453,8 @@ static void answer_timeout(gw_conn *conn, const char *code, const char *text)
 static void sweep_body(gw_conn *conn, int64_t now_ns)
 {
     int64_t ms = (now_ns - conn->body_begin_ns) / SP_NS_PER_MS;
-    if (ms > SP_LIMIT_UPLOAD_FLOOR_AFTER_MS && (int64_t)conn->body_bytes * 1000 / ms < SP_LIMIT_UPLOAD_FLOOR_BYTES_PER_S)
+    if (ms > SP_LIMIT_UPLOAD_FLOOR_AFTER_MS &&
+        (int64_t)conn->body_bytes * 1000 / ms < SP_LIMIT_UPLOAD_FLOOR_BYTES_PER_S)
         answer_timeout(conn, "slow_upload", "the body came slower than 16 KiB/s for 5 s");
 }
 
@@ -448,7 +467,8 @@ static void sweep_one(gw_conn *conn, int64_t now_ns)
     }
     switch (conn->phase) {
     case GW_IDLE:
-        if (ms > (conn->refused ? GW_LINGER_MS : GW_IDLE_MS) || (conn->server->listeners_closed && drain_idle(conn, now_ns)))
+        if (ms > (conn->refused ? GW_LINGER_MS : GW_IDLE_MS) ||
+            (conn->server->listeners_closed && drain_idle(conn, now_ns)))
             cut(conn);
         break;
     case GW_HEADERS:
@@ -540,12 +560,13 @@ static void mhd_ready(sp_watch *watch, uint32_t epoll_events, void *context)
 
 sp_status gw_http_start(gw_server *server, sp_error *reterr)
 {
-    server->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle, server,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(SP_LIMIT_CONNECTIONS + GW_REFUSED_CONNECTIONS), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)SP_LIMIT_HTTP_CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, uri_seen, server, MHD_OPTION_NOTIFY_COMPLETED,
-        completed, server, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    server->daemon =
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle,
+                         server, MHD_OPTION_CONNECTION_LIMIT, (unsigned)(SP_LIMIT_CONNECTIONS + GW_REFUSED_CONNECTIONS),
+                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)SP_LIMIT_HTTP_CONNECTION_BYTES,
+                         MHD_OPTION_URI_LOG_CALLBACK, uri_seen, server, MHD_OPTION_NOTIFY_COMPLETED, completed, server,
+                         MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!server->daemon)
         return SP_FAIL_FROM(reterr, SP_INTERNAL, "libmicrohttpd", errno, "cannot start the HTTP server");
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD);

@@ -27,10 +27,11 @@ static int check(gw_conn *conn, sp_error *reterr)
         return gw_http_status(s, reterr);
     if (h->content_type && !is_form(conn) && !media_is(h->content_type, "image/") &&
         !media_is(h->content_type, "application/octet-stream")) {
-        (void)SP_FAIL_CODE(reterr, SP_INVALID, "media_type",
-                           "Content-Type \"%.60s\" is not taken: send multipart/form-data with a field \"image\" or \"file\" "
-                           "(curl -F image=@cat.jpg), or the bytes as image/* or application/octet-stream",
-                           h->content_type);
+        (void)SP_FAIL_CODE(
+            reterr, SP_INVALID, "media_type",
+            "Content-Type \"%.60s\" is not taken: send multipart/form-data with a field \"image\" or \"file\" "
+            "(curl -F image=@cat.jpg), or the bytes as image/* or application/octet-stream",
+            h->content_type);
         return 415;
     }
     if (!h->chunked && !h->has_length) {
@@ -100,13 +101,15 @@ static sp_status field_take(gw_options *options, sp_view body, const sp_multipar
     static const char *const known[] = { "timeout_ms", "top_k", "decode", "model" };
     if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
         if (file->offset)
-            return SP_FAIL_CODE(reterr, SP_INVALID, "second_file", "the form has more than one field \"file\" or \"image\"; send one picture a request");
+            return SP_FAIL_CODE(reterr, SP_INVALID, "second_file",
+                                "the form has more than one field \"file\" or \"image\"; send one picture a request");
         *file = *part;
         return SP_OK;
     }
     for (size_t i = 0; i < SP_ARRAY_LEN(known); i++) {
         if (sp_view_equals(part->name, known[i]))
-            return gw_option_set(options, known[i], sp_view_make(body.data + part->offset, part->size_bytes), "form field", reterr);
+            return gw_option_set(options, known[i], sp_view_make(body.data + part->offset, part->size_bytes),
+                                 "form field", reterr);
     }
     return SP_OK; /* somebody's own field */
 }
@@ -125,10 +128,11 @@ static sp_status form_read(gw_conn *conn, sp_view body, sp_multipart_part *ret_f
     if (s)
         return s;
     if (!file.offset)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "no_file_field", "the form has %d field(s), none of them \"file\" or \"image\"", form.part_count);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "no_file_field",
+                            "the form has %d field(s), none of them \"file\" or \"image\"", form.part_count);
     if (!file.size_bytes)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_file", "the field \"%.*s\" is empty; send a picture", (int)file.name.size_bytes,
-                            (const char *)file.name.data);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_file", "the field \"%.*s\" is empty; send a picture",
+                            (int)file.name.size_bytes, (const char *)file.name.data);
     *ret_file = file;
     return SP_OK;
 }
@@ -156,10 +160,11 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     gw_who who = gw_who_of(answer);
     if (answer->status) {
         gw_log_failure(conn, gw_http_status(answer->status, &answer->error), &answer->error);
-        gw_reply_problem(conn, gw_http_status(answer->status, &answer->error), &answer->error, answer->retry_after_s, &who);
+        gw_reply_problem(conn, gw_http_status(answer->status, &answer->error), &answer->error, answer->retry_after_s,
+                         &who);
     } else if (conn->options.task == SP_TASK_NOOP) {
-        gw_reply(conn, 200, "application/octet-stream", (void *)(uintptr_t)answer->payload.data, answer->payload.size_bytes,
-                 GW_COPY, &who);
+        gw_reply(conn, 200, "application/octet-stream", (void *)(uintptr_t)answer->payload.data,
+                 answer->payload.size_bytes, GW_COPY, &who);
     } else {
         sp_buf json;
         sp_buf_init(&json, SP_LIMIT_JSON_BYTES);

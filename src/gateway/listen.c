@@ -22,7 +22,8 @@ typedef union sockaddr_any {
     struct sockaddr_in6 v6;
 } sockaddr_any;
 
-static sp_status address_read(const char *text, int port, sockaddr_any *ret_address, socklen_t *ret_bytes, sp_error *reterr)
+static sp_status address_read(const char *text, int port, sockaddr_any *ret_address, socklen_t *ret_bytes,
+                              sp_error *reterr)
 {
     sockaddr_any a = { 0 };
     if (!text || !*text || strcasecmp(text, "localhost") == 0)
@@ -39,13 +40,15 @@ static sp_status address_read(const char *text, int port, sockaddr_any *ret_addr
         *ret_bytes = sizeof(a.v6);
         loopback = IN6_IS_ADDR_LOOPBACK(&a.v6.sin6_addr);
     } else {
-        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_address", "\"%.60s\" is no IP address; use 127.0.0.1 or ::1", text);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_address", "\"%.60s\" is no IP address; use 127.0.0.1 or ::1",
+                            text);
     }
     if (!loopback)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "not_loopback",
-                            "refusing to listen on %.60s: there is no access control yet, so anybody who reaches that address "
-                            "could use this server; listen on 127.0.0.1 or ::1 (put a proxy with authentication in front)",
-                            text);
+        return SP_FAIL_CODE(
+            reterr, SP_INVALID, "not_loopback",
+            "refusing to listen on %.60s: there is no access control yet, so anybody who reaches that address "
+            "could use this server; listen on 127.0.0.1 or ::1 (put a proxy with authentication in front)",
+            text);
     *ret_address = a;
     return SP_OK;
 }
@@ -100,7 +103,7 @@ static bool accept_one(gw_listener *listener)
     if (fd < 0 && (errno == ECONNABORTED || errno == EINTR))
         return true;
     if (fd < 0 && errno != EAGAIN) {
-        /* Out of descriptors or memory. The backlog waits for the next sweep; asking at once again would be a busy loop. */
+        /* Out of descriptors or memory. The backlog waits for the next sweep; asking again at once is a busy loop. */
         sp_log(SP_LOG_WARN, "accept failed", SP_LOG_INT("errno", errno));
         sp_loop_unwatch(listener->server->loop, &listener->watch);
         gw_sweep_arm(listener->server);
@@ -130,7 +133,8 @@ static sp_status bind_and_listen(int fd, const char *text, int port, sp_error *r
     int one = 1;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)); /* a restart need not wait for TIME_WAIT */
     if (bind(fd, &address.any, size) < 0)
-        return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "cannot listen on port %d; choose another one, or 0 for any", port);
+        return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "cannot listen on port %d; choose another one, or 0 for any",
+                             port);
     if (listen(fd, LISTEN_BACKLOG) < 0)
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "cannot listen on port %d", port);
     return SP_OK;
@@ -174,7 +178,8 @@ void gw_listen_resume(gw_server *server)
 {
     for (int i = 0; i < GW_LISTEN_COUNT; i++) {
         gw_listener *listener = &server->listeners[i];
-        if (listener->watch.fd >= 0 && !listener->watch.active && sp_loop_watch(server->loop, &listener->watch, EPOLLIN, NULL))
+        if (listener->watch.fd >= 0 && !listener->watch.active &&
+            sp_loop_watch(server->loop, &listener->watch, EPOLLIN, NULL))
             gw_sweep_arm(server); /* again later */
     }
 }

@@ -21,7 +21,8 @@ static bool is_blank(uint8_t c)
 /* bchars of RFC 2046, section 5.1.1. */
 static bool is_boundary_char(uint8_t c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr("'()+_,-./:=? ", c));
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c && strchr("'()+_,-./:=? ", c));
 }
 
 static const uint8_t *find(const uint8_t *at, const uint8_t *end, const void *what, size_t what_bytes)
@@ -78,8 +79,9 @@ static sp_status boundary_find(const char *content_type, sp_view *ret_boundary, 
     while (!found && next_parameter(&at, end, &key, &value))
         found = key_is(key, "boundary");
     if (!found)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "no_boundary",
-                            "the Content-Type names no boundary; let your HTTP client set it instead of writing the header yourself");
+        return SP_FAIL_CODE(
+            reterr, SP_INVALID, "no_boundary",
+            "the Content-Type names no boundary; let your HTTP client set it instead of writing the header yourself");
     bool good = value.size_bytes >= 1 && value.size_bytes <= SP_LIMIT_FORM_BOUNDARY_BYTES;
     for (size_t i = 0; good && i < value.size_bytes; i++)
         good = is_boundary_char(value.data[i]);
@@ -105,7 +107,8 @@ static sp_status delimiter_finish(sp_multipart *parser, size_t at, sp_error *ret
         return SP_FAIL_CODE(reterr, SP_INVALID, "truncated_form",
                             "the form ends at byte %zu inside a delimiter; the upload was cut short", body.size_bytes);
     if (memcmp(body.data + at, "\r\n", 2) != 0)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_delimiter", "no line end after the delimiter at byte %zu of the form", at);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_delimiter",
+                            "no line end after the delimiter at byte %zu of the form", at);
     parser->position = at + 2;
     return SP_OK;
 }
@@ -126,8 +129,8 @@ sp_status sp_multipart_begin(sp_multipart *parser, const char *content_type, sp_
     const uint8_t *end = body.data + body.size_bytes;
     const uint8_t *at = body.size_bytes ? find(body.data, end, parser->delimiter, parser->delimiter_bytes) : NULL;
     if (!at)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "no_delimiter", "the boundary of the Content-Type stands nowhere in the %zu bytes sent",
-                            body.size_bytes);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "no_delimiter",
+                            "the boundary of the Content-Type stands nowhere in the %zu bytes sent", body.size_bytes);
     return delimiter_finish(parser, (size_t)(at - body.data) + parser->delimiter_bytes, reterr);
 }
 
@@ -196,7 +199,8 @@ static sp_status headers_read(sp_multipart *parser, sp_multipart_part *part, siz
         if (line_end == at)
             break;
         if (!header_read(sp_view_make(at, (size_t)(line_end - at)), part, &disposition))
-            return SP_FAIL_CODE(reterr, SP_INVALID, "bad_part_header", "part %d of the form has a header line at byte %zu that cannot be read",
+            return SP_FAIL_CODE(reterr, SP_INVALID, "bad_part_header",
+                                "part %d of the form has a header line at byte %zu that cannot be read",
                                 parser->part_count + 1, (size_t)(at - base));
         at = line_end + 2;
     }
@@ -215,7 +219,8 @@ sp_status sp_multipart_next(sp_multipart *parser, sp_multipart_part *ret_part, b
         return SP_OK;
     }
     if (parser->part_count == SP_LIMIT_FORM_PARTS)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "too_many_parts", "the form has more than %d parts", SP_LIMIT_FORM_PARTS);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "too_many_parts", "the form has more than %d parts",
+                            SP_LIMIT_FORM_PARTS);
     sp_multipart_part part = { 0 };
     size_t content = 0;
     sp_status s = headers_read(parser, &part, &content, reterr);
@@ -224,11 +229,13 @@ sp_status sp_multipart_next(sp_multipart *parser, sp_multipart_part *ret_part, b
 
     /* The delimiter's CR LF may be the header's own when the content is empty. */
     sp_view body = parser->body;
-    const uint8_t *at = find(body.data + content - 2, body.data + body.size_bytes, parser->delimiter, parser->delimiter_bytes);
+    const uint8_t *at =
+        find(body.data + content - 2, body.data + body.size_bytes, parser->delimiter, parser->delimiter_bytes);
     if (!at)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "truncated_form",
-                            "the form ends at byte %zu inside part %d, before its closing delimiter; the upload was cut short",
-                            body.size_bytes, parser->part_count + 1);
+        return SP_FAIL_CODE(
+            reterr, SP_INVALID, "truncated_form",
+            "the form ends at byte %zu inside part %d, before its closing delimiter; the upload was cut short",
+            body.size_bytes, parser->part_count + 1);
     size_t stop = (size_t)(at - body.data);
     part.offset = content;
     part.size_bytes = stop > content ? stop - content : 0;

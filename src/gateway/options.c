@@ -178,7 +178,8 @@ static enum MHD_Result query_take(void *context, enum MHD_ValueKind kind, const 
         value = "";
     if (strcmp(key, "task") == 0) {
         if (!sp_task_parse(value, &state->options->task))
-            state->status = bad_option(sp_view_of(value), "query parameter", key, "\"classify\" or \"noop\"", state->reterr);
+            state->status =
+                bad_option(sp_view_of(value), "query parameter", key, "\"classify\" or \"noop\"", state->reterr);
     } else {
         state->status = gw_option_set(state->options, key, sp_view_of(value), "query parameter", state->reterr);
     }

@@ -7,17 +7,20 @@
 #include <stdio.h>
 
 static const char icon[] =
-    "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 32 32\"><rect width=\"32\" height=\"32\" rx=\"7\" fill=\"#0b6e99\"/>"
+    "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 32 32\"><rect width=\"32\" height=\"32\" rx=\"7\" "
+    "fill=\"#0b6e99\"/>"
     "<path d=\"M5 10h9l4 6h9M5 16h6l4 6h12\" fill=\"none\" stroke=\"#fff\" stroke-width=\"3\" stroke-linecap=\"round\" "
     "stroke-linejoin=\"round\"/></svg>";
 
 void gw_page_landing(gw_conn *conn)
 {
-    gw_reply(conn, 200, "text/html; charset=utf-8", (void *)(uintptr_t)sp_index_html, sizeof(sp_index_html) - 1, GW_STATIC, NULL);
+    gw_reply(conn, 200, "text/html; charset=utf-8", (void *)(uintptr_t)sp_index_html, sizeof(sp_index_html) - 1,
+             GW_STATIC, NULL);
     gw_reply_header(conn, "Cache-Control", "no-cache");
-    gw_reply_header(conn, "Content-Security-Policy",
-                    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:; "
-                    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+    gw_reply_header(
+        conn, "Content-Security-Policy",
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
     gw_reply_header(conn, "X-Content-Type-Options", "nosniff");
 }
 
@@ -50,8 +53,9 @@ static void worker_write(sp_buf *out, const sp_worker_info *w)
         text_field(out, "engine", w->card->engine);
         text_field(out, "sandbox", w->card->sandbox);
         text_field(out, "detail", w->card->detail);
-        sp_buf_printf(out, ",\"classes\":%u,\"max_batch\":%u,\"executors\":%u,\"p50_ms\":%.3f,\"p99_ms\":%.3f", w->card->class_count,
-                      w->card->max_batch, w->card->executors, (double)w->card->p50_ns / 1e6, (double)w->card->p99_ns / 1e6);
+        sp_buf_printf(out, ",\"classes\":%u,\"max_batch\":%u,\"executors\":%u,\"p50_ms\":%.3f,\"p99_ms\":%.3f",
+                      w->card->class_count, w->card->max_batch, w->card->executors, (double)w->card->p50_ns / 1e6,
+                      (double)w->card->p99_ns / 1e6);
     }
     sp_buf_append_text(out, "}");
 }
@@ -93,12 +97,13 @@ void gw_page_healthz(gw_conn *conn)
     const char *reason = not_ready_reason(server, &degraded);
     sp_buf json;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    sp_buf_printf(&json,
-                  "{\"status\":\"live\",\"version\":\"%s\",\"uptime_s\":%.3f,\"ready\":%s,\"degraded\":%s,\"draining\":%s,"
-                  "\"requests_open\":%d,\"leases_out\":%d,\"connections\":%d",
-                  SP_VERSION, (double)(sp_clock_now_ns() - server->started_ns) / 1e9, *reason ? "false" : "true",
-                  degraded ? "true" : "false", server->draining ? "true" : "false", sp_house_open_count(server->house),
-                  sp_house_leased_count(server->house), server->conn_count);
+    sp_buf_printf(
+        &json,
+        "{\"status\":\"live\",\"version\":\"%s\",\"uptime_s\":%.3f,\"ready\":%s,\"degraded\":%s,\"draining\":%s,"
+        "\"requests_open\":%d,\"leases_out\":%d,\"connections\":%d",
+        SP_VERSION, (double)(sp_clock_now_ns() - server->started_ns) / 1e9, *reason ? "false" : "true",
+        degraded ? "true" : "false", server->draining ? "true" : "false", sp_house_open_count(server->house),
+        sp_house_leased_count(server->house), server->conn_count);
     workers_write(&json, server);
     tail_write(&json, reason);
     gw_reply_json(conn, 200, &json, NULL);
@@ -134,8 +139,9 @@ static void worker_gauges(const gw_server *server)
         (void)snprintf(labels, sizeof(labels), "worker=\"%s\"", info.name);
         sp_metric_set(sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_ready", labels, "1 when the worker takes work"),
                       info.state == SP_WORKER_READY);
-        sp_metric_set(sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_restarts", labels, "Times the worker was started again"),
-                      info.restarts);
+        sp_metric_set(
+            sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_restarts", labels, "Times the worker was started again"),
+            info.restarts);
         sp_metric_set(sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_in_flight", labels, "Leases the worker holds"),
                       info.in_flight);
     }

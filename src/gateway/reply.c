@@ -16,7 +16,8 @@ static const gw_who gateway_itself = { .link = "gateway", .device = "cpu", .prec
 
 int gw_http_status(sp_status status, const sp_error *err)
 {
-    if (err && status == SP_INVALID && (strcmp(err->code, "unknown_format") == 0 || strcmp(err->code, "media_type") == 0))
+    if (err && status == SP_INVALID &&
+        (strcmp(err->code, "unknown_format") == 0 || strcmp(err->code, "media_type") == 0))
         return 415;
     if (err && status == SP_BUSY && strncmp(err->code, "deadline", 8) == 0)
         return 504;
@@ -112,13 +113,20 @@ void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *w
 static const char *advice(int http_status)
 {
     switch (http_status) {
-    case 408: return "Send the body faster, or in smaller pictures.";
-    case 413: return "Send a smaller picture.";
-    case 429: return "Wait as long as Retry-After says, then send it again.";
-    case 503: return "Wait as long as Retry-After says, then send it again; /healthz names the workers.";
-    case 504: return "Give the request more time (X-Spillway-Timeout-Ms) or the server less to do.";
-    case 501: return "No link of this server can do it; /healthz lists the workers.";
-    default: return "";
+    case 408:
+        return "Send the body faster, or in smaller pictures.";
+    case 413:
+        return "Send a smaller picture.";
+    case 429:
+        return "Wait as long as Retry-After says, then send it again.";
+    case 503:
+        return "Wait as long as Retry-After says, then send it again; /healthz names the workers.";
+    case 504:
+        return "Give the request more time (X-Spillway-Timeout-Ms) or the server less to do.";
+    case 501:
+        return "No link of this server can do it; /healthz lists the workers.";
+    default:
+        return "";
     }
 }
 
@@ -193,11 +201,12 @@ void gw_reply_raw(gw_conn *conn, int http_status, const sp_error *err, int retry
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
     sp_buf_init(&text, SP_LIMIT_JSON_BYTES);
     problem_write(&json, conn, http_status, err, retry_after_s, &who);
-    sp_buf_printf(&text,
-                  "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
-                  "X-Request-Id: %s\r\nX-Spillway-Link: gateway\r\nX-Spillway-Device: cpu\r\nX-Spillway-Precision: none\r\n"
-                  "X-Spillway-Attempts: none\r\nX-Spillway-Reason: %s\r\n\r\n",
-                  http_status, title ? title : "Error", json.size_bytes, conn->request_id, reason);
+    sp_buf_printf(
+        &text,
+        "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
+        "X-Request-Id: %s\r\nX-Spillway-Link: gateway\r\nX-Spillway-Device: cpu\r\nX-Spillway-Precision: none\r\n"
+        "X-Spillway-Attempts: none\r\nX-Spillway-Reason: %s\r\n\r\n",
+        http_status, title ? title : "Error", json.size_bytes, conn->request_id, reason);
     sp_buf_append(&text, json.data, json.size_bytes);
     if (sp_buf_ok(&text)) /* under 2 KiB into a socket that has sent nothing: it fits, or nobody is there */
         (void)!send(conn->fd, text.data, text.size_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -39,7 +39,7 @@
 /* A no-op answer is back in 50 us, suspending costs eight system calls: requests younger than this, and fewer than
  * GW_POLLED at once, are asked again by libmicrohttpd instead of being suspended. */
 #define GW_POLL_NS (2 * SP_NS_PER_MS)
-#define GW_POLLED 32
+#define GW_POLLED  32
 /* A half-closed client that waits is asked this often whether it is still there. */
 #define GW_PROBE_MS 1000
 /* How often the connections are looked through for the times above. */
@@ -75,7 +75,7 @@ typedef struct gw_headers {
     bool expects_continue;
     bool http10;
     bool has_request_id;
-    int status;          /* not 0: refuse with this status, `error` says why, and close */
+    int status; /* not 0: refuse with this status, `error` says why, and close */
     sp_error error;
 } gw_headers;
 
@@ -84,7 +84,7 @@ typedef struct gw_options {
     sp_task task;
     uint32_t top_k; /* 0 = default */
     bool decode_fast;
-    char model[64]; /* "" = default */
+    char model[64];     /* "" = default */
     int64_t timeout_ms; /* least of all that were given; 0 = none */
 } gw_options;
 
@@ -96,9 +96,9 @@ typedef struct gw_conn {
     struct gw_conn *next, *prev;
     int fd;
     gw_listener_kind listener;
-    bool refused;   /* over the connection limits: gets one 429 and is closed */
-    bool suspended; /* in libmicrohttpd's sense */
-    bool polled;    /* WAITING, asked again by libmicrohttpd */
+    bool refused;     /* over the connection limits: gets one 429 and is closed */
+    bool suspended;   /* in libmicrohttpd's sense */
+    bool polled;      /* WAITING, asked again by libmicrohttpd */
     bool half_closed; /* the client has ended its sending side: 100 Continue tells whether it still reads */
     int64_t probed_ns;
     uint8_t address[16];
@@ -171,7 +171,7 @@ void gw_listen_resume(gw_server *server); /* after accept had failed */
 
 /* http.c: libmicrohttpd's callbacks, the phases, the sweep. */
 sp_status gw_http_start(gw_server *server, sp_error *reterr);
-void gw_http_stop(gw_server *server);     /* every open request is cancelled, every connection closed */
+void gw_http_stop(gw_server *server);      /* every open request is cancelled, every connection closed */
 int gw_http_busy_count(gw_server *server); /* connections that keep a drain waiting */
 void gw_sweep_arm(gw_server *server);      /* there is something to look through, soon */
 void gw_conn_enter(gw_conn *conn, gw_phase phase);
@@ -210,7 +210,7 @@ void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *w
 void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who);
 void gw_reply_header(gw_conn *conn, const char *name, const char *value); /* after one of the above */
 void gw_log_failure(gw_conn *conn, int http_status, const sp_error *err); /* once for each 5xx */
-bool gw_reply_queue(gw_conn *conn); /* hands conn->response to libmicrohttpd */
+bool gw_reply_queue(gw_conn *conn);                                       /* hands conn->response to libmicrohttpd */
 /* The same problem past libmicrohttpd, straight to the socket: for answers inside a body. */
 void gw_reply_raw(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);
 int gw_http_status(sp_status status, const sp_error *err);

@@ -46,15 +46,20 @@ void sp_telemetry_write(sp_buf *out)
         gauge("process_resident_memory_bytes", "Resident memory of the gateway process", resident);
     if (descriptors >= 0)
         gauge("process_open_fds", "Open descriptors of the gateway process", descriptors);
-    gauge("spillway_log_dropped_lines", "Log lines dropped because the reader of stderr was too slow", (int64_t)sp_log_dropped_count());
+    gauge("spillway_log_dropped_lines", "Log lines dropped because the reader of stderr was too slow",
+          (int64_t)sp_log_dropped_count());
     sp_metrics_write(out);
 
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) == 0)
-        sp_buf_printf(out, "# HELP process_cpu_seconds_total CPU time of the gateway process\n# TYPE process_cpu_seconds_total counter\n"
-                           "process_cpu_seconds_total %.6f\n",
+        sp_buf_printf(out,
+                      "# HELP process_cpu_seconds_total CPU time of the gateway process\n# TYPE "
+                      "process_cpu_seconds_total counter\n"
+                      "process_cpu_seconds_total %.6f\n",
                       (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
-    sp_buf_printf(out, "# HELP spillway_build_info The version that runs\n# TYPE spillway_build_info gauge\n"
-                       "spillway_build_info{version=\"%s\"} 1\n", SP_VERSION);
+    sp_buf_printf(out,
+                  "# HELP spillway_build_info The version that runs\n# TYPE spillway_build_info gauge\n"
+                  "spillway_build_info{version=\"%s\"} 1\n",
+                  SP_VERSION);
 }

@@ -36,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         SP_ASSERT(++count <= SP_LIMIT_FORM_PARTS);
         SP_ASSERT(part.offset > end && part.offset <= body_bytes && part.size_bytes <= body_bytes - part.offset);
         SP_ASSERT(part.name.size_bytes <= body_bytes);
-        SP_ASSERT(!part.size_bytes || !memmem(body + part.offset, part.size_bytes, form.delimiter, form.delimiter_bytes));
+        SP_ASSERT(!part.size_bytes ||
+                  !memmem(body + part.offset, part.size_bytes, form.delimiter, form.delimiter_bytes));
         end = part.offset + part.size_bytes;
     }
     if (s)

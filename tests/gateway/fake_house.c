@@ -67,7 +67,8 @@ static void answer(sp_request *r)
     a.total_ns = now - r->received_ns;
     a.attempts[0] = (sp_attempt){ .link = "codec0", .start_ns = now - 2000, .end_ns = now - 1000 };
     a.attempts[1] = (sp_attempt){ .link = "cpu0", .start_ns = now - 1000, .end_ns = now };
-    (void)snprintf(text, sizeof(text), "%.*s", (int)SP_MIN(r->payload_bytes, sizeof(text) - 1), (char *)r->body + r->offset);
+    (void)snprintf(text, sizeof(text), "%.*s", (int)SP_MIN(r->payload_bytes, sizeof(text) - 1),
+                   (char *)r->body + r->offset);
     int status = 0, at = 0;
     char code[32] = "";
     if (sscanf(text, "FAIL=%d,%31[a-z_],%n", &status, code, &at) == 2) {
@@ -143,7 +144,8 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *p, sp_reques
 sp_status sp_request_append(sp_request *r, const void *data, size_t size_bytes, sp_error *reterr)
 {
     if (size_bytes > r->limit_bytes - r->size_bytes)
-        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body is larger than %zu bytes", r->limit_bytes);
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body is larger than %zu bytes",
+                            r->limit_bytes);
     if (r->size_bytes + size_bytes > r->capacity_bytes) {
         r->capacity_bytes = SP_MAX(2 * r->capacity_bytes, r->size_bytes + size_bytes);
         r->body = realloc(r->body, r->capacity_bytes);
@@ -220,8 +222,12 @@ int sp_house_worker_count(const sp_house *house)
 void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info)
 {
     static const sp_worker_card card = { .device = "cpu", .model = "fake", .precision = "fp32", .sandbox = "full" };
-    *ret_info = (sp_worker_info){ .name = index ? "cpu0" : "codec0", .kind = index ? "cpu" : "codec", .pid = 1, .reason = "",
-                                  .state = house->ready ? SP_WORKER_READY : SP_WORKER_STARTING, .card = &card };
+    *ret_info = (sp_worker_info){ .name = index ? "cpu0" : "codec0",
+                                  .kind = index ? "cpu" : "codec",
+                                  .pid = 1,
+                                  .reason = "",
+                                  .state = house->ready ? SP_WORKER_READY : SP_WORKER_STARTING,
+                                  .card = &card };
 }
 
 bool sp_house_ready(const sp_house *house, bool *ret_degraded)

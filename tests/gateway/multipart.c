@@ -9,11 +9,13 @@
 
 #define TYPE "multipart/form-data; boundary=xYz"
 
-static const char form_text[] = "--xYz\r\nContent-Disposition: form-data; name=\"top_k\"\r\n\r\n3\r\n"
-                                "--xYz\r\nContent-Type: image/jpeg\r\ncontent-disposition: form-data; filename=\"a;\\\"b\"; name=image\r\n\r\n"
-                                "JPEG\r\n--xY\r\n--xYz--\r\n";
+static const char form_text[] =
+    "--xYz\r\nContent-Disposition: form-data; name=\"top_k\"\r\n\r\n3\r\n"
+    "--xYz\r\nContent-Type: image/jpeg\r\ncontent-disposition: form-data; filename=\"a;\\\"b\"; name=image\r\n\r\n"
+    "JPEG\r\n--xY\r\n--xYz--\r\n";
 
-static sp_status read_all(const char *content_type, sp_view body, sp_multipart_part *parts, int *ret_count, sp_error *reterr)
+static sp_status read_all(const char *content_type, sp_view body, sp_multipart_part *parts, int *ret_count,
+                          sp_error *reterr)
 {
     sp_multipart form;
     bool more = true;
@@ -38,7 +40,8 @@ TEST(multipart_finds_parts_in_place)
     REQUIRE(count == 2);
     CHECK(sp_view_equals(parts[0].name, "top_k") && !parts[0].has_filename && !parts[0].content_type.size_bytes);
     CHECK(parts[0].size_bytes == 1 && form_text[parts[0].offset] == '3');
-    CHECK(sp_view_equals(parts[1].name, "image") && parts[1].has_filename && sp_view_equals(parts[1].content_type, "image/jpeg"));
+    CHECK(sp_view_equals(parts[1].name, "image") && parts[1].has_filename &&
+          sp_view_equals(parts[1].content_type, "image/jpeg"));
     CHECK(parts[1].size_bytes == 10 && memcmp(form_text + parts[1].offset, "JPEG\r\n--xY", 10) == 0);
 }
 
