@@ -440,7 +440,7 @@ int sp_worker_main(const sp_worker_config *config)
     sp_control word = { .kind = SP_CONTROL_READY };
     s = sp_control_send(CONTROL_FD, &word, NULL, 0, &err);
     if (s)
-        return fail_start(&err);
+        _exit(s == SP_UNAVAILABLE ? 0 : fail_start(&err)); /* ended before it was ready: nothing went wrong */
     /* Hang-up is reported whatever is asked for; messages are the leader's to read. */
     struct pollfd end = { .fd = CONTROL_FD };
     while (poll(&end, 1, -1) < 0 && errno == EINTR) { }
