@@ -39,6 +39,7 @@ static void overwrite_avx2(sp_kernel_table *table)
     table->from_block = sp_from_block_avx2;
     table->plain_h = sp_plain_h_avx2;
     table->plain_v = sp_plain_v_avx2;
+    table->norm_f32 = sp_norm_f32_avx2;
     table->softmax_f32 = sp_softmax_f32_avx2;
     table->topk_f32 = sp_topk_f32_avx2;
     table->canary_f32 = sp_canary_f32_avx2;

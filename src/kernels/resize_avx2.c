@@ -3,7 +3,8 @@
  *
  * A 22-bit coefficient is k = hi * 65536 + lo, both signed 16-bit; vpmaddwd multiplies widened pixels by either half and
  * adds neighbours, the halves join once at the end. Modulo 2^32 throughout, so equal to the scalar sum to the bit.
- * Normalisation stays with the scalar table look-up: a gather of eight is no faster than eight loads. */
+ * Normalising looks up eight values by eight loads: a gather is slower, and so are eight stores (for 224 rows of 224
+ * pixels on Zen 4: stores 44 us, gather 51, inserts 35). f16 stays with the scalar look-up. */
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
 
@@ -250,4 +251,26 @@ void sp_from_block_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT blo
         __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
         _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_permutevar8x32_epi32(bytes, in_order));
     }
+}
+
+/* The values of eight pixels' one channel. */
+static inline __m256 eight_values(const float *table, const uint8_t *src)
+{
+    __m128 low = _mm_insert_ps(_mm_load_ss(table + src[0]), _mm_load_ss(table + src[3]), 0x10);
+    __m128 high = _mm_insert_ps(_mm_load_ss(table + src[12]), _mm_load_ss(table + src[15]), 0x10);
+    low = _mm_insert_ps(_mm_insert_ps(low, _mm_load_ss(table + src[6]), 0x20), _mm_load_ss(table + src[9]), 0x30);
+    high = _mm_insert_ps(_mm_insert_ps(high, _mm_load_ss(table + src[18]), 0x20), _mm_load_ss(table + src[21]), 0x30);
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+}
+
+void sp_norm_f32_avx2(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
+{
+    int x = 0;
+    for (; x + 8 <= n; x += 8, src += 24) {
+        _mm256_storeu_ps(dst + x, eight_values(table->f32[0], src));
+        _mm256_storeu_ps(dst + x + plane, eight_values(table->f32[1], src + 1));
+        _mm256_storeu_ps(dst + x + 2 * plane, eight_values(table->f32[2], src + 2));
+    }
+    if (x < n)
+        sp_norm_f32_c(dst + x, plane, src, n - x, table);
 }
