@@ -157,7 +157,7 @@ typedef struct sp_engine_api {
 
     /* Runs once, synchronously. `inputs` and `outputs` are in describe()'s order and complete; every dimension is given.
      * An output whose data is NULL is left in memory of the plug-in: data, size_bytes, rank and dims are set, valid
-     * until the next run of this lane (for outputs whose size only the run knows). INVALID: a shape that the model
+     * until the next run of this lane (for outputs whose size only the run knows; an empty one may stay NULL). INVALID: a shape that the model
      * cannot take or a buffer that is too small; then nothing ran.
      * One call at a time per lane; different lanes of one model at once, from different threads. */
     sp_engine_status (*run)(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
