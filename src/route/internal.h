@@ -96,6 +96,7 @@ struct sp_request {
     uint8_t *body; /* inline_body or the mapping of body_fd */
     size_t body_bytes, body_capacity;
     uint64_t body_limit_bytes;
+    uint64_t body_expected_bytes; /* Content-Length, within the limit; 0 = unknown */
     int body_fd;
 
     int output_fd; /* made at the first DECODE, kept for the slot's next requests */

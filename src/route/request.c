@@ -147,6 +147,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     request->body_bytes = 0;
     request->body_capacity = SP_LIMIT_SLOT_INLINE_BYTES;
     request->body_limit_bytes = params->body_limit_bytes ? params->body_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES;
+    request->body_expected_bytes = SP_MIN(params->body_bytes_hint, request->body_limit_bytes);
     request->output_kind = SP_OUTPUT_NONE;
     memset(&request->answer, 0, offsetof(sp_answer, attempts)); /* attempt_count says how many of the rest are valid */
     request->answer.received_ns = params->received_ns;
@@ -198,8 +199,11 @@ sp_status sp_request_append(sp_request *request, const void *data, size_t size_b
     if (size_bytes > request->body_limit_bytes - request->body_bytes)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body has more than the %llu bytes allowed here",
                             (unsigned long long)request->body_limit_bytes);
-    if (size_bytes > request->body_capacity - request->body_bytes) {
-        sp_status s = body_grow(request, request->body_bytes + size_bytes, reterr);
+    /* What Content-Length promised is made room for at once: untouched pages cost nothing, moving bytes does. */
+    bool expect_more = !request->body_bytes && request->body_expected_bytes > request->body_capacity;
+    if (expect_more || size_bytes > request->body_capacity - request->body_bytes) {
+        size_t need_bytes = SP_MAX(request->body_bytes + size_bytes, expect_more ? request->body_expected_bytes : 0);
+        sp_status s = body_grow(request, need_bytes, reterr);
         if (s)
             return s;
     }
