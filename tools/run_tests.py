@@ -26,6 +26,7 @@ import xml.etree.ElementTree as xml
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FUZZ_BUILD = "build-fuzz"
+PYTHON_SECONDS = 1500  # all Python tests together; a hang ends here, with the stacks that pytest has printed by then
 
 
 class Tally:
@@ -128,9 +129,11 @@ def run_python(args, tally, env):
     report = os.path.join(args.build, "pytest.xml")
     if os.path.exists(report):
         os.remove(report)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--no-header",
-                           "--junitxml", report, "tests"], cwd=ROOT, env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    command = ["timeout", "--kill-after=20", str(PYTHON_SECONDS), sys.executable, "-X", "faulthandler", "-m", "pytest", "-q",
+               "-p", "no:cacheprovider", "-o", "faulthandler_timeout=240", "--tb=short", "--no-header", "--junitxml", report,
+               "tests"]
+    done = subprocess.run(command, cwd=ROOT, env=env, text=True, errors="replace", stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
     if not os.path.exists(report):
         tally.fail("pytest", done.stdout)
         return
