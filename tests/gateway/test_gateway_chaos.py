@@ -5,6 +5,8 @@ import random
 import socket
 import threading
 
+import pytest
+
 from conftest import post
 from test_gateway_http import chunked, form, form_headers
 
@@ -57,9 +59,10 @@ def session(port, seed):
         pass  # closed on us, or nothing to read: both are fine here
 
 
-def test_chaos_leaves_nothing_behind(own_gateway):
+@pytest.mark.parametrize("house", ["scripted", "real"])
+def test_chaos_leaves_nothing_behind(own_gateway, spillway, house):
     print("seed", SEED)
-    server = own_gateway()
+    server = own_gateway() if house == "scripted" else spillway("--workers", "noop0")
     wrong, stop = [], threading.Event()
 
     def good():
@@ -83,5 +86,8 @@ def test_chaos_leaves_nothing_behind(own_gateway):
         watcher.join()
     assert not wrong, (SEED, wrong[:3])
     server.wait_for(lambda h: h["requests_open"] == 0 and h["connections"] == 1, "all gone, seed %d" % SEED, 20)
+    if house == "real":
+        server.wait_for(lambda h: h["leases_out"] == 0, "all leases are back, seed %d" % SEED, 20)
+        assert [w["restarts"] for w in server.health()["workers"]] == [0]
     server.signal()
     assert server.wait() == 0, SEED
