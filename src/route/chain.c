@@ -92,7 +92,8 @@ int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_worker *chosen
 uint32_t sp_chain_wanted_output(const sp_house *house)
 {
     for (int i = 0; i < house->worker_count; i++) {
-        if (house->workers[i].role == SP_ROLE_DEVICE && strcmp(house->workers[i].kind, "cpu") != 0)
+        const sp_worker *worker = &house->workers[i];
+        if (worker->role == SP_ROLE_DEVICE && worker->state != SP_WORKER_QUARANTINED && strcmp(worker->kind, "cpu") != 0)
             return SP_OUTPUT_RGB8;
     }
     return SP_OUTPUT_TENSOR;

@@ -175,6 +175,8 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
     sp_machine_read(&house->machine);
     if (config->memory_limit_bytes)
         house->machine.memory_limit_bytes = config->memory_limit_bytes;
+    if (!config->bodies_limit_bytes)
+        house->config.bodies_limit_bytes = SP_LIMIT_BODIES_BYTES;
     init_metrics(house);
     sp_status s = parse_workers(house, reterr);
     if (!s)

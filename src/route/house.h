@@ -24,6 +24,7 @@ typedef struct sp_house_config {
     int spin_us;                  /* handed to workers */
     int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
     uint64_t memory_limit_bytes;  /* 0 = the cgroup's or the machine's */
+    uint64_t bodies_limit_bytes;  /* of all requests together; 0 = SP_LIMIT_BODIES_BYTES */
 } sp_house_config;
 
 /* Makes the shared memory and spawns the workers; returns before they are ready. */
@@ -76,7 +77,8 @@ typedef struct sp_request_params {
 sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
                           sp_error *reterr);
 
-/* Copies the next bytes of the body into the slot (the one copy). SP_TOO_LARGE past the limit, SP_NOMEM. */
+/* Copies the next bytes of the body into the slot (the one copy). SP_TOO_LARGE past the limit, SP_NOMEM; SP_BUSY
+ * (code "bodies") while the house holds as many bytes as it may. */
 sp_status sp_request_append(sp_request *request, const void *data, size_t size_bytes, sp_error *reterr);
 
 /* The body so far, readable until the request is closed; multipart fields are found in place here. */

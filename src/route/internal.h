@@ -58,6 +58,7 @@ typedef struct sp_worker {
     /* Across incarnations: */
     int restarts;
     int early_deaths; /* in a row, before the first completed item */
+    bool cannot_start;  /* it said why, and trying again will not change it */
     bool without_model; /* its model killed it while loading */
     bool reserved;    /* drained for a suspect that must run alone */
     char reason[256];
@@ -182,6 +183,7 @@ struct sp_house {
     bool memory_short; /* new requests are shed */
     bool ending;
     int open_count, leased_count;
+    uint64_t body_bytes_held; /* of all requests open */
     sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;
 };
 

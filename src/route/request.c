@@ -199,6 +199,10 @@ sp_status sp_request_append(sp_request *request, const void *data, size_t size_b
     if (size_bytes > request->body_limit_bytes - request->body_bytes)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body has more than the %llu bytes allowed here",
                             (unsigned long long)request->body_limit_bytes);
+    sp_house *house = request->house;
+    if (house->body_bytes_held + size_bytes > house->config.bodies_limit_bytes)
+        return SP_FAIL_CODE(reterr, SP_BUSY, "bodies", "%llu MiB of bodies are being held already; come back in 1 s",
+                            (unsigned long long)(house->body_bytes_held >> 20));
     /* What Content-Length promised is made room for at once: untouched pages cost nothing, moving bytes does. */
     bool expect_more = !request->body_bytes && request->body_expected_bytes > request->body_capacity;
     if (expect_more || size_bytes > request->body_capacity - request->body_bytes) {
@@ -209,6 +213,7 @@ sp_status sp_request_append(sp_request *request, const void *data, size_t size_b
     }
     memcpy(request->body + request->body_bytes, data, size_bytes);
     request->body_bytes += size_bytes;
+    house->body_bytes_held += size_bytes;
     return SP_OK;
 }
 
@@ -245,6 +250,7 @@ static void drop_body(sp_request *request)
     if (request->body != request->inline_body)
         (void)munmap(request->body, request->body_capacity);
     request->body = request->inline_body;
+    request->house->body_bytes_held -= request->body_bytes;
     request->body_bytes = 0;
     sp_fd_closep(&request->body_fd);
 }

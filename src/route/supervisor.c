@@ -226,6 +226,13 @@ static void on_ready(sp_worker *worker)
            SP_LOG_TEXT("model", worker->card.model), SP_LOG_TEXT("sandbox", worker->card.sandbox));
 }
 
+/* Its last words. What cannot change by trying again (no such device here) is not tried again. */
+static void on_failed(sp_worker *worker, const sp_control *word)
+{
+    (void)snprintf(worker->reason, sizeof(worker->reason), "%s", word->text);
+    worker->cannot_start = word->status == SP_UNSUPPORTED || word->status == SP_INVALID;
+}
+
 static void on_control(sp_watch *watch, uint32_t events, void *context)
 {
     sp_worker *worker = context;
@@ -242,7 +249,7 @@ static void on_control(sp_watch *watch, uint32_t events, void *context)
         if (word.kind == SP_CONTROL_READY && worker->state == SP_WORKER_STARTING)
             on_ready(worker);
         else if (word.kind == SP_CONTROL_FAILED)
-            (void)snprintf(worker->reason, sizeof(worker->reason), "%s", word.text);
+            on_failed(worker, &word);
     }
 }
 
@@ -323,7 +330,7 @@ static void plan_restart(sp_worker *worker, sp_death_cause cause, bool early, bo
                SP_LOG_TEXT("reason", worker->reason));
     }
     worker->early_deaths += early && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED;
-    if (loading && worker->early_deaths >= EARLY_CRASHES_TO_QUARANTINE) {
+    if (loading && (worker->cannot_start || worker->early_deaths >= EARLY_CRASHES_TO_QUARANTINE)) {
         set_state(worker, SP_WORKER_QUARANTINED);
         sp_log(SP_LOG_ERROR, "worker given up", SP_LOG_TEXT("worker", worker->name), SP_LOG_TEXT("reason", worker->reason));
         return;

@@ -122,13 +122,13 @@ static sp_status open_device(device *dev, const sp_worker_config *config, sp_wor
     sp_engine_probe_result probe;
     sp_machine machine;
     char engine_key[64];
-    if (!config->model_repository)
-        return SP_FAIL(reterr, SP_NOT_FOUND, "worker %s needs a model repository (--model-repository)", config->name);
     sp_status s = sp_engine_open(sp_engine_name_at(0), &dev->engine, reterr);
     if (!s)
         s = sp_engine_probe(dev->engine, &probe, reterr);
     if (!s)
         s = check_provider(&probe, config->kind, reterr);
+    if (!s && !config->model_repository)
+        s = SP_FAIL(reterr, SP_NOT_FOUND, "worker %s needs a model repository (--model-repository)", config->name);
     if (!s)
         s = sp_model_find(config->model_repository, config->model, &dev->model, reterr);
     if (s)

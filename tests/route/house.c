@@ -280,6 +280,32 @@ TEST(when_every_slot_is_taken_the_next_is_told_when_to_return)
     close_house(&f);
 }
 
+TEST(bodies_are_admitted_by_their_bytes)
+{
+    fixture f = { 0 };
+    sp_error err = { 0 };
+    int retry;
+    const char *program = getenv("SPILLWAY_PROGRAM");
+    if (!program)
+        SKIP("SPILLWAY_PROGRAM is not set: run by meson test");
+    (void)setenv("SPILLWAY_FAULTS", "", 1);
+    sp_house_config config = { .executable = program, .workers = "noop0", .bodies_limit_bytes = 300000 };
+    REQUIRE(sp_loop_new(&f.loop, &err) == SP_OK);
+    REQUIRE(sp_house_new(&config, f.loop, &f.house, &err) == SP_OK);
+    static const uint8_t bytes[200000];
+    sp_request_params params = { .task = SP_TASK_NOOP, .deadline_ns = INT64_MAX };
+    sp_request *first = NULL, *second = NULL;
+    REQUIRE(sp_request_open(f.house, &params, &first, &retry, &err) == SP_OK);
+    REQUIRE(sp_request_open(f.house, &params, &second, &retry, &err) == SP_OK);
+    CHECK_INT(sp_request_append(first, bytes, sizeof(bytes), &err), SP_OK);
+    CHECK_INT(sp_request_append(second, bytes, sizeof(bytes), &err), SP_BUSY);
+    CHECK_TEXT(err.code, "bodies");
+    sp_request_close(first); /* gives its bytes back */
+    CHECK_INT(sp_request_append(second, bytes, sizeof(bytes), &err), SP_OK);
+    sp_request_close(second);
+    close_house(&f);
+}
+
 TEST(a_worker_that_cannot_start_is_given_up_and_says_why)
 {
     fixture f;
@@ -292,6 +318,28 @@ TEST(a_worker_that_cannot_start_is_given_up_and_says_why)
     sp_house_worker_info(f.house, 0, &info);
     CHECK_INT(info.state, SP_WORKER_QUARANTINED);
     CHECK(strstr(info.reason, "worker.load") != NULL);
+    close_house(&f);
+}
+
+TEST(a_device_that_is_not_here_is_not_tried_again)
+{
+    fixture f;
+    open_house(&f, "cuda0,noop0", "", 0);
+    sp_worker_info info;
+    int64_t until_ns = sp_clock_now_ns() + 20 * SP_NS_PER_S;
+    do {
+        (void)sp_loop_turn(f.loop, 20 * SP_NS_PER_MS, NULL);
+        sp_house_worker_info(f.house, 0, &info);
+    } while ((info.state == SP_WORKER_STARTING || info.state == SP_WORKER_BACKOFF) && sp_clock_now_ns() < until_ns);
+    if (info.state == SP_WORKER_READY)
+        SKIP("this machine has a CUDA device");
+    CHECK_INT(info.state, SP_WORKER_QUARANTINED);
+    CHECK_INT(info.restarts, 1); /* once: it said that it cannot */
+    CHECK(*info.reason);
+    ask(&f, "still here", 10000); /* the next link answers */
+    turn_until(&f, 1, 10000);
+    CHECK_INT(f.last_status, SP_OK);
+    CHECK_TEXT(f.last_link, "noop0");
     close_house(&f);
 }
 
