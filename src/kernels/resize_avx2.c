@@ -112,37 +112,50 @@ static inline __m256i joined(__m256i hi, __m256i lo)
     return _mm256_add_epi32(_mm256_slli_epi32(hi, 16), lo);
 }
 
+static inline __m256i two_rows(const uint8_t *a, const uint8_t *b)
+{
+    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)a), high = _mm_loadu_si128((const __m128i *)(const void *)b);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+}
+
+/* Red and green of rows 0 | 1 and 2 | 3 fill a register each, and the blue of all four a third:
+ *   words of a lane   R R R R G G G G (4 taps of row 0 | row 1)   the same of 2 | 3   B B B B (0 | 1) B B B B (2 | 3) */
 void sp_resize_h_avx2(uint8_t *SP_RESTRICT dst, const uint8_t *const rows[4], const sp_axis *axis)
 {
-    /* Four pixels RGBRGBRGBRGB to words R R R R G G G G | B B B B 0 0 0 0. */
-    const __m256i widen = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1,
-                                           2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    /* Bytes R0 G0 R1 G1 R2 G2 R3 G3 | B0 0 B1 0 B2 0 B3 0 to R0..R3 G0..G3 | B0..B3. */
-    const __m256i gather_rows = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1,
-                                                 0, 2, 4, 6, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    const __m256i zero = _mm256_setzero_si256(), round = _mm256_set1_epi32(SP_RESIZE_HALF);
+    const __m256i red_green = _mm256_setr_epi8(0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1,
+                                               0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1);
+    const __m256i blue_low = _mm256_setr_epi8(2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                              2, -1, 5, -1, 8, -1, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i blue_high = _mm256_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 2, -1, 5, -1, 8, -1, 11, -1,
+                                               -1, -1, -1, -1, -1, -1, -1, -1, 2, -1, 5, -1, 8, -1, 11, -1);
+    const __m256i zero = _mm256_setzero_si256(), round = _mm256_set1_epi64x(SP_RESIZE_HALF); /* once per pair of dwords */
+    const __m128i by_channel = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 10, 11, -1, -1, -1, -1);
+    const uint8_t *row0 = rows[0], *row1 = rows[1], *row2 = rows[2], *row3 = rows[3];
     for (int x = 0; x < axis->n; x++) {
         const int64_t *weight = (const int64_t *)axis->packed + (size_t)x * (size_t)axis->quads * 2;
         size_t at = (size_t)axis->first[x] * 3;
-        __m256i hi[4] = { zero, zero, zero, zero }, lo[4] = { zero, zero, zero, zero };
+        __m256i hi01 = zero, hi23 = zero, hi_b = zero, lo01 = round, lo23 = round, lo_b = round;
         for (int left = axis->count[x]; left > 0; left -= 4, at += 12, weight += 2) {
             __m256i whi = _mm256_set1_epi64x(weight[0]), wlo = _mm256_set1_epi64x(weight[1]);
-#pragma GCC unroll 4
-            for (int r = 0; r < 4; r++) {
-                __m128i four = _mm_loadu_si128((const __m128i *)(const void *)(rows[r] + at));
-                __m256i p = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(four), widen);
-                hi[r] = _mm256_add_epi32(hi[r], _mm256_madd_epi16(p, whi));
-                lo[r] = _mm256_add_epi32(lo[r], _mm256_madd_epi16(p, wlo));
-            }
+            __m256i v01 = two_rows(row0 + at, row1 + at), v23 = two_rows(row2 + at, row3 + at);
+            __m256i b = _mm256_or_si256(_mm256_shuffle_epi8(v01, blue_low), _mm256_shuffle_epi8(v23, blue_high));
+            v01 = _mm256_shuffle_epi8(v01, red_green);
+            v23 = _mm256_shuffle_epi8(v23, red_green);
+            hi01 = _mm256_add_epi32(hi01, _mm256_madd_epi16(v01, whi));
+            lo01 = _mm256_add_epi32(lo01, _mm256_madd_epi16(v01, wlo));
+            hi23 = _mm256_add_epi32(hi23, _mm256_madd_epi16(v23, whi));
+            lo23 = _mm256_add_epi32(lo23, _mm256_madd_epi16(v23, wlo));
+            hi_b = _mm256_add_epi32(hi_b, _mm256_madd_epi16(b, whi));
+            lo_b = _mm256_add_epi32(lo_b, _mm256_madd_epi16(b, wlo));
         }
-        __m256i r01 = _mm256_hadd_epi32(joined(hi[0], lo[0]), joined(hi[1], lo[1]));
-        __m256i r23 = _mm256_hadd_epi32(joined(hi[2], lo[2]), joined(hi[3], lo[3]));
-        r01 = _mm256_srai_epi32(_mm256_add_epi32(r01, round), SP_RESIZE_BITS);
-        r23 = _mm256_srai_epi32(_mm256_add_epi32(r23, round), SP_RESIZE_BITS);
-        __m256i words = _mm256_packs_epi32(r01, r23);
-        __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(words, words), gather_rows);
-        _mm_storeu_si128((__m128i *)(void *)(dst + (size_t)x * 12),
-                         _mm_unpacklo_epi64(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+        /* R0 G0 R2 G2 | R1 G1 R3 G3, and B0 B2 B0 B2 | B1 B3 B1 B3 */
+        __m256i rg = _mm256_hadd_epi32(joined(hi01, lo01), joined(hi23, lo23));
+        __m256i bb = joined(hi_b, lo_b);
+        bb = _mm256_hadd_epi32(bb, bb);
+        __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(rg, SP_RESIZE_BITS), _mm256_srai_epi32(bb, SP_RESIZE_BITS));
+        __m256i bytes = _mm256_packus_epi16(words, words);
+        __m128i pairs = _mm_unpacklo_epi8(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+        _mm_storeu_si128((__m128i *)(void *)(dst + (size_t)x * 12), _mm_shuffle_epi8(pairs, by_channel));
     }
 }
 
