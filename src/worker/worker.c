@@ -47,7 +47,7 @@ static struct {
     uint32_t submission_head;
     sp_submission waiting[SP_LIMIT_SLOTS];
     int waiting_count;
-    int busy;
+    atomic_int busy; /* executors with a batch in hand */
     pthread_mutex_t answer_lock; /* guards completion_tail (the ring has one producer) and maps.slots' descriptors */
     uint32_t completion_tail;
     executor executors[SP_LIMIT_EXECUTORS];
@@ -318,7 +318,7 @@ static int next_batch(executor *self)
             int want = (int)worker.card.max_batch;
             wait_ns = 0;
             if (worker.kind->choose && !worker.waiting[0].alone)
-                want = worker.kind->choose(worker.state, worker.waiting_count, worker.busy, &wait_ns);
+                want = worker.kind->choose(worker.state, worker.waiting_count, atomic_load(&worker.busy), &wait_ns);
             int64_t now_ns = sp_clock_now_ns();
             if (wait_ns > 0 && !wait_until_ns)
                 wait_until_ns = now_ns + wait_ns;
@@ -339,16 +339,14 @@ static void *executor_main(void *argument)
         int64_t begun_ns = sp_clock_now_ns();
         mark_write(self->index, SP_STAGE_IDLE, 0);
         mark_items(self, count);
-        worker.busy++;
+        atomic_fetch_add(&worker.busy, 1);
         pthread_mutex_unlock(&worker.lead);
 
         run_batch(self, count, begun_ns);
+        /* Not under the lead: another executor sleeps on the ring with it and would count us as busy when it wakes. */
+        atomic_fetch_sub(&worker.busy, 1);
         mark_items(self, 0);
         wake_gateway();
-
-        pthread_mutex_lock(&worker.lead);
-        worker.busy--;
-        pthread_mutex_unlock(&worker.lead);
     }
     return NULL;
 }
