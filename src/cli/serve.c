@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SPIN_US_DEFAULT 100 /* twice what waking an idle virtual CPU takes */
 #define UNSET INT64_MIN
 
 typedef struct settings {
@@ -64,7 +65,7 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
         { .name = "log-level", .kind = SP_OPTION_TEXT, .value = "LEVEL", .target = &s->log_level,
           .help = "debug, info, warn or error (default info)" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
-          .help = "workers look at their queue this long before they sleep (default 0)" },
+          .help = "where the next event usually comes sooner than this and nobody else wants the core, look for it\nthis long before sleeping (default 100; 0 = never)" },
         { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms, .most = 600000,
           .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
     };
@@ -204,7 +205,7 @@ static int run(const settings *s, sp_log_level level)
     config.model_repository = repository;
     config.model = s->model;
     config.require_sandbox = s->require_sandbox;
-    config.spin_us = number_or(s->spin_us, 0);
+    config.spin_us = number_or(s->spin_us, SPIN_US_DEFAULT);
     config.link_timeout_ms = number_or(s->link_timeout_ms, 0);
     config.drain_delay_ms = s->drain_delay_s == UNSET ? SP_DRAIN_DELAY_AUTO : (int)s->drain_delay_s * 1000;
     config.log_level = level;

@@ -37,8 +37,9 @@ const char *sp_worker_state_name(sp_worker_state state)
 
 /* --- the loop ---------------------------------------------------------------------------------------------------- */
 
-static bool rings_have_news(const sp_house *house)
+static bool rings_have_news(const void *context)
 {
+    const sp_house *house = context;
     for (int i = 0; i < house->worker_count; i++) {
         const sp_worker *worker = &house->workers[i];
         if (worker->page && !sp_completions_empty(&worker->page->completions, worker->completion_head))
@@ -50,24 +51,26 @@ static bool rings_have_news(const sp_house *house)
 static bool prepare_sleep(void *context)
 {
     sp_house *house = context;
+    house->sleep_began_ns = 0;
     if (house->answered.count)
         return true;
-    if (house->config.spin_us > 0 && house->leased_count) {
-        int64_t until_ns = sp_clock_now_ns() + house->config.spin_us * SP_NS_PER_US;
-        do {
-            if (rings_have_news(house))
-                return true;
-            __builtin_ia32_pause();
-        } while (sp_clock_now_ns() < until_ns);
+    if (house->leased_count) {
+        house->sleep_began_ns = sp_clock_now_ns();
+        if (sp_spin_until(&house->spin, rings_have_news, house))
+            return true;
     }
     sp_ring_announce_sleep(&house->page->gateway_sleeping);
     return rings_have_news(house);
 }
 
+/* What woke us counts for the next spin: a client's bytes must not be kept waiting by a look at the rings. */
 static void wake_up(void *context)
 {
     sp_house *house = context;
     atomic_store_explicit(&house->page->gateway_sleeping, 0, memory_order_relaxed);
+    if (house->sleep_began_ns)
+        sp_spin_note(&house->spin, rings_have_news(house) ? sp_clock_now_ns() - house->sleep_began_ns
+                                                          : 2 * house->spin.longest_ns);
 }
 
 /* --- construction ------------------------------------------------------------------------------------------------ */
@@ -170,6 +173,7 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the house");
     house->config = *config;
     house->loop = loop;
+    house->spin.longest_ns = config->spin_us * SP_NS_PER_US;
     house->request_memfd = house->request_memfd_read = -1;
     house->oom_kills = sp_machine_oom_kill_count();
     sp_machine_read(&house->machine);

@@ -5,6 +5,7 @@
 
 #include "base/machine.h"
 #include "base/metrics.h"
+#include "base/spin.h"
 #include "route/house.h"
 #include "worker/slot.h"
 
@@ -182,6 +183,8 @@ struct sp_house {
     int64_t memory_seen_ns;
     bool memory_short; /* new requests are shed */
     bool ending;
+    sp_spin spin;
+    int64_t sleep_began_ns; /* 0 = no lease was out */
     int open_count, leased_count;
     uint64_t body_bytes_held; /* of all requests open */
     sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;

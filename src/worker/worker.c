@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/spin.h"
 #include "worker/control.h"
 #include "worker/maps.h"
 #include "worker/ring.h"
@@ -47,6 +48,7 @@ static struct {
     uint32_t submission_head;
     sp_submission waiting[SP_LIMIT_SLOTS];
     int waiting_count;
+    sp_spin spin;
     atomic_int busy; /* executors with a batch in hand */
     pthread_mutex_t answer_lock; /* guards completion_tail (the ring has one producer) and maps.slots' descriptors */
     uint32_t completion_tail;
@@ -217,17 +219,14 @@ static bool ring_is_empty(void)
     return sp_submissions_empty(&worker.maps.page->submissions, worker.submission_head);
 }
 
-/* Sleeps until the gateway rings, or `wait_ns` has passed (-1 = no bound). */
-static void sleep_on_ring(int64_t wait_ns)
+static bool ring_has_work(const void *context)
 {
-    if (worker.config->spin_us > 0 && wait_ns < 0) {
-        int64_t until = sp_clock_now_ns() + worker.config->spin_us * SP_NS_PER_US;
-        do {
-            if (!ring_is_empty())
-                return;
-            __builtin_ia32_pause();
-        } while (sp_clock_now_ns() < until);
-    }
+    (void)context;
+    return !ring_is_empty();
+}
+
+static void sleep_until_rung(int64_t wait_ns)
+{
     sp_ring_announce_sleep(&worker.maps.page->worker_sleeping);
     if (ring_is_empty()) {
         struct pollfd bell = { .fd = worker.maps.submit_fd, .events = POLLIN };
@@ -239,6 +238,19 @@ static void sleep_on_ring(int64_t wait_ns)
             (void)!read(worker.maps.submit_fd, &rings, sizeof(rings));
     }
     atomic_store_explicit(&worker.maps.page->worker_sleeping, 0, memory_order_relaxed);
+}
+
+/* Waits until the ring has something, or `wait_ns` has passed (-1 = no bound). */
+static void wait_for_ring(int64_t wait_ns)
+{
+    int64_t start_ns = sp_clock_now_ns();
+    if (wait_ns >= 0) {
+        sleep_until_rung(wait_ns);
+        return;
+    }
+    if (!sp_spin_until(&worker.spin, ring_has_work, NULL))
+        sleep_until_rung(-1);
+    sp_spin_note(&worker.spin, sp_clock_now_ns() - start_ns);
 }
 
 /* Moves the next batch out of the waiting list: items of one op, a suspect always alone. */
@@ -326,7 +338,7 @@ static int next_batch(executor *self)
                 return take_batch(self, SP_CLAMP(want, 1, (int)worker.card.max_batch));
             wait_ns = wait_until_ns - now_ns;
         }
-        sleep_on_ring(wait_ns);
+        wait_for_ring(wait_ns);
     }
 }
 
@@ -393,6 +405,7 @@ static sp_status check_card(sp_worker_card *card, sp_error *reterr)
 static sp_status start(const sp_worker_config *config, sp_error *reterr)
 {
     worker.config = config;
+    worker.spin.longest_ns = config->spin_us * SP_NS_PER_US;
     sp_fault_scope(config->name);
     worker.kind = sp_worker_kind_find(config->kind);
     if (!worker.kind)
