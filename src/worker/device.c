@@ -174,7 +174,7 @@ static int device_choose(void *state, int waiting, int busy_executors, int64_t *
 {
     device *dev = state;
     int here = waiting + busy_executors;
-    dev->load_x8 += here - dev->load_x8 / 8;
+    dev->load_x8 += here - (dev->load_x8 + 4) / 8; /* rounded: cut off, it would stay at 15 after a burst for ever */
     run_is_alone = here == 1 && dev->load_x8 < 12;
     int limit = atomic_load_explicit(&dev->batch_limit, memory_order_relaxed);
     *ret_wait_ns = 0;
