@@ -65,7 +65,7 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
         { .name = "log-level", .kind = SP_OPTION_TEXT, .value = "LEVEL", .target = &s->log_level,
           .help = "debug, info, warn or error (default info)" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
-          .help = "where the next event usually comes sooner than this and nobody else wants the core, look for it\nthis long before sleeping (default 100; 0 = never)" },
+          .help = "look for work this long before sleeping, where it usually comes\nsooner and the core is free (default 100; 0 = never)" },
         { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms, .most = 600000,
           .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
     };
