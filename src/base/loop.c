@@ -6,6 +6,7 @@
 #include "base/metrics.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -164,6 +165,12 @@ void sp_loop_set_sleep(sp_loop *loop, bool (*prepare)(void *), void (*wake)(void
     loop->sleep_prepare = prepare;
     loop->sleep_wake = wake;
     loop->sleep_context = context;
+}
+
+bool sp_loop_has_events(const sp_loop *loop)
+{
+    struct pollfd ready = { .fd = loop->epoll_fd, .events = POLLIN };
+    return poll(&ready, 1, 0) == 1;
 }
 
 static int64_t fire_timers(sp_loop *loop, int64_t sleep_ns)

@@ -46,6 +46,9 @@ void sp_loop_hook_remove(sp_loop *loop, sp_loop_hook_fn *hook, void *context); /
  * `prepare` returns true when there is work after all and the loop must not sleep. */
 void sp_loop_set_sleep(sp_loop *loop, bool (*prepare)(void *context), void (*wake)(void *context), void *context);
 
+/* True when a watched descriptor has something now: for a look before sleeping. One system call. */
+bool sp_loop_has_events(const sp_loop *loop);
+
 /* Turns until sp_loop_stop. */
 sp_status sp_loop_run(sp_loop *loop, sp_error *reterr);
 /* One turn that sleeps at most `max_sleep_ns` (-1 = no bound). */

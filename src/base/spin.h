@@ -2,8 +2,9 @@
  * Spinning before sleeping, when it pays: the next event usually comes within the time we would spin, and nobody else
  * wants this core. Waking an idle virtual CPU costs 30 to 60 us; a look at a ring costs nothing.
  *
- * Whether the core is wanted is asked by sched_yield(): when it returns late, somebody else ran, and we stop spinning
- * for a while. So a busy machine pays one yield now and then, and an idle one answers without a sleep. */
+ * Whether the core is wanted is asked by sched_yield(): when it returns late, somebody else ran. That somebody may have
+ * made what we wait for, so we look once more and then sleep; when it happens again and again the machine is busy, and we
+ * stop spinning for a while. */
 #ifndef SP_BASE_SPIN_H
 #define SP_BASE_SPIN_H
 
@@ -15,10 +16,12 @@
 typedef struct sp_spin {
     int64_t longest_ns;    /* 0 = never spin */
     int64_t usual_wait_ns; /* smoothed; beyond `longest_ns` spinning is not tried */
-    int rest;              /* waits to go without spinning, after the core was wanted */
+    int late;              /* spins in a row that ended with a late yield and nothing found */
+    int rest;              /* waits to go without spinning */
 } sp_spin;
 
-#define SP_SPIN_REST 256
+#define SP_SPIN_LATE_MOST 3
+#define SP_SPIN_REST 512
 #define SP_SPIN_YIELD_LATE_NS 4000 /* a yield that finds nobody takes under 1 us */
 #define SP_SPIN_LOOKS 32           /* between two yields: about 1 us */
 
@@ -34,8 +37,10 @@ static inline bool sp_spin_until(sp_spin *spin, bool (*ready)(const void *contex
     int64_t before_ns = sp_clock_now_ns(), until_ns = before_ns + spin->longest_ns;
     while (before_ns < until_ns) {
         for (int i = 0; i < SP_SPIN_LOOKS; i++) {
-            if (ready(context))
+            if (ready(context)) {
+                spin->late = 0;
                 return true;
+            }
 #if defined(__x86_64__)
             __builtin_ia32_pause();
 #endif
@@ -44,8 +49,13 @@ static inline bool sp_spin_until(sp_spin *spin, bool (*ready)(const void *contex
         (void)sched_yield(); /* cannot fail */
         before_ns = sp_clock_now_ns();
         if (before_ns - yield_ns > SP_SPIN_YIELD_LATE_NS) {
-            spin->rest = SP_SPIN_REST;
-            break;
+            if (ready(context))
+                return true;
+            if (++spin->late >= SP_SPIN_LATE_MOST) {
+                spin->late = 0;
+                spin->rest = SP_SPIN_REST;
+            }
+            return false;
         }
     }
     return ready(context);

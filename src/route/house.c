@@ -48,29 +48,33 @@ static bool rings_have_news(const void *context)
     return false;
 }
 
+static bool anything_new(const void *context)
+{
+    const sp_house *house = context;
+    return rings_have_news(house) || sp_loop_has_events(house->loop);
+}
+
 static bool prepare_sleep(void *context)
 {
     sp_house *house = context;
     house->sleep_began_ns = 0;
     if (house->answered.count)
         return true;
-    if (house->leased_count) {
+    if (house->spin.longest_ns) {
         house->sleep_began_ns = sp_clock_now_ns();
-        if (sp_spin_until(&house->spin, rings_have_news, house))
+        if (sp_spin_until(&house->spin, anything_new, house))
             return true;
     }
     sp_ring_announce_sleep(&house->page->gateway_sleeping);
     return rings_have_news(house);
 }
 
-/* What woke us counts for the next spin: a client's bytes must not be kept waiting by a look at the rings. */
 static void wake_up(void *context)
 {
     sp_house *house = context;
     atomic_store_explicit(&house->page->gateway_sleeping, 0, memory_order_relaxed);
     if (house->sleep_began_ns)
-        sp_spin_note(&house->spin, rings_have_news(house) ? sp_clock_now_ns() - house->sleep_began_ns
-                                                          : 2 * house->spin.longest_ns);
+        sp_spin_note(&house->spin, sp_clock_now_ns() - house->sleep_began_ns);
 }
 
 /* --- construction ------------------------------------------------------------------------------------------------ */

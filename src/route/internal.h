@@ -184,7 +184,7 @@ struct sp_house {
     bool memory_short; /* new requests are shed */
     bool ending;
     sp_spin spin;
-    int64_t sleep_began_ns; /* 0 = no lease was out */
+    int64_t sleep_began_ns; /* 0 = this one is not counted */
     int open_count, leased_count;
     uint64_t body_bytes_held; /* of all requests open */
     sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;
