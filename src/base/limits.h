@@ -69,8 +69,7 @@
 #define SP_LIMIT_MEMORY_SHED_PERCENT 92
 #define SP_LIMIT_MEMORY_KILL_PERCENT 97
 
-/* Links in a chain and attempts recorded for one request; a request that has used them up gets its best error. */
-#define SP_LIMIT_CHAIN_LINKS 8
+/* Attempts recorded for one request; later ones overwrite the last place. */
 #define SP_LIMIT_ATTEMPTS 16
 
 /* How long a body that crashed workers twice is refused, and how many such bodies are remembered (the oldest goes
@@ -98,9 +97,8 @@
 /* Model files; ImageNet classifiers are 5 to 500 MB, protobuf itself ends at 2 GiB. */
 #define SP_LIMIT_MODEL_BYTES (2047u * 1024 * 1024)
 
-/* Inputs + outputs of a model, its tensors' rank, and the text of one label. */
+/* Inputs + outputs of a model, and the text of one label. */
 #define SP_LIMIT_MODEL_IO 64
-#define SP_LIMIT_TENSOR_RANK 8
 #define SP_LIMIT_LABEL_BYTES 128
 
 /* Classes of one classifier: ImageNet-21k has 21,843. The label file and spillway.json are bounded with them. */

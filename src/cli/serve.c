@@ -66,8 +66,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "debug, info, warn or error (default info)" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
           .help = "look for work this long before sleeping, where it usually comes\nsooner and the core is free (default 100; 0 = never)" },
-        { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms, .most = 600000,
-          .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
+        { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms,
+          .most = SP_LIMIT_DEADLINE_MAX_MS, .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
     };
     const sp_usage usage = {
         .command = "serve", .arguments = "",
@@ -123,7 +123,7 @@ static sp_status take_file(settings *s, const sp_config_file *file, sp_error *re
         { &s->metrics_port, file->metrics_port, "metrics_port", -1, 65535 },
         { &s->drain_delay_s, file->drain_delay, "drain_delay", 0, 3600 },
         { &s->spin_us, file->spin_us, "spin_us", 0, 1000000 },
-        { &s->link_timeout_ms, file->link_timeout_ms, "link_timeout_ms", 0, 600000 },
+        { &s->link_timeout_ms, file->link_timeout_ms, "link_timeout_ms", 0, SP_LIMIT_DEADLINE_MAX_MS },
     };
 
     for (size_t i = 0; i < SP_ARRAY_LEN(numbers); i++) {

@@ -9,7 +9,12 @@
 #include "route/house.h"
 #include "worker/slot.h"
 
+#include <fcntl.h>
 #include <sys/types.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
+#endif
 
 /* --- one worker process ---------------------------------------------------------------------------------------- */
 
@@ -70,7 +75,6 @@ typedef struct sp_worker {
 
     /* Watchdog: */
     uint32_t seen_head;
-    int64_t seen_cpu_ns;
     int stopped_rounds, silent_rounds;
 
     int64_t service_ns; /* smoothed time of one item, for Retry-After and attempt budgets */

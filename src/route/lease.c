@@ -87,10 +87,8 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, sp_error *reterr
     request->attempt_deadline_ns = submission.attempt_deadline_ns;
     if (request->attempt_deadline_ns < request->shared->deadline_ns)
         s = sp_loop_timer_set(house->loop, &request->timer, request->attempt_deadline_ns, reterr);
-    if (sp_ring_must_wake(&worker->page->worker_sleeping)) {
-        uint64_t one = 1;
-        (void)!write(worker->submit_fd, &one, sizeof(one));
-    }
+    if (sp_ring_must_wake(&worker->page->worker_sleeping))
+        sp_ring_bell(worker->submit_fd);
     sp_watchdog_arm(house);
     return SP_OK;
 }

@@ -14,10 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
 /* --- queues: doubly linked, a request is in one at most -------------------------------------------------------- */
 
 void sp_queue_push(sp_queue *queue, sp_request *request)

@@ -9,10 +9,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
-#endif
-
 sp_status sp_shm_reopen_read_only(int fd, int *ret_fd, sp_error *reterr)
 {
     char path[64];

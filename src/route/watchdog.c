@@ -31,17 +31,24 @@ static int64_t cpu_time_ns(pid_t pid)
     return (int64_t)ts.tv_sec * SP_NS_PER_S + ts.tv_nsec;
 }
 
+/* /proc/PID/NAME as text; false when the process is gone. */
+static bool read_proc(pid_t pid, const char *name, char *text, size_t size)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, size - 1) : -1;
+    sp_fd_closep(&fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
 /* The state letter of /proc/PID/stat: R, S, D, T (stopped) ...; 0 when it cannot be read. */
 static char process_state(pid_t pid)
 {
-    char path[64], text[512];
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-    sp_fd_closep(&fd);
-    if (n <= 0)
+    char text[512];
+    if (!read_proc(pid, "stat", text, sizeof(text)))
         return 0;
-    text[n] = 0;
     const char *end = strrchr(text, ')'); /* the name before it may hold anything */
     return end && end[1] == ' ' ? end[2] : 0;
 }
@@ -141,8 +148,7 @@ static void judge_silent(sp_worker *worker, int busy, char state)
     worker->silent_rounds = silent ? worker->silent_rounds + 1 : 0;
     if (!worker->silent_rounds)
         return;
-    uint64_t one = 1;
-    (void)!write(worker->submit_fd, &one, sizeof(one));
+    sp_ring_bell(worker->submit_fd);
     if (worker->silent_rounds >= SILENT_ROUNDS)
         sp_supervisor_kill(worker, SP_DEATH_WATCHDOG, "worker does not take its leases");
 }
@@ -168,14 +174,11 @@ static void look_at(sp_worker *worker, int64_t now_ns)
 
 static uint64_t resident_bytes(pid_t pid)
 {
-    char path[64], text[128];
-    (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-    sp_fd_closep(&fd);
+    char text[128];
     unsigned long long size, resident;
-    text[n > 0 ? n : 0] = 0;
-    return sscanf(text, "%llu %llu", &size, &resident) == 2 ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    if (!read_proc(pid, "statm", text, sizeof(text)) || sscanf(text, "%llu %llu", &size, &resident) != 2)
+        return 0;
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 /* Better that we choose who goes than that the kernel does: it could choose the gateway. */

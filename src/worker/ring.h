@@ -10,6 +10,7 @@
 #include "worker/slot.h"
 
 #include <stdbool.h>
+#include <unistd.h>
 
 #define SP_RING_DEFINE(name, ring_type, entry_type)                                                      \
     static inline bool name##_push(ring_type *ring, uint32_t *own_tail, const entry_type *entry)         \
@@ -51,6 +52,13 @@ static inline void sp_ring_announce_sleep(_Atomic uint32_t *own_sleeping)
 {
     atomic_store_explicit(own_sleeping, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* Wakes whoever sleeps on the eventfd. A full counter (EAGAIN) means that it is ringing already. */
+static inline void sp_ring_bell(int event_fd)
+{
+    uint64_t one = 1;
+    (void)!write(event_fd, &one, sizeof(one));
 }
 
 #endif

@@ -62,12 +62,6 @@ static int64_t cpu_now_ns(void)
     return (int64_t)ts.tv_sec * SP_NS_PER_S + ts.tv_nsec;
 }
 
-static void ring_bell(int event_fd)
-{
-    uint64_t one = 1;
-    (void)!write(event_fd, &one, sizeof(one)); /* EAGAIN = it is ringing already */
-}
-
 /* --- progress ------------------------------------------------------------------------------------------------- */
 
 static void mark_write(int index, sp_stage stage, int64_t budget_ns)
@@ -139,7 +133,7 @@ static void wake_gateway(void)
     /* The flag lies in memory that we may only read, so several completions may ring once too often; never too rarely. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&worker.maps.house->gateway_sleeping, memory_order_relaxed))
-        ring_bell(worker.maps.complete_fd);
+        sp_ring_bell(worker.maps.complete_fd);
 }
 
 /* --- batches -------------------------------------------------------------------------------------------------- */
