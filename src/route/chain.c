@@ -15,6 +15,10 @@ static bool can_do(const sp_worker *worker, const sp_request *request)
     case SP_OP_CLASSIFY:
         return worker->role == SP_ROLE_DEVICE && !worker->without_model &&
                (!worker->has_card || !request->answer.model[0] || strcmp(worker->card.model, request->answer.model) == 0);
+    case SP_OP_FETCH:
+    case SP_OP_REMOTE:
+    case SP_OP_SEND:
+        break;
     }
     return false;
 }

@@ -148,7 +148,7 @@ static void reserve_for(sp_house *house, const sp_request *request)
 
 void sp_dispatch_run(sp_house *house)
 {
-    for (int op = SP_OP_NOOP; op <= SP_OP_CLASSIFY; op++) {
+    for (int op = SP_OP_NOOP; op < SP_OP_COUNT; op++) {
         sp_queue *suspects = &house->suspects[op], *queue = &house->queues[op];
         for (sp_request *request = suspects->first, *next; request; request = next) {
             next = request->next;

@@ -14,13 +14,14 @@
 
 const char *sp_task_name(sp_task task)
 {
-    static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify" };
+    static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify",
+                                         [SP_TASK_SEND] = "send" };
     return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
 }
 
 bool sp_task_parse(const char *text, sp_task *ret_task)
 {
-    for (int i = 0; i < SP_TASK_COUNT; i++) {
+    for (int i = 0; i < SP_TASK_SEND; i++) { /* send is the house's own */
         if (strcmp(text, sp_task_name((sp_task)i)) == 0) {
             *ret_task = (sp_task)i;
             return true;

@@ -6,13 +6,14 @@
 
 #include "base/loop.h"
 #include "base/view.h"
+#include "config/config.h"
 #include "worker/slot.h"
 
 typedef struct sp_house sp_house;
 typedef struct sp_request sp_request;
 
-typedef enum sp_task { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_COUNT } sp_task;
-const char *sp_task_name(sp_task task); /* "noop", "classify" */
+typedef enum sp_task { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_SEND, SP_TASK_COUNT } sp_task;
+const char *sp_task_name(sp_task task); /* "noop", "classify", "send" (the house's own: webhooks, uploads) */
 bool sp_task_parse(const char *text, sp_task *ret_task);
 
 typedef struct sp_house_config {
@@ -25,6 +26,7 @@ typedef struct sp_house_config {
     int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
     uint64_t memory_limit_bytes;  /* 0 = the cgroup's or the machine's */
     uint64_t bodies_limit_bytes;  /* of all requests together; 0 = SP_LIMIT_BODIES_BYTES */
+    sp_config *config;            /* chains, remotes, rates; the house takes a reference. NULL = built-in defaults */
 } sp_house_config;
 
 /* Makes the shared memory and spawns the workers; returns before they are ready. */
@@ -32,6 +34,11 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
 
 /* Ends workers (EOF on the control socket, then SIGKILL after `grace_ms`), then frees. No request may be open. */
 void sp_house_free(sp_house *house, int grace_ms);
+
+/* A new snapshot for requests opened from now on; those open keep theirs. Breakers and counts of links whose name stays
+ * are kept. Worker processes are not started or ended by it; net workers get the new remotes. */
+void sp_house_reload(sp_house *house, sp_config *config);
+const sp_config *sp_house_config_now(const sp_house *house);
 
 /* One link's try, as told to the client. */
 typedef struct sp_attempt {
@@ -52,6 +59,10 @@ typedef struct sp_answer {
     /* What: */
     const sp_answer_classes *classes; /* classify; borrowed until the callback returns */
     sp_view payload;                  /* noop; borrowed likewise */
+    sp_answer_sent sent;              /* send */
+    int64_t microdollars;    /* estimate of what this answer cost, hedges and failed tries included */
+    int64_t device_ns;       /* of the device that answered */
+    bool simpler;            /* by a link that is marked simpler: do not cache, say so */
     uint32_t batch_size;
     int64_t received_ns, queue_ns, decode_ns, preprocess_ns, inference_ns, postprocess_ns, batch_run_ns, total_ns;
     int attempt_count;
@@ -70,6 +81,22 @@ typedef struct sp_request_params {
     bool decode_fast;
     uint64_t body_bytes_hint; /* Content-Length; 0 = unknown */
     uint64_t body_limit_bytes; /* append beyond it fails; 0 = SP_LIMIT_IMAGE_BODY_BYTES */
+    /* What policy asks about; texts are copied or only read inside open: */
+    const char *tier, *tenant; /* from the token; NULL = "" */
+    bool local_only;           /* its bytes never reach a net worker */
+    bool force_cpu;
+    int priority;              /* -10 .. 10; waiting requests of a higher one go first */
+    int hops;                  /* Spillways it has come through */
+    const char *only_link;     /* this link or none (bench, guard); NULL = the chain */
+    const char *url;           /* classify: the body lies there; fetched by a net worker first. send: where to */
+    const char *content_type;
+    const char *send_headers;  /* send: "Name: value\n" each */
+    bool send_put, send_s3, private_ok;
+    double duration_s;         /* of media, when known; 0 = unknown */
+    /* For header and parameter conditions, called inside open only; NULL = none. */
+    const char *(*header)(void *context, const char *name);
+    const char *(*parameter)(void *context, const char *name);
+    void *facts_context;
 } sp_request_params;
 
 /* Leases a free slot. SP_BUSY: none free (reterr and *ret_retry_after_s say when to come back); SP_NOT_FOUND: no such
@@ -88,6 +115,9 @@ sp_view sp_request_body(const sp_request *request);
 void sp_request_set_payload(sp_request *request, size_t offset, size_t size_bytes);
 void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
+
+/* Later than it was (never earlier); any time before `done`. A group of callers who wait for one answer uses it. */
+void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns);
 
 /* Hands the request to its chain. `done` is called exactly once, later, from the loop (never from inside this call). */
 void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *context);
@@ -122,6 +152,24 @@ typedef struct sp_worker_info {
 
 int sp_house_worker_count(const sp_house *house);
 void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info);
+
+/* Links, as policy sees them, for /healthz, /v1/links and metrics. A worker that is in no chain is none. */
+typedef struct sp_link_info {
+    const char *task, *name, *worker; /* worker: whose process does it */
+    bool remote;
+    sp_breaker_state breaker;
+    int64_t retry_in_ns;      /* open: until a probe is let through */
+    bool quarantined;         /* by the guard */
+    const char *reason;       /* why it is not used now; "" */
+    int in_flight, limit;
+    int64_t p50_ns, p95_ns, p99_ns;
+    int64_t microdollars_today;
+} sp_link_info;
+int sp_house_link_count(const sp_house *house);
+void sp_house_link_info(const sp_house *house, int index, sp_link_info *ret_info);
+/* Takes a link out (or back in), as the guard does: event, metric. SP_NOT_FOUND. */
+sp_status sp_house_link_quarantine(sp_house *house, const char *task, const char *link, bool out, const char *reason,
+                                   sp_error *reterr);
 
 /* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
 bool sp_house_ready(const sp_house *house, bool *ret_degraded);

@@ -176,8 +176,8 @@ struct sp_house {
     uint32_t next_lease, next_serial;
     sp_worker workers[SP_LIMIT_WORKERS];
     int worker_count;
-    sp_queue queues[SP_OP_CLASSIFY + 1];
-    sp_queue suspects[SP_OP_CLASSIFY + 1];
+    sp_queue queues[SP_OP_COUNT];
+    sp_queue suspects[SP_OP_COUNT];
     sp_queue answered; /* done callbacks to make at the end of this turn */
     sp_poison poison;
     uint64_t oom_kills;

@@ -23,7 +23,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 1u
+#define SP_SLOT_ABI 2u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -36,12 +36,31 @@ typedef enum sp_op {
     SP_OP_NOOP = 1,     /* answer = body */
     SP_OP_DECODE = 2,   /* body -> output: RGB8 pixels, or the tensor of `prep` when flagged */
     SP_OP_CLASSIFY = 3, /* output (pixels or tensor) -> top-k */
+    /* The net worker's: */
+    SP_OP_FETCH = 4,  /* target (a URL) -> output: its bytes; written with pwrite, never mapped, so that the gateway can
+                       * seal it and make it the request's body */
+    SP_OP_REMOTE = 5, /* the task by remote `submission.remote`: body or output (tensor) -> sp_answer_remote */
+    SP_OP_SEND = 6,   /* body -> target (webhook, upload); answer: sp_answer_sent */
 } sp_op;
+#define SP_OP_COUNT 7
 
 /* What lies in a slot's output memfd. */
-typedef enum sp_output_kind { SP_OUTPUT_NONE = 0, SP_OUTPUT_RGB8 = 1, SP_OUTPUT_TENSOR = 2 } sp_output_kind;
+typedef enum sp_output_kind {
+    SP_OUTPUT_NONE = 0,
+    SP_OUTPUT_RGB8 = 1,
+    SP_OUTPUT_TENSOR = 2,
+    SP_OUTPUT_BYTES = 3, /* of a FETCH */
+} sp_output_kind;
 
-#define SP_SLOT_DECODE_FAST 1u /* sp_slot_request.flags: decode=fast was asked for */
+/* sp_slot_request.flags */
+#define SP_SLOT_DECODE_FAST 1u /* decode=fast was asked for */
+#define SP_SLOT_LOCAL_ONLY 2u  /* a net worker must refuse it, whatever else is said (SP_DENIED) */
+#define SP_SLOT_PRIVATE_OK 4u  /* the target may lie in a private address range: configuration says so */
+#define SP_SLOT_SEND_PUT 8u    /* SEND: PUT, else POST */
+#define SP_SLOT_SEND_S3 16u    /* SEND: signed (SigV4) with the configuration's s3 keys */
+
+#define SP_LIMIT_TARGET_BYTES 2048
+#define SP_LIMIT_SEND_HEADERS_BYTES 1024
 
 /* One request, immutable while any lease of it is out. Written by the gateway. */
 typedef struct sp_slot_request {
@@ -55,6 +74,13 @@ typedef struct sp_slot_request {
     uint64_t payload_offset; /* the file inside it (multipart), or 0 */
     uint64_t payload_bytes;
     sp_prep_spec prep; /* of the model asked for */
+    uint32_t task;     /* sp_task of route/house.h, for SP_OP_REMOTE */
+    uint32_t hops;     /* Spillways that this request has come through */
+    char model[64];    /* asked for; "" = default */
+    char content_type[96]; /* of the payload, "" = unknown */
+    char target[SP_LIMIT_TARGET_BYTES];              /* FETCH, SEND: URL; "" = none */
+    char send_headers[SP_LIMIT_SEND_HEADERS_BYTES];  /* SEND: "Name: value\n" each */
+    uint64_t fetch_limit_bytes;
     _Atomic uint32_t cancelled_lease; /* a lease whose number is <= this one is no longer wanted (low 32 bits) */
 } sp_slot_request;
 
@@ -69,6 +95,8 @@ typedef struct sp_submission {
     int32_t image_w, image_h; /* of an RGB8 output */
     uint64_t output_bytes;    /* of what lies in the output */
     int64_t attempt_deadline_ns;
+    uint32_t config_serial; /* net: which snapshot (SP_CONTROL_CONFIG) `remote` and `key` count in */
+    uint16_t remote, key;   /* REMOTE: index of the remote and of its key */
 } sp_submission;
 
 /* Worker -> gateway. Times are CLOCK_MONOTONIC ns; a worker's claims, used for reports only. */
@@ -84,6 +112,8 @@ typedef struct sp_completion {
     int64_t begun_ns;     /* taken from the ring */
     int64_t decode_ns, preprocess_ns, inference_ns, postprocess_ns;
     int64_t batch_run_ns; /* the engine's run of the whole batch */
+    int64_t retry_after_ns;  /* net: the far side asked for this pause; 0 = it did not */
+    int64_t units;           /* net: what the call used of the provider's units; 0 = not told */
 } sp_completion;
 
 /* answer[slot] when status is not SP_OK: an sp_error, copied. When SP_OK of SP_OP_CLASSIFY: */
@@ -98,6 +128,39 @@ typedef struct sp_answer_classes {
     sp_answer_class classes[SP_LIMIT_ANSWER_BYTES / sizeof(sp_answer_class) - 1];
 } sp_answer_classes;
 _Static_assert(sizeof(sp_answer_classes) <= SP_LIMIT_ANSWER_BYTES, "classes fit an answer");
+
+/* answer[slot] of SP_OP_REMOTE: who answered over there and what was tried, then the answer itself: sp_answer_classes for
+ * classify, the bytes for noop. */
+typedef struct sp_remote_attempt {
+    char link[32];
+    uint32_t status; /* sp_status */
+    char reason[96];
+    int64_t duration_ns;
+} sp_remote_attempt;
+typedef struct sp_answer_remote {
+    char link[32], device[32], precision[16], model[64], version[16], engine[32]; /* of the far side's answer */
+    uint32_t attempt_count;
+    uint32_t reserved;
+    sp_remote_attempt attempts[SP_LIMIT_ATTEMPTS];
+    /* sp_answer_classes or bytes follow, 8-byte aligned */
+} sp_answer_remote;
+
+/* answer[slot] of SP_OP_SEND. */
+typedef struct sp_answer_sent {
+    uint32_t http_status;
+    char detail[252];
+} sp_answer_sent;
+
+/* What a sampler worker knows of a device; blank values are NaN and never shown as numbers. */
+typedef struct sp_device_sample {
+    _Alignas(64) _Atomic uint64_t sequence; /* odd while being written; 0 = none yet */
+    char name[64], uuid[48], source[8];     /* source: "dcgm", "nvml", "host" */
+    int64_t sampled_ns;                     /* CLOCK_MONOTONIC */
+    double utilization, memory_used_bytes, memory_total_bytes, temperature_c, power_w, power_limit_w, sm_clock_mhz,
+        energy_j;
+    uint32_t throttle_thermal, throttle_power; /* 1 = now; 2 = unknown */
+} sp_device_sample;
+#define SP_LIMIT_DEVICE_SAMPLES 8
 
 typedef enum sp_stage {
     SP_STAGE_IDLE = 0,
@@ -167,6 +230,7 @@ typedef struct sp_worker_page {
     sp_ring_completions completions;
     sp_mark marks[SP_LIMIT_EXECUTORS];
     sp_worker_card card;
+    sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES]; /* a sampler's */
 } sp_worker_page;
 
 #define SP_REQUEST_MEMFD_REQUESTS_OFFSET 4096u
@@ -183,6 +247,8 @@ typedef enum sp_control_kind {
     SP_CONTROL_OUTPUT = 3, /* gateway -> worker: output memfd of `slot`, `serial` */
     SP_CONTROL_READY = 4,  /* worker -> gateway: the card is in the worker page */
     SP_CONTROL_FAILED = 5, /* worker -> gateway: cannot serve; `text` says why; the process ends */
+    SP_CONTROL_CONFIG = 6, /* gateway -> net worker: a sealed memfd with the YAML of snapshot `serial`; the worker keeps the
+                            * last four */
 } sp_control_kind;
 
 typedef struct sp_control {

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What an answer costs: device-seconds times a rate, or a price a call or a minute. Money is int64 microdollars. Pure. */
+#ifndef SP_POLICY_COST_H
+#define SP_POLICY_COST_H
+
+#include <stdint.h>
+
+typedef struct sp_price {
+    int64_t per_hour;   /* microdollars; of the device */
+    int64_t per_minute; /* of media (audio, video) */
+    int64_t per_call;
+} sp_price;
+
+int64_t sp_price_of(const sp_price *price, int64_t device_ns, int64_t media_ns);
+
+/* `spillway cost`: the same work by a rented device and by an API. */
+typedef struct sp_cost_case {
+    int64_t sessions;
+    double seconds;         /* of media each */
+    double speed;           /* times real time on the device */
+    int64_t device_per_hour, api_per_minute;
+} sp_cost_case;
+typedef struct sp_cost_table {
+    double media_minutes, device_hours;
+    int64_t api, device, device_all_day; /* microdollars; the last: rented for whole days */
+    int64_t break_even_sessions_per_day; /* from here a device rented all day is cheaper than the API; -1 = never */
+} sp_cost_table;
+sp_cost_table sp_cost_compare(const sp_cost_case *work);
+
+#endif
