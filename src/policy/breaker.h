@@ -3,6 +3,7 @@
  *
  *   CLOSED    counts outcomes over a sliding window of 10 buckets. Opens when `consecutive_failures` in a row were seen,
  *             or when the window holds at least `minimum_calls` and their failure share reaches `failure_percent`.
+ *             Only a failure opens it.
  *   OPEN      refuses until open_ns has passed; each opening without a success in between doubles it, up to open_max_ns.
  *   HALF_OPEN lets at most `probes` calls through at once; `probes` successes close it, one failure opens it again.
  *
@@ -54,10 +55,12 @@ bool sp_breaker_allow(sp_breaker *breaker, int64_t now_ns, uint32_t *ret_ticket)
 void sp_breaker_record(sp_breaker *breaker, uint32_t ticket, bool success, int64_t now_ns);
 void sp_breaker_release(sp_breaker *breaker, uint32_t ticket); /* the call ended without saying anything of the link */
 
-/* Opens it at once and for this long (Retry-After, quarantine). */
+/* Opens it at once and for this long (Retry-After, quarantine); one that is open already stays so at least as long.
+ * Does not count as an opening that doubles the next. */
 void sp_breaker_trip(sp_breaker *breaker, int64_t now_ns, int64_t for_ns);
 
-/* When the next call may be let through; now_ns when it may be now. */
+/* When the next call may be let through; now_ns when it may be now. Half-open with every probe out: nobody knows; then
+ * open_ns from now, which is what a failed probe would make of it. */
 int64_t sp_breaker_retry_at(const sp_breaker *breaker, int64_t now_ns);
 
 #endif

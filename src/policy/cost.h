@@ -23,7 +23,8 @@ typedef struct sp_cost_case {
 typedef struct sp_cost_table {
     double media_minutes, device_hours;
     int64_t api, device, device_all_day; /* microdollars; the last: rented for whole days */
-    int64_t break_even_sessions_per_day; /* from here a device rented all day is cheaper than the API; -1 = never */
+    int64_t break_even_sessions_per_day; /* from here a device rented all day costs no more than the API; -1 = more
+                                          * than it can do in a day */
 } sp_cost_table;
 sp_cost_table sp_cost_compare(const sp_cost_case *work);
 

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef struct sp_limiter_settings {
-    int least, most; /* equal = fixed */
+    int least, most; /* equal = fixed; most 0 = no bound */
 } sp_limiter_settings;
 
 typedef struct sp_limiter {

@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* per_s tokens a second, at most `burst` kept. per_s 0 = unlimited. */
+/* per_s tokens a second, at most `burst` kept; it begins full. per_s 0 = unlimited; burst 0 = one second's worth, at least
+ * one token. Whoever takes more than `burst` at once gets it from a full bucket, which then owes the rest. */
 typedef struct sp_bucket {
     double per_s, burst, tokens;
     int64_t filled_ns;
@@ -35,7 +36,8 @@ typedef enum sp_quota_verdict {
 } sp_quota_verdict;
 const char *sp_quota_verdict_name(sp_quota_verdict verdict);
 
-/* Reserves before sending; *ret_wait_s = seconds to the next window when it is not OK. Looking only: reserve = false. */
+/* Reserves before sending; *ret_wait_s = seconds to the next window when it is not OK. Looking only: reserve = false.
+ * A limit that is used up refuses a call of 0 units or dollars too: nobody knows yet what that will use. */
 sp_quota_verdict sp_quota_take(const sp_quota_settings *settings, sp_quota_use *use, int64_t units, int64_t microdollars,
                                int64_t unix_s, bool reserve, int *ret_wait_s);
 /* After the call: what it really used, minus what was reserved (may be negative). */

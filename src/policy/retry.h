@@ -19,7 +19,7 @@ sp_retry_settings sp_retry_settings_default(void);
 int64_t sp_backoff_ns(const sp_retry_settings *settings, int retry, uint64_t random);
 
 /* A retry costs one token; each first try pays in `ratio_percent` of one, and time pays in `per_s` a second (so that a
- * quiet chain may retry at all). At most `most` tokens are kept. */
+ * quiet chain may retry at all). At most `most` tokens are kept; it begins with one second's worth. */
 typedef struct sp_retry_budget_settings {
     int ratio_percent; /* default 20 */
     int per_s;         /* default 10 */
