@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The one event bus: what happened, for people and dashboards (SSE, WebSocket), kept for a while so that a client that
- * was away can catch up. Any thread may emit; subscribers are called on the loop's thread, at the end of a turn. */
+ * was away can catch up. Any thread may emit; subscribers are called on the loop's thread, once for all events of a turn. */
 #ifndef SP_BASE_EVENT_H
 #define SP_BASE_EVENT_H
 
@@ -18,7 +18,8 @@ typedef struct sp_event {
 } sp_event;
 
 /* `format` makes the JSON object; what is longer than fits is replaced by {"cut":true}. Strings inside must have been
- * escaped (sp_buf_json_string). Never blocks for long, never fails: without a bus nothing happens. */
+ * escaped (sp_buf_append_json_text). NULL topic or tenant = "". Threads: any. Never blocks for long, never fails: without
+ * a bus nothing happens. */
 void sp_event_emit(const char *kind, const char *topic, const char *tenant, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
