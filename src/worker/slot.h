@@ -23,7 +23,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 2u
+#define SP_SLOT_ABI 3u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -81,7 +81,9 @@ typedef struct sp_slot_request {
     char target[SP_LIMIT_TARGET_BYTES];              /* FETCH, SEND: URL; "" = none */
     char send_headers[SP_LIMIT_SEND_HEADERS_BYTES];  /* SEND: "Name: value\n" each */
     uint64_t fetch_limit_bytes;
-    _Atomic uint32_t cancelled_lease; /* a lease whose number is <= this one is no longer wanted (low 32 bits) */
+    /* A lease whose number is <= cancelled_lease is no longer wanted, unless it is spared_lease: a hedged request has two
+     * leases out, and the younger one may be the one that is withdrawn. sp_work_item_cancelled() reads them. */
+    _Atomic uint32_t cancelled_lease, spared_lease;
 } sp_slot_request;
 
 /* Gateway -> worker. */

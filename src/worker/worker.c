@@ -97,9 +97,11 @@ static void mark_items(const executor *self, int count)
 
 bool sp_work_item_cancelled(const sp_work_item *item)
 {
-    uint32_t cancelled = atomic_load_explicit(&((sp_slot_request *)(uintptr_t)item->request)->cancelled_lease,
-                                              memory_order_relaxed);
-    return cancelled && (int32_t)(cancelled - item->submission->lease) >= 0;
+    sp_slot_request *request = (sp_slot_request *)(uintptr_t)item->request;
+    uint32_t cancelled = atomic_load_explicit(&request->cancelled_lease, memory_order_acquire);
+    if (!cancelled || (int32_t)(cancelled - item->submission->lease) < 0)
+        return false;
+    return atomic_load_explicit(&request->spared_lease, memory_order_relaxed) != item->submission->lease;
 }
 
 uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error *reterr)
