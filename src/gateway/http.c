@@ -14,57 +14,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define RUNS_AT_ONCE 8 /* of MHD_run, before other work of the loop gets its turn */
-
-typedef struct gw_route {
-    const char *path, *method;
-    unsigned listeners;          /* bits of gw_listener_kind */
-    void (*page)(gw_conn *conn); /* NULL = /infer */
-} gw_route;
-
-static const gw_route routes[] = {
-    { "/infer", "POST", 1u << GW_LISTEN_HTTP, NULL },
-    { "/", "GET", 1u << GW_LISTEN_HTTP, gw_page_landing },
-    { "/favicon.ico", "GET", 1u << GW_LISTEN_HTTP, gw_page_icon },
-    { "/healthz", "GET", 1u << GW_LISTEN_HTTP | 1u << GW_LISTEN_METRICS, gw_page_healthz },
-    { "/readyz", "GET", 1u << GW_LISTEN_HTTP | 1u << GW_LISTEN_METRICS, gw_page_readyz },
-    { "/metrics", "GET", 1u << GW_LISTEN_HTTP | 1u << GW_LISTEN_METRICS, gw_page_metrics },
-};
-#define ROUTE_NONE ((int)SP_ARRAY_LEN(routes))
 
 void gw_conn_enter(gw_conn *conn, gw_phase phase)
 {
     conn->phase = phase;
     conn->since_ns = sp_loop_now_ns(conn->server->loop);
-}
-
-/* Metrics: one series per route, task and status; looked up once, kept here. */
-static void count_reply(const gw_conn *conn)
-{
-    static sp_metric *counters[SP_ARRAY_LEN(routes) + 1][SP_TASK_COUNT][600];
-    static sp_metric *times[SP_ARRAY_LEN(routes) + 1][SP_TASK_COUNT];
-    const char *path = conn->route < ROUTE_NONE ? routes[conn->route].path : "other";
-    bool infer = conn->route < ROUTE_NONE && !routes[conn->route].page;
-    sp_task task = infer ? conn->options.task : 0;
-    int status = conn->response_status >= 100 && conn->response_status < 600 ? conn->response_status : 599;
-    sp_metric **counter = &counters[conn->route][task][status];
-    char labels[96];
-    if (!*counter) {
-        (void)snprintf(labels, sizeof(labels), "route=\"%s\",task=\"%s\",code=\"%d\"", path,
-                       infer ? sp_task_name(task) : "", status);
-        *counter = sp_metric_get(SP_METRIC_COUNTER, "spillway_requests_total", labels, "Requests answered");
-    }
-    sp_metric_add(*counter, 1);
-    sp_metric **time = &times[conn->route][task];
-    if (!*time) {
-        (void)snprintf(labels, sizeof(labels), "route=\"%s\",task=\"%s\"", path, infer ? sp_task_name(task) : "");
-        *time = sp_metric_get(SP_METRIC_HISTOGRAM, "spillway_request_seconds", labels,
-                              "From the request line to the answer being handed to the socket");
-    }
-    sp_metric_observe_ns(*time, sp_clock_now_ns() - conn->received_ns);
 }
 
 static void unpoll(gw_conn *conn)
@@ -86,12 +43,21 @@ void gw_conn_resume(gw_conn *conn)
     MHD_resume_connection(conn->mhd);
 }
 
+/* Whatever is being done for the request in hand is no longer wanted. */
+static void work_drop(gw_conn *conn)
+{
+    if (conn->request)
+        sp_request_cancel(SP_STEAL(conn->request));
+    if (conn->drop)
+        SP_STEAL(conn->drop)(conn);
+    conn->state = NULL;
+}
+
 /* The client of a request that is being worked on is gone. */
 static void client_gone(gw_conn *conn)
 {
     sp_metric_add(conn->server->hangups, 1);
-    if (conn->request)
-        sp_request_cancel(SP_STEAL(conn->request));
+    work_drop(conn);
     gw_conn_enter(conn, GW_DEAD);
     gw_conn_resume(conn);
 }
@@ -99,7 +65,7 @@ static void client_gone(gw_conn *conn)
 /* A close and a shutdown of the sending side look the same from here (FIN). Something sent tells them apart: a closed
  * peer answers with a reset, which arrives as EPOLLHUP. "100 Continue" is the one thing that may be sent before the
  * answer without changing it; HTTP/1.0 has no such thing, so there the answer itself is the probe. */
-static void probe(gw_conn *conn)
+void gw_conn_probe(gw_conn *conn)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
     conn->probed_ns = sp_loop_now_ns(conn->server->loop);
@@ -115,10 +81,10 @@ static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
     if ((epoll_events & (EPOLLHUP | EPOLLERR)) || sp_loop_watch(conn->server->loop, watch, 0, NULL))
         client_gone(conn);
     else
-        probe(conn); /* and from now on only errors wake us */
+        gw_conn_probe(conn); /* and from now on only errors wake us */
 }
 
-static void suspend(gw_conn *conn)
+void gw_conn_suspend(gw_conn *conn)
 {
     unpoll(conn);
     conn->suspended = true;
@@ -139,13 +105,28 @@ void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry
     gw_conn_enter(conn, GW_SWALLOW);
 }
 
-/* In the middle of a body: answers past libmicrohttpd and reads on for a moment. */
-static void answer_inside(gw_conn *conn, int http_status, const sp_error *err)
+void gw_conn_fail_status(gw_conn *conn, sp_status status, sp_error *err, int retry_after_s)
 {
-    if (conn->request)
-        sp_request_close(SP_STEAL(conn->request));
+    err->status = status;
+    gw_conn_fail(conn, gw_http_status(status, err), err, retry_after_s);
+}
+
+void gw_conn_wait(gw_conn *conn)
+{
+    gw_conn_enter(conn, GW_WAITING);
+}
+
+void gw_conn_answered(gw_conn *conn)
+{
+    gw_conn_enter(conn, GW_READY);
+    gw_conn_resume(conn);
+}
+
+void gw_conn_answer_inside(gw_conn *conn, int http_status, const sp_error *err)
+{
+    work_drop(conn);
     conn->response_status = http_status;
-    count_reply(conn);
+    gw_route_count(conn);
     gw_reply_raw(conn, http_status, err, conn->retry_after_s);
     gw_conn_enter(conn, GW_LINGER);
 }
@@ -155,29 +136,9 @@ static bool has_body(const gw_conn *conn)
     return conn->headers.chunked || conn->headers.content_length > 0;
 }
 
-static void route_find(gw_conn *conn, const char *url, const char *method)
-{
-    sp_error err = { 0 };
-    conn->route = 0;
-    while (conn->route < ROUTE_NONE &&
-           (strcmp(routes[conn->route].path, url) != 0 || !(routes[conn->route].listeners & 1u << conn->listener)))
-        conn->route++;
-    conn->head = strcmp(method, "HEAD") == 0;
-    if (conn->route == ROUTE_NONE) {
-        (void)SP_FAIL_CODE(
-            &err, SP_NOT_FOUND, "no_such_path",
-            "there is nothing at %.100s; this server has POST /infer, GET /, /healthz, /readyz and /metrics", url);
-        gw_conn_fail(conn, 404, &err, 0);
-    } else if (strcmp(method, routes[conn->route].method) != 0 && !(conn->head && routes[conn->route].page)) {
-        (void)SP_FAIL_CODE(&err, SP_INVALID, "method", "%s takes %s, not %.20s", url, routes[conn->route].method,
-                           method);
-        gw_conn_fail(conn, 405, &err, 0);
-    }
-}
-
 static enum MHD_Result answer_send(gw_conn *conn)
 {
-    count_reply(conn);
+    gw_route_count(conn);
     gw_conn_enter(conn, GW_SENDING);
     return gw_reply_queue(conn) ? MHD_YES : MHD_NO;
 }
@@ -186,8 +147,14 @@ static enum MHD_Result answer_send(gw_conn *conn)
 static void problem_make(gw_conn *conn)
 {
     gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
-    if (conn->error_status == 405)
-        gw_reply_header(conn, "Allow", routes[conn->route].page ? "GET, HEAD" : "POST");
+    if (conn->error_status == 405 && conn->route) {
+        sp_buf methods;
+        sp_buf_init(&methods, 128);
+        gw_route_allow(conn, &methods);
+        if (methods.data)
+            gw_reply_header(conn, "Allow", (const char *)methods.data);
+        sp_buf_done(&methods);
+    }
 }
 
 /* First call of a request: everything is known but the body. */
@@ -200,7 +167,8 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     gw_headers_read(conn, version);
     gw_conn_enter(conn, GW_SWALLOW); /* a page is made when the body, which it has no use for, is through */
     conn->body_begin_ns = conn->since_ns;
-    route_find(conn, url, method);
+    conn->head = strcmp(method, "HEAD") == 0;
+    gw_route_find(conn, url, method);
     bool at_once = conn->headers.expects_continue && has_body(conn);
     if (conn->headers.status) {
         gw_conn_fail(conn, conn->headers.status, &conn->headers.error, 0);
@@ -214,8 +182,8 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
                            SP_LIMIT_CONNECTIONS_PER_ADDRESS);
         gw_conn_fail(conn, 429, &err, 1);
         conn->close_after = true;
-    } else if (!conn->error_status && !routes[conn->route].page) {
-        gw_infer_begin(conn);
+    } else if (!conn->error_status && conn->route->begin) {
+        conn->route->begin(conn);
     }
     if (conn->phase != GW_SWALLOW || !conn->error_status || !at_once)
         return MHD_YES;
@@ -232,7 +200,7 @@ static void swallow(gw_conn *conn)
         (void)SP_FAIL_CODE(&conn->error, SP_TOO_LARGE, "body_too_large",
                            "this request needs no body, and its body is larger than %u bytes", SP_LIMIT_SWALLOW_BYTES);
     }
-    answer_inside(conn, conn->error_status, &conn->error);
+    gw_conn_answer_inside(conn, conn->error_status, &conn->error);
 }
 
 static void body_take(gw_conn *conn, const char *data, size_t size_bytes)
@@ -243,28 +211,26 @@ static void body_take(gw_conn *conn, const char *data, size_t size_bytes)
         conn->server->mhd_followup = true;
     sp_metric_add(conn->server->received_bytes, (int64_t)size_bytes);
     if (conn->phase == GW_BODY)
-        gw_infer_append(conn, data, size_bytes);
+        conn->route->append(conn, data, size_bytes);
     else if (conn->phase == GW_SWALLOW)
         swallow(conn);
 }
 
-/* The body is through: work begins, or the error or page is sent. */
+/* The body is through: work begins, or the error or answer is sent. */
 static enum MHD_Result body_end(gw_conn *conn)
 {
-    if (conn->phase == GW_BODY)
-        gw_infer_end(conn);
+    if (!conn->error_status)
+        conn->route->run(conn);
     if (conn->phase == GW_WAITING) {
         conn->polled = conn->options.task == SP_TASK_NOOP && conn->server->polled_count < GW_POLLED;
         if (conn->polled)
             conn->server->polled_count++;
         else
-            suspend(conn);
+            gw_conn_suspend(conn);
         return MHD_YES;
     }
     if (conn->error_status)
         problem_make(conn);
-    else
-        routes[conn->route].page(conn);
     return answer_send(conn);
 }
 
@@ -292,15 +258,31 @@ static enum MHD_Result handle(void *context, struct MHD_Connection *mhd, const c
         return conn->phase == GW_LINGER ? MHD_NO : body_end(conn);
     case GW_WAITING:
         if (conn->polled && sp_loop_now_ns(conn->server->loop) - conn->since_ns > GW_POLL_NS)
-            suspend(conn);
+            gw_conn_suspend(conn);
         return MHD_YES;
     case GW_READY:
         return answer_send(conn);
     case GW_SENDING:
+    case GW_STREAMING:
+    case GW_UPGRADED:
     case GW_DEAD:
         break;
     }
     return MHD_NO;
+}
+
+const char *gw_query(const gw_conn *conn, const char *name)
+{
+    const char *value = NULL;
+    size_t size_bytes = 0;
+    if (MHD_lookup_connection_value_n(conn->mhd, MHD_GET_ARGUMENT_KIND, name, strlen(name), &value, &size_bytes) != MHD_YES)
+        return NULL;
+    return value ? value : "";
+}
+
+const char *gw_header(const gw_conn *conn, const char *name)
+{
+    return MHD_lookup_connection_value(conn->mhd, MHD_HEADER_KIND, name);
 }
 
 static gw_conn *conn_of(struct MHD_Connection *mhd)
@@ -326,10 +308,10 @@ static void *uri_seen(void *context, const char *uri, struct MHD_Connection *mhd
 /* Leaves nothing of the request in hand. */
 static void request_forget(gw_conn *conn)
 {
-    if (conn->request)
-        sp_request_cancel(SP_STEAL(conn->request));
+    work_drop(conn);
     if (conn->response)
         MHD_destroy_response(SP_STEAL(conn->response));
+    sp_buf_done(&conn->body);
     unpoll(conn);
 }
 
@@ -369,7 +351,6 @@ static void conn_add(gw_server *server, struct MHD_Connection *mhd, void **socke
     conn->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     conn->listener = server->accepting ? server->accepting->kind : GW_LISTEN_HTTP;
     conn->refused = server->accept_refused;
-    conn->route = ROUTE_NONE;
     conn->next = server->conns;
     if (conn->next)
         conn->next->prev = conn;
@@ -407,126 +388,6 @@ static void connection_changed(void *context, struct MHD_Connection *mhd, void *
         conn_add(context, mhd, socket_context);
     else if (*socket_context)
         conn_remove(SP_STEAL(*socket_context));
-}
-
-/* libmicrohttpd can miss an end that came together with the last bytes it read (its epoll is edge-triggered). */
-static bool end_missed(const gw_conn *conn)
-{
-    char byte;
-    return recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
-}
-
-static bool bytes_wait(const gw_conn *conn)
-{
-    int count = 0;
-    return ioctl(conn->fd, FIONREAD, &count) == 0 && count > 0;
-}
-
-/* Idle for so long that it need not keep a drain waiting. */
-static bool drain_idle(const gw_conn *conn, int64_t now_ns)
-{
-    int64_t since = SP_MAX(conn->since_ns, conn->server->listeners_closed_ns);
-    return conn->phase == GW_IDLE && now_ns - since > GW_DRAIN_IDLE_MS * SP_NS_PER_MS && !bytes_wait(conn);
-}
-
-int gw_http_busy_count(gw_server *server)
-{
-    int64_t now = sp_clock_now_ns();
-    int count = 0;
-    for (const gw_conn *conn = server->conns; conn; conn = conn->next)
-        count += !drain_idle(conn, now);
-    return count;
-}
-
-static void cut(gw_conn *conn)
-{
-    (void)shutdown(conn->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes */
-}
-
-static void answer_timeout(gw_conn *conn, const char *code, const char *text)
-{
-    sp_error err = { 0 };
-    (void)SP_FAIL_CODE(&err, SP_INVALID, code, "%s", text);
-    answer_inside(conn, 408, &err);
-}
-
-static void sweep_body(gw_conn *conn, int64_t now_ns)
-{
-    int64_t ms = (now_ns - conn->body_begin_ns) / SP_NS_PER_MS;
-    if (ms > SP_LIMIT_UPLOAD_FLOOR_AFTER_MS &&
-        (int64_t)conn->body_bytes * 1000 / ms < SP_LIMIT_UPLOAD_FLOOR_BYTES_PER_S)
-        answer_timeout(conn, "slow_upload", "the body came slower than 16 KiB/s for 5 s");
-}
-
-static void sweep_one(gw_conn *conn, int64_t now_ns)
-{
-    int64_t ms = (now_ns - conn->since_ns) / SP_NS_PER_MS;
-    if (conn->phase <= GW_SWALLOW && end_missed(conn)) {
-        cut(conn);
-        return;
-    }
-    switch (conn->phase) {
-    case GW_IDLE:
-        if (ms > (conn->refused ? GW_LINGER_MS : GW_IDLE_MS) ||
-            (conn->server->listeners_closed && drain_idle(conn, now_ns)))
-            cut(conn);
-        break;
-    case GW_HEADERS:
-        if (ms > GW_HEADER_MS) {
-            conn->route = ROUTE_NONE;
-            conn->retry_after_s = 0;
-            gw_request_id_make(conn->server, conn->request_id);
-            answer_timeout(conn, "slow_headers", "the headers did not end within 10 s");
-        }
-        break;
-    case GW_BODY:
-        sweep_body(conn, now_ns);
-        break;
-    case GW_SWALLOW:
-        if (ms > SP_LIMIT_SWALLOW_MS && conn->error_status)
-            answer_inside(conn, conn->error_status, &conn->error);
-        else if (ms > SP_LIMIT_SWALLOW_MS)
-            answer_timeout(conn, "slow_upload", "this request needs no body, and its body did not end within 5 s");
-        break;
-    case GW_LINGER:
-        if (ms > GW_LINGER_MS)
-            cut(conn);
-        break;
-    case GW_SENDING:
-        if (ms > GW_SEND_MS)
-            cut(conn);
-        break;
-    case GW_WAITING: /* the house keeps the deadline */
-        /* Behind pipelined bytes that nobody reads yet, the peer's end may be unable to reach us. */
-        if (conn->suspended && now_ns - SP_MAX(conn->probed_ns, conn->since_ns) > GW_PROBE_MS * SP_NS_PER_MS &&
-            (conn->half_closed || bytes_wait(conn)))
-            probe(conn);
-        break;
-    case GW_READY:
-    case GW_DEAD:
-        break;
-    }
-}
-
-void gw_sweep_arm(gw_server *server)
-{
-    int64_t ms = server->draining ? GW_SWEEP_MS / 5 : GW_SWEEP_MS;
-    if (!server->sweep.heap_index) /* without memory for a timer the next connection tries again */
-        (void)sp_loop_timer_set(server->loop, &server->sweep, sp_loop_now_ns(server->loop) + ms * SP_NS_PER_MS, NULL);
-}
-
-static void sweep_fire(sp_timer *timer, void *context)
-{
-    (void)timer;
-    gw_server *server = context;
-    int64_t now = sp_loop_now_ns(server->loop);
-    for (gw_conn *conn = server->conns, *next; conn; conn = next) {
-        next = conn->next;
-        sweep_one(conn, now);
-    }
-    gw_listen_resume(server);
-    if (server->conns)
-        gw_sweep_arm(server);
 }
 
 /* Runs libmicrohttpd until it has nothing to do. While requests are polled it always claims to have something, so then
@@ -573,7 +434,7 @@ sp_status gw_http_start(gw_server *server, sp_error *reterr)
     if (!info || info->epoll_fd < 0)
         return SP_FAIL_FROM(reterr, SP_INTERNAL, "libmicrohttpd", 0, "this libmicrohttpd was built without epoll");
     server->mhd_watch = (sp_watch){ .fd = info->epoll_fd, .ready = mhd_ready, .context = server };
-    server->sweep = (sp_timer){ .fire = sweep_fire, .context = server };
+    gw_sweep_init(server);
     sp_status s = sp_loop_watch(server->loop, &server->mhd_watch, EPOLLIN, reterr);
     return s ? s : sp_loop_hook_add(server->loop, mhd_hook, server, reterr);
 }
@@ -586,7 +447,7 @@ void gw_http_stop(gw_server *server)
     (void)SP_FAIL_CODE(&err, SP_UNAVAILABLE, "stopped", "the server was stopped before the request was done");
     for (gw_conn *conn = server->conns; conn; conn = conn->next) {
         if (conn->phase == GW_WAITING) {
-            sp_request_cancel(SP_STEAL(conn->request));
+            work_drop(conn);
             gw_reply_problem(conn, 503, &err, 1, NULL);
             gw_conn_enter(conn, GW_READY);
         }

@@ -5,17 +5,10 @@
 #include "gateway/server.h"
 
 #include <stdio.h>
-#include <strings.h>
-
-static bool media_is(const char *type, const char *name)
-{
-    size_t n = strlen(name);
-    return strncasecmp(type, name, n) == 0 && (name[n - 1] == '/' || type[n] == 0 || type[n] == ';' || type[n] == ' ');
-}
 
 static bool is_form(const gw_conn *conn)
 {
-    return conn->headers.content_type && media_is(conn->headers.content_type, "multipart/form-data");
+    return conn->headers.content_type && gw_media_is(conn->headers.content_type, "multipart/form-data");
 }
 
 /* Type, length and options, before a slot is taken. 0 or the HTTP status to refuse with. */
@@ -25,8 +18,8 @@ static int check(gw_conn *conn, sp_error *reterr)
     sp_status s = gw_options_read(conn, reterr);
     if (s)
         return gw_http_status(s, reterr);
-    if (h->content_type && !is_form(conn) && !media_is(h->content_type, "image/") &&
-        !media_is(h->content_type, "application/octet-stream")) {
+    if (h->content_type && !is_form(conn) && !gw_media_is(h->content_type, "image/") &&
+        !gw_media_is(h->content_type, "application/octet-stream")) {
         (void)SP_FAIL_CODE(
             reterr, SP_INVALID, "media_type",
             "Content-Type \"%.60s\" is not taken: send multipart/form-data with a field \"image\" or \"file\" "
@@ -177,7 +170,7 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     gw_conn_resume(conn);
 }
 
-void gw_infer_end(gw_conn *conn)
+void gw_infer_run(gw_conn *conn)
 {
     sp_view body = sp_request_body(conn->request);
     sp_error err = { 0 };

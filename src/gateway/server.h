@@ -8,7 +8,27 @@
  *                \         `-> SWALLOW --------'      an error is known, the rest of the body is read and dropped
  *                 `-> (no body) READY                 GET and friends
  *   BODY, SWALLOW, HEADERS -> LINGER                  answered past libmicrohttpd, which cannot answer inside a body
+ *   READY -> STREAMING -> IDLE ...                    an answer without an end that is known: events (stream.c)
+ *   READY -> UPGRADED                                 no HTTP any more: WebSocket (ws.c)
  *   any -> DEAD                                       the client is gone
+ *
+ * How to add a handler: a line in the table of routes.c (path, method, listeners, scopes) with up to three functions.
+ *
+ *   begin(conn)               headers are read, access is granted, the route and conn->params are known. Without it a
+ *                             body is read and dropped. It refuses with gw_conn_fail, or enters GW_BODY to get the body
+ *                             in pieces through append. gw_body_begin and gw_body_append are ready-made: they collect up
+ *                             to GW_JSON_BYTES in conn->body (a JSON type is demanded); a begin of your own may call
+ *                             them for some media types and do other things for the rest.
+ *   append(conn, data, n)     a piece of the body; may gw_conn_fail (then no more pieces and no run come).
+ *   run(conn)                 the body is through. It either answers (gw_reply_json, gw_reply_problem ...), or fails
+ *                             (gw_conn_fail), or suspends: gw_conn_wait now, and later, from any callback on the loop,
+ *                             gw_reply_... and then gw_conn_answered. gw_events_follow makes the answer a stream.
+ *
+ * A handler's own state hangs on conn->state with conn->drop, which is called exactly once when the request is over,
+ * however it ended (answered, refused, client gone, server stopped). A callback that is still to come after that must not
+ * touch conn: let the state outlive the request and clear its pointer to conn in drop.
+ * Query parameters: gw_query(conn, "cursor"). Header fields: gw_header(conn, "If-Match"). Both are good until the request
+ * is over. Who asks: conn->access. No callback may take over 100 us: what blocks goes to a store thread.
  */
 #ifndef SP_GATEWAY_SERVER_H
 #define SP_GATEWAY_SERVER_H
@@ -48,6 +68,12 @@
 #define GW_DRAIN_IDLE_MS 1000
 /* Failed requests logged in any one second; the rest are counted in the metrics only. */
 #define GW_LOGGED_FAILURES 10
+/* Bodies that are collected whole for a handler (JSON): what is larger would hold the loop while it is parsed. Beyond:
+ * 413. */
+#define GW_JSON_BYTES (64u * 1024)
+/* Segments of a path that a route takes as parameters, and their length. */
+#define GW_PARAMS      2
+#define GW_PARAM_BYTES 80
 /* Workers get this long to end by themselves. */
 #define GW_WORKER_GRACE_MS 2000
 
@@ -59,11 +85,35 @@ typedef enum gw_phase {
     GW_WAITING,
     GW_READY,
     GW_SENDING,
+    GW_STREAMING,
+    GW_UPGRADED,
     GW_LINGER,
     GW_DEAD
 } gw_phase;
 
 typedef enum gw_listener_kind { GW_LISTEN_HTTP, GW_LISTEN_METRICS, GW_LISTEN_COUNT } gw_listener_kind;
+
+typedef struct gw_conn gw_conn;
+
+/* One line of the API; the table stands in routes.c. GET lines answer HEAD as well. */
+typedef struct gw_route {
+    const char *method, *path; /* "/v1/jobs/{id}": a segment in braces takes any one segment */
+    unsigned listeners;        /* bits of gw_listener_kind */
+    unsigned scopes;           /* SP_SCOPE_...: any of them will do; 0 = open to everybody */
+    void (*run)(gw_conn *conn);
+    void (*begin)(gw_conn *conn);
+    void (*append)(gw_conn *conn, const void *data, size_t size_bytes);
+} gw_route;
+
+/* Who asks. Until a token says otherwise, everybody on loopback may do everything. */
+typedef struct gw_access {
+    char token[48];  /* name of the token; "" = none was needed */
+    char tenant[48]; /* "" = the operator's */
+    char tier[24];
+    unsigned scopes; /* SP_SCOPE_... */
+    bool local_only;
+    int hops;
+} gw_access;
 
 /* What the request line and the headers said; filled once, by options.c. Texts are libmicrohttpd's, good until the
  * request is completed. */
@@ -90,7 +140,7 @@ typedef struct gw_options {
 
 typedef struct gw_server gw_server;
 
-typedef struct gw_conn {
+struct gw_conn {
     gw_server *server;
     struct MHD_Connection *mhd;
     struct gw_conn *next, *prev;
@@ -108,7 +158,9 @@ typedef struct gw_conn {
     sp_watch hangup;     /* while suspended */
 
     /* The request in hand: */
-    int route; /* index into the table of http.c */
+    const gw_route *route; /* NULL = there is none */
+    char params[GW_PARAMS][GW_PARAM_BYTES]; /* what stood where the route's path has braces */
+    gw_access access;
     bool head;
     char request_id[SP_LIMIT_REQUEST_ID_BYTES];
     gw_headers headers;
@@ -116,6 +168,9 @@ typedef struct gw_conn {
     sp_request *request; /* the house's; NULL = none open */
     uint64_t body_bytes;
     int64_t body_begin_ns;
+    sp_buf body;                  /* collected by gw_body_append */
+    void *state;                  /* the handler's own, see above */
+    void (*drop)(gw_conn *conn);
 
     /* The answer: either ready made ... */
     struct MHD_Response *response;
@@ -125,7 +180,7 @@ typedef struct gw_conn {
     int error_status;
     int retry_after_s;
     bool close_after;
-} gw_conn;
+};
 
 typedef struct gw_listener {
     gw_server *server;
@@ -169,14 +224,38 @@ void gw_listen_drain(gw_server *server); /* takes what is in the backlogs, then 
 void gw_listen_close(gw_server *server);
 void gw_listen_resume(gw_server *server); /* after accept had failed */
 
-/* http.c: libmicrohttpd's callbacks, the phases, the sweep. */
+/* http.c: libmicrohttpd's callbacks and the phases. */
 sp_status gw_http_start(gw_server *server, sp_error *reterr);
-void gw_http_stop(gw_server *server);      /* every open request is cancelled, every connection closed */
-int gw_http_busy_count(gw_server *server); /* connections that keep a drain waiting */
-void gw_sweep_arm(gw_server *server);      /* there is something to look through, soon */
+void gw_http_stop(gw_server *server); /* every open request is cancelled, every connection closed */
 void gw_conn_enter(gw_conn *conn, gw_phase phase);
-void gw_conn_resume(gw_conn *conn); /* READY or DEAD: libmicrohttpd shall look at it again */
+void gw_conn_suspend(gw_conn *conn); /* libmicrohttpd shall leave it alone; its end is watched by us */
+void gw_conn_resume(gw_conn *conn);  /* READY or DEAD: libmicrohttpd shall look at it again */
+void gw_conn_probe(gw_conn *conn);   /* suspended: is the client still there? */
+/* Refuses; before or inside the body, or from run. Not after gw_conn_wait. */
 void gw_conn_fail(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s);
+void gw_conn_fail_status(gw_conn *conn, sp_status status, sp_error *err, int retry_after_s); /* gw_http_status(status) */
+void gw_conn_wait(gw_conn *conn);     /* from run: the answer comes later */
+void gw_conn_answered(gw_conn *conn); /* after gw_reply_...: it has come */
+/* In the middle of a body: answers past libmicrohttpd and reads on for a moment. */
+void gw_conn_answer_inside(gw_conn *conn, int http_status, const sp_error *err);
+void gw_conn_cut(gw_conn *conn); /* libmicrohttpd shall see the end and close */
+const char *gw_query(const gw_conn *conn, const char *name);  /* NULL = not there, "" = without a value */
+const char *gw_header(const gw_conn *conn, const char *name); /* NULL = not there */
+
+/* sweep.c: connections that take too long. */
+void gw_sweep_init(gw_server *server);
+void gw_sweep_arm(gw_server *server);      /* there is something to look through, soon */
+int gw_http_busy_count(gw_server *server); /* connections that keep a drain waiting */
+
+/* routes.c: which handler a path and method have. Sets conn->route and conn->params, or refuses (404, 405). */
+void gw_route_find(gw_conn *conn, const char *url, const char *method);
+void gw_route_allow(const gw_conn *conn, sp_buf *ret_methods); /* "GET, HEAD, DELETE" */
+void gw_route_count(const gw_conn *conn); /* the metrics of an answered request */
+
+/* body.c: the ready-made begin and append for handlers that want a small JSON body whole. */
+void gw_body_begin(gw_conn *conn);
+void gw_body_append(gw_conn *conn, const void *data, size_t size_bytes);
+bool gw_media_is(const char *type, const char *name); /* "image/" = any image; parameters are left aside */
 
 /* options.c: what was asked for. */
 void gw_headers_read(gw_conn *conn, const char *version);
@@ -188,7 +267,7 @@ void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES
 /* infer.c: POST /infer, from the first header to the answer. */
 void gw_infer_begin(gw_conn *conn);
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes);
-void gw_infer_end(gw_conn *conn);
+void gw_infer_run(gw_conn *conn);
 
 /* pages.c: what the gateway answers by itself; each sets conn->response. */
 void gw_page_landing(gw_conn *conn);
