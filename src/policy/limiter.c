@@ -53,7 +53,14 @@ void sp_limiter_end(sp_limiter *limiter, int64_t latency_ns, bool overloaded, in
     }
     if (latency_ns <= 0)
         return;
-    if (!limiter->best_ns || latency_ns <= limiter->best_ns || now_ns - limiter->best_at_ns > BEST_AGES_NS) {
+    if (limiter->best_ns && now_ns - limiter->best_at_ns > BEST_AGES_NS) {
+        /* Measured anew with half the calls out: under load, the latency of the load would become the new best, and the
+         * limit would drift up with it. */
+        limiter->best_ns = 0;
+        limiter->lowered_ns = 0;
+        lower(limiter, 0.5, now_ns);
+    }
+    if (!limiter->best_ns || latency_ns <= limiter->best_ns) {
         limiter->best_ns = latency_ns;
         limiter->best_at_ns = now_ns;
     }
