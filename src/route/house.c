@@ -88,6 +88,7 @@ static sp_status role_of(const char *kind, sp_worker_role *ret_role, sp_error *r
     } roles[] = {
         { "codec", SP_ROLE_CODEC },     { "cpu", SP_ROLE_DEVICE }, { "cuda", SP_ROLE_DEVICE },
         { "tensorrt", SP_ROLE_DEVICE }, { "noop", SP_ROLE_NOOP },
+        { "sim", SP_ROLE_DEVICE },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(roles); i++) {
         if (strcmp(kind, roles[i].kind) == 0) {
@@ -96,7 +97,7 @@ static sp_status role_of(const char *kind, sp_worker_role *ret_role, sp_error *r
         }
     }
     return SP_FAIL(reterr, SP_INVALID,
-                   "no worker kind '%s'; there are codec, cpu, cuda, tensorrt and noop, each with a number (cpu0)", kind);
+                   "no worker kind '%s'; there are codec, cpu, cuda, tensorrt, sim and noop, each with a number (cpu0)", kind);
 }
 
 static sp_status add_worker(sp_house *house, const char *name, size_t length, sp_error *reterr)

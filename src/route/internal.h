@@ -65,9 +65,11 @@ typedef struct sp_worker {
     int restarts;
     int early_deaths; /* in a row, before the first completed item */
     bool cannot_start;  /* it said why, and trying again will not change it */
+    bool said_why;      /* this incarnation's last words are in `reason` and `code` */
     bool without_model; /* its model killed it while loading */
     bool reserved;    /* drained for a suspect that must run alone */
     char reason[256];
+    char code[32]; /* of `reason`: a device fault's word (worker/device_fault.h), or "" */
     char plan[256];
     sp_worker_card card;
     bool has_card;

@@ -122,6 +122,7 @@ static void let_go(sp_worker *worker)
     worker->completed = 0;
     worker->stopped_rounds = worker->silent_rounds = 0;
     worker->killed_for = SP_DEATH_OUTSIDER;
+    worker->said_why = false;
 }
 
 static void on_death(sp_watch *watch, uint32_t events, void *context);
@@ -229,7 +230,9 @@ static void on_ready(sp_worker *worker)
 /* Its last words. What cannot change by trying again (no such device here) is not tried again. */
 static void on_failed(sp_worker *worker, const sp_control *word)
 {
-    (void)snprintf(worker->reason, sizeof(worker->reason), "%s", word->text);
+    (void)snprintf(worker->reason, sizeof(worker->reason), "%.*s", (int)sizeof(word->text) - 1, word->text);
+    (void)snprintf(worker->code, sizeof(worker->code), "%.*s", (int)sizeof(word->code) - 1, word->code);
+    worker->said_why = true;
     worker->cannot_start = word->status == SP_UNSUPPORTED || word->status == SP_INVALID;
 }
 
@@ -279,7 +282,7 @@ static sp_death_cause explain(sp_worker *worker, const siginfo_t *info, char *re
     if (worker->state == SP_WORKER_ENDING)
         return SP_DEATH_ENDING;
     if (info->si_code == CLD_EXITED) {
-        if (!worker->reason[0] || worker->state == SP_WORKER_READY)
+        if (!worker->said_why)
             (void)snprintf(reason, size, "worker ended itself with code %d", info->si_status);
         else
             (void)snprintf(reason, size, "%s", worker->reason);
@@ -349,8 +352,7 @@ static void on_death(sp_watch *watch, uint32_t events, void *context)
     siginfo_t info = { 0 };
     if (waitid(P_PIDFD, (id_t)worker->pid_fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
         return;
-    if (worker->state == SP_WORKER_STARTING)
-        on_control(&worker->control_watch, 0, worker); /* its last words, if it had any */
+    on_control(&worker->control_watch, 0, worker); /* its last words, if it had any */
     char reason[256] = "";
     bool early = worker->completed == 0, loading = worker->state == SP_WORKER_STARTING;
     sp_death_cause cause = explain(worker, &info, reason, sizeof(reason));

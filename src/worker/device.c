@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The device worker: one model on one device ("cpu", "cuda"), pictures or tensors in, classes out. How it uses the cores
- * is its plan's business (device_plan.h); what a classification is, the task's (task/classify.h). Here: which session
- * takes a batch, items that are bad before the run, runs that fail, and the answer's form. */
+ * The device worker: one model on one device ("cpu", "cuda", "sim"), pictures or tensors in, classes out. How it uses
+ * the cores is its plan's business (device_plan.h); what a classification is, the task's (task/classify.h); how large a
+ * batch may be after memory ran out, batch_limit.h's. Here: which session takes a batch, items that are bad before the
+ * run, runs that fail, and the answer's form. */
 #include "worker/kinds.h"
 
 #include "base/clock.h"
 #include "base/machine.h"
 #include "base/metrics.h"
 #include "task/classify.h"
+#include "worker/batch_limit.h"
+#include "worker/device_fault.h"
 #include "worker/device_plan.h"
+#include "worker/sample.h"
+#include "worker/sim.h"
 
 #include <malloc.h>
 #include <stdatomic.h>
@@ -29,11 +34,13 @@ typedef struct device {
     sp_model *model;
     sp_device_plan plan;
     sp_device_sessions sessions;
+    sp_sim *sim; /* NULL = a real device */
     sp_metric *mxcsr_repaired;
     atomic_bool wide_busy;
     _Atomic int64_t alone_ns[2]; /* averages of runs that were alone: [1] on the wide session, [0] on one thread */
     atomic_uint alone_turns;
-    atomic_int batch_limit; /* falls by half when a batch ran out of memory */
+    sp_batch_limit batch_limit;
+    sp_device_counters *counters;
     int load_x8;            /* in-flight requests seen by choose(), an average; the loop's lead guards it */
 } device;
 
@@ -48,6 +55,8 @@ typedef struct batch {
     bool alone;
     const void *in_place; /* the only item's tensor where an earlier link left it; NULL = the lane's inputs */
     int64_t deadline_ns;  /* the earliest */
+    bool no_room;         /* not even one item fitted: nothing more is tried */
+    sp_error no_room_error;
 } batch;
 
 /* Set by choose() for the run that follows on the same thread. */
@@ -99,6 +108,7 @@ static void device_close(void *state)
         return;
     sp_device_sessions_close(&dev->sessions);
     sp_model_free(dev->model);
+    sp_sim_free(dev->sim);
     free(dev);
 }
 
@@ -111,10 +121,33 @@ static sp_status check_provider(const sp_engine_probe_result *probe, const char 
             continue;
         if (provider->present)
             return SP_OK;
-        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_device", "%s: %.120s%s%.80s", kind, provider->reason,
-                            provider->remedy[0] ? "; " : "", provider->remedy);
+        const char *code = sp_device_code_of(provider->reason);
+        const char *remedy = provider->remedy[0] ? provider->remedy : sp_device_remedy(code);
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, code, "%s: %.120s%s%.100s", kind, provider->reason,
+                            remedy[0] ? "; " : "", remedy);
     }
     return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_device", "engine %s has no provider '%s'", probe->engine, kind);
+}
+
+/* The simulated device's own: is it there, does the model fit, how long does a run take. */
+static sp_status plan_simulated(device *dev, int cpus, sp_error *reterr)
+{
+    sp_device_plan *plan = &dev->plan;
+    sp_status s = sp_device_plan_simulated(dev->engine, dev->model, cpus, sp_sim_batch(dev->sim), plan, reterr);
+    if (s)
+        return s;
+    plan->alone_p50_ns = SP_MAX(plan->alone_p50_ns, sp_sim_latency_ns(dev->sim, 1));
+    plan->alone_p99_ns = SP_MAX(plan->alone_p99_ns, plan->alone_p50_ns);
+    plan->loaded_run_ns = SP_MAX(plan->loaded_run_ns, sp_sim_latency_ns(dev->sim, plan->batch));
+    plan->loaded_item_ns = SP_MAX(plan->loaded_run_ns / plan->batch, 1);
+    return SP_OK;
+}
+
+static void publish_simulated(device *dev)
+{
+    sp_device_sample sample = { 0 };
+    sp_sim_sample(dev->sim, &sample);
+    sp_device_sample_write(&sp_worker_page_now()->samples[0], &sample);
 }
 
 static sp_status open_device(device *dev, const sp_worker_config *config, sp_worker_card *card, sp_error *reterr)
@@ -125,25 +158,36 @@ static sp_status open_device(device *dev, const sp_worker_config *config, sp_wor
     sp_status s = sp_engine_open(sp_engine_name_at(0), &dev->engine, reterr);
     if (!s)
         s = sp_engine_probe(dev->engine, &probe, reterr);
+    bool simulated = strcmp(config->kind, "sim") == 0;
+    const char *provider = simulated ? "cpu" : config->kind;
     if (!s)
-        s = check_provider(&probe, config->kind, reterr);
+        s = check_provider(&probe, provider, reterr);
+    if (!s && simulated)
+        s = sp_sim_new(getenv("SPILLWAY_SIM"), config->name, &dev->sim, reterr);
     if (!s && !config->model_repository)
         s = SP_FAIL(reterr, SP_NOT_FOUND, "worker %s needs a model repository (--model-repository)", config->name);
     if (!s)
         s = sp_model_find(config->model_repository, config->model, &dev->model, reterr);
+    if (!s && simulated)
+        s = sp_sim_load(dev->sim, dev->model->size_bytes, reterr);
     if (s)
         return s;
     sp_machine_read(&machine);
     (void)snprintf(engine_key, sizeof(engine_key), "%s-%s-%s", probe.engine, probe.version, config->kind);
-    int index = strcmp(config->kind, "cpu") == 0 ? 0 : device_index_of(config->name);
+    int index = strcmp(provider, "cpu") == 0 ? 0 : device_index_of(config->name);
     if (!sp_device_plan_read(config->plan, dev->model->digest, engine_key, machine.cpu_count, &dev->plan))
-        s = sp_device_plan_measure(dev->engine, dev->model, config->kind, index, machine.cpu_count, &dev->plan, reterr);
+        s = simulated ? plan_simulated(dev, machine.cpu_count, reterr)
+                      : sp_device_plan_measure(dev->engine, dev->model, provider, index, machine.cpu_count, &dev->plan, reterr);
     if (!s)
-        s = sp_device_sessions_open(dev->engine, dev->model, config->kind, index, &dev->plan, &dev->sessions, reterr);
+        s = sp_device_sessions_open(dev->engine, dev->model, provider, index, &dev->plan, &dev->sessions, reterr);
     if (s)
         return s;
+    dev->counters = &sp_worker_page_now()->counters;
+    if (simulated)
+        publish_simulated(dev);
     (void)malloc_trim(0); /* best effort: loading leaves holes, 40 MB of 125 with the default model */
-    atomic_init(&dev->batch_limit, dev->plan.batch);
+    sp_batch_limit_init(&dev->batch_limit, dev->plan.batch);
+    atomic_store_explicit(&dev->counters->batch_limit, (uint32_t)dev->plan.batch, memory_order_relaxed);
     atomic_init(&dev->alone_ns[1], dev->plan.alone_p50_ns);
     atomic_init(&dev->alone_ns[0], dev->plan.one_p50_ns);
     fill_card(dev, config->kind, &probe, engine_key, card);
@@ -176,7 +220,7 @@ static int device_choose(void *state, int waiting, int busy_executors, int64_t *
     int here = waiting + busy_executors;
     dev->load_x8 += here - (dev->load_x8 + 4) / 8; /* rounded: cut off, it would stay at 15 after a burst for ever */
     run_is_alone = here == 1 && dev->load_x8 < 12;
-    int limit = atomic_load_explicit(&dev->batch_limit, memory_order_relaxed);
+    int limit = sp_batch_limit_now(&dev->batch_limit);
     *ret_wait_ns = 0;
     /* A batch that is sure to fill is worth a short wait: never more than an eighth of what running it takes. */
     if (limit > 1 && waiting < limit && dev->load_x8 / 8 > waiting)
@@ -312,13 +356,28 @@ static int64_t budget_of(const device *dev, int count)
     return SP_MAX(10 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
+static sp_status compute(batch *b, const void *input, int count, sp_error *reterr)
+{
+    sp_sim *sim = b->dev->sim;
+    sp_sim_run run;
+    if (SP_LIKELY(!sim))
+        return sp_classify_run(b->classifier, b->lane, input, count, reterr);
+    sp_status s = sp_sim_begin(sim, count, &run, reterr);
+    publish_simulated(b->dev);
+    if (!s)
+        s = sp_classify_run(b->classifier, b->lane, input, count, reterr);
+    if (!s)
+        sp_sim_end(sim, &run);
+    return s;
+}
+
 /* Items first .. first + count - 1 of the batch: run, answer. */
 static sp_status run_range(batch *b, int first, int count, sp_error *reterr)
 {
     const void *input = b->in_place ? b->in_place : sp_classify_input(b->classifier, b->lane, first);
     sp_worker_stage(b->executor, SP_STAGE_INFERENCE, budget_of(b->dev, count));
     int64_t begun_ns = sp_clock_now_ns();
-    sp_status s = sp_classify_run(b->classifier, b->lane, input, count, reterr);
+    sp_status s = compute(b, input, count, reterr);
     int64_t took_ns = sp_clock_now_ns() - begun_ns;
     repair_mxcsr(b->dev);
     if (s)
@@ -335,20 +394,66 @@ static sp_status run_range(batch *b, int first, int count, sp_error *reterr)
     return SP_OK;
 }
 
+static void publish_limit(device *dev)
+{
+    atomic_store_explicit(&dev->counters->batch_limit, (uint32_t)sp_batch_limit_now(&dev->batch_limit),
+                          memory_order_relaxed);
+}
+
+/* A run of `count` did not fit. Other models on the device would be unloaded here, least recently used first; a device
+ * worker holds one model (docs/known-limits.md), so there is nothing but the batch to make smaller. */
+static void out_of_memory(batch *b, int count, sp_error *err)
+{
+    device *dev = b->dev;
+    if (!err->code[0])
+        (void)snprintf(err->code, sizeof(err->code), "oom");
+    atomic_fetch_add_explicit(&dev->counters->oom_runs, 1, memory_order_relaxed);
+    if (count > 1) {
+        sp_batch_limit_failed(&dev->batch_limit, count, sp_clock_now_ns());
+        publish_limit(dev);
+        return;
+    }
+    atomic_fetch_add_explicit(&dev->counters->oom_alone, 1, memory_order_relaxed);
+    b->no_room = true; /* items are of one size: what does not fit alone is no use trying on the others */
+    b->no_room_error = *err;
+}
+
+/* The device itself failed, not the batch: no smaller one helps, no later one will run. */
+static void device_lost(const batch *b, sp_error *err)
+{
+    if (!err->code[0])
+        (void)snprintf(err->code, sizeof(err->code), "sticky");
+    sp_worker_end_after_batch(err);
+}
+
+static void fail_range(batch *b, int first, int count, sp_status status, const sp_error *err)
+{
+    for (int i = first; i < first + count; i++)
+        fail_item(b->items[i], status, err);
+}
+
 /* Runs the whole batch; when that fails, its halves, down to singles: only what fails alone fails. Depth is log2 of a
  * batch. Past the earliest deadline nothing more is tried, what has no answer gets the last reason. */
 static void run_bisecting(batch *b, int first, int count)
 {
     sp_error err = { 0 };
-    sp_status s = run_range(b, first, count, &err);
-    if (!s)
+    if (b->no_room) {
+        fail_range(b, first, count, SP_NOMEM, &b->no_room_error);
         return;
-    if (s == SP_NOMEM && count > 1)
-        atomic_store_explicit(&b->dev->batch_limit, SP_MAX(count / 2, 1), memory_order_relaxed);
+    }
+    sp_status s = run_range(b, first, count, &err);
+    if (!s) {
+        if (sp_batch_limit_fitted(&b->dev->batch_limit, count, sp_clock_now_ns()))
+            publish_limit(b->dev);
+        return;
+    }
+    if (s == SP_NOMEM)
+        out_of_memory(b, count, &err);
+    else if (s == SP_UNAVAILABLE)
+        device_lost(b, &err);
     bool late = b->deadline_ns && sp_clock_now_ns() > b->deadline_ns;
-    if (count == 1 || late || s == SP_UNAVAILABLE) { /* a device that is gone does not come back for a smaller batch */
-        for (int i = first; i < first + count; i++)
-            fail_item(b->items[i], s, &err);
+    if (count == 1 || late || s == SP_UNAVAILABLE) {
+        fail_range(b, first, count, s, &err);
         return;
     }
     run_bisecting(b, first, count / 2);

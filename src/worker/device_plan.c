@@ -352,3 +352,39 @@ sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const
     *ret_plan = m.plan;
     return SP_OK;
 }
+
+static sp_status time_run(sp_classifier *c, int count, int64_t *ret_ns, sp_error *reterr)
+{
+    sp_status s = SP_OK;
+    *ret_ns = 0;
+    for (int turn = 0; turn < 2 && !s; turn++) { /* the first one warms */
+        int64_t begun_ns = sp_clock_now_ns();
+        s = sp_classify_run(c, 0, NULL, count, reterr);
+        *ret_ns = SP_MAX(sp_clock_now_ns() - begun_ns, 1);
+    }
+    return s;
+}
+
+sp_status sp_device_plan_simulated(const sp_engine *engine, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
+                                   sp_error *reterr)
+{
+    sp_device_plan plan = { .cpus = cpus, .wide_threads = cpus };
+    int64_t begun_ns = sp_clock_now_ns();
+    sp_classifier *wide = NULL;
+    sp_status s = open_wide(engine, model, "cpu", 0, cpus, false, batch, &wide, reterr);
+    if (s)
+        return s;
+    if (sp_classify_max_batch(wide) > 1 && !is_independent(wide))
+        model->max_batch = 1;
+    plan.batch = SP_CLAMP(batch, 1, SP_MIN(sp_classify_max_batch(wide), model->max_batch));
+    s = time_run(wide, 1, &plan.alone_p50_ns, reterr);
+    if (!s)
+        s = time_run(wide, plan.batch, &plan.loaded_run_ns, reterr);
+    sp_classify_close(wide);
+    plan.alone_p99_ns = plan.alone_p50_ns;
+    plan.loaded_item_ns = SP_MAX(plan.loaded_run_ns / plan.batch, 1);
+    plan.measured_ns = sp_clock_now_ns() - begun_ns;
+    if (!s)
+        *ret_plan = plan;
+    return s;
+}

@@ -48,4 +48,9 @@ sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, cons
 sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
                                  int cpus, sp_device_plan *ret_plan, sp_error *reterr);
 
+/* The plan of a simulated device: one session over all cores, batches of `batch`; times are measured on one and on
+ * `batch` items. Otherwise as sp_device_plan_measure. */
+sp_status sp_device_plan_simulated(const sp_engine *engine, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
+                                   sp_error *reterr);
+
 #endif

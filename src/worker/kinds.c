@@ -16,6 +16,7 @@ const sp_worker_kind *sp_worker_kind_find(const char *kind)
         { "cpu", &sp_worker_kind_device },
         { "cuda", &sp_worker_kind_device },
         { "tensorrt", &sp_worker_kind_device },
+        { "sim", &sp_worker_kind_device },
         { "noop", &sp_worker_kind_noop },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {

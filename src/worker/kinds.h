@@ -6,7 +6,7 @@
 #include "worker/worker.h"
 
 extern const sp_worker_kind sp_worker_kind_codec; /* decodes pictures, sandboxed; worker/codec.c */
-extern const sp_worker_kind sp_worker_kind_device; /* "cpu", "cuda", "tensorrt"; worker/device.c */
+extern const sp_worker_kind sp_worker_kind_device; /* "cpu", "cuda", "tensorrt", "sim"; worker/device.c */
 extern const sp_worker_kind sp_worker_kind_noop; /* answers no-ops only: for measuring the hop */
 
 #endif

@@ -164,6 +164,13 @@ typedef struct sp_device_sample {
 } sp_device_sample;
 #define SP_LIMIT_DEVICE_SAMPLES 8
 
+/* What a device worker counts; it only goes up within an incarnation, but for batch_limit. */
+typedef struct sp_device_counters {
+    _Alignas(64) _Atomic uint64_t oom_runs; /* runs that did not fit into the device's memory */
+    _Atomic uint64_t oom_alone;             /* of them those of one item: the next link has it */
+    _Atomic uint32_t batch_limit;           /* items of one run that fit now; 0 = not told */
+} sp_device_counters;
+
 typedef enum sp_stage {
     SP_STAGE_IDLE = 0,
     SP_STAGE_DECODE,
@@ -232,7 +239,8 @@ typedef struct sp_worker_page {
     sp_ring_completions completions;
     sp_mark marks[SP_LIMIT_EXECUTORS];
     sp_worker_card card;
-    sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES]; /* a sampler's */
+    sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES]; /* a sampler's; a simulated device's own */
+    sp_device_counters counters;
 } sp_worker_page;
 
 #define SP_REQUEST_MEMFD_REQUESTS_OFFSET 4096u
@@ -248,7 +256,7 @@ typedef enum sp_control_kind {
     SP_CONTROL_BODY = 2,   /* gateway -> worker: body memfd of `slot`, `serial` */
     SP_CONTROL_OUTPUT = 3, /* gateway -> worker: output memfd of `slot`, `serial` */
     SP_CONTROL_READY = 4,  /* worker -> gateway: the card is in the worker page */
-    SP_CONTROL_FAILED = 5, /* worker -> gateway: cannot serve; `text` says why; the process ends */
+    SP_CONTROL_FAILED = 5, /* worker -> gateway: cannot serve (any more); `text` says why; the process ends */
     SP_CONTROL_CONFIG = 6, /* gateway -> net worker: a sealed memfd with the YAML of snapshot `serial`; the worker keeps the
                             * last four */
 } sp_control_kind;
@@ -259,6 +267,7 @@ typedef struct sp_control {
     uint32_t serial;
     uint32_t status; /* FAILED */
     char text[256];  /* FAILED */
+    char code[32];   /* FAILED: sp_error.code; device faults: worker/device_fault.h */
 } sp_control;
 
 #endif

@@ -52,6 +52,8 @@ static struct {
     atomic_int busy; /* executors with a batch in hand */
     pthread_mutex_t answer_lock; /* guards completion_tail (the ring has one producer) and maps.slots' descriptors */
     uint32_t completion_tail;
+    atomic_bool ending; /* end_error is set: the next executor that is done ends the process */
+    sp_error end_error;
     executor executors[SP_LIMIT_EXECUTORS];
 } worker = { .lead = PTHREAD_MUTEX_INITIALIZER, .answer_lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -136,6 +138,40 @@ static void wake_gateway(void)
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&worker.maps.house->gateway_sleeping, memory_order_relaxed))
         sp_ring_bell(worker.maps.complete_fd);
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------------- */
+
+sp_worker_page *sp_worker_page_now(void)
+{
+    return worker.maps.page;
+}
+
+void sp_worker_end_after_batch(const sp_error *why)
+{
+    pthread_mutex_lock(&worker.answer_lock);
+    if (!atomic_load(&worker.ending)) {
+        worker.end_error = *why;
+        atomic_store(&worker.ending, true);
+    }
+    pthread_mutex_unlock(&worker.answer_lock);
+}
+
+static void send_last_words(const sp_error *err)
+{
+    sp_control word = { .kind = SP_CONTROL_FAILED, .status = err->status };
+    (void)snprintf(word.text, sizeof(word.text), "%s", err->message);
+    (void)snprintf(word.code, sizeof(word.code), "%s", err->code);
+    (void)sp_control_send(CONTROL_FD, &word, NULL, 0, NULL); /* the exit tells it too */
+}
+
+/* What it held and did not begin goes to the next link when the gateway sees the exit. */
+static void end_if_asked(void)
+{
+    if (SP_LIKELY(!atomic_load_explicit(&worker.ending, memory_order_acquire)))
+        return;
+    send_last_words(&worker.end_error);
+    _exit(1);
 }
 
 /* --- batches -------------------------------------------------------------------------------------------------- */
@@ -355,6 +391,7 @@ static void *executor_main(void *argument)
         atomic_fetch_sub(&worker.busy, 1);
         mark_items(self, 0);
         wake_gateway();
+        end_if_asked();
     }
     return NULL;
 }
@@ -363,10 +400,8 @@ static void *executor_main(void *argument)
 
 static int fail_start(const sp_error *err)
 {
-    sp_control word = { .kind = SP_CONTROL_FAILED, .status = err->status };
-    (void)snprintf(word.text, sizeof(word.text), "%s", err->message);
     sp_log_error("worker cannot start", NULL, err);
-    (void)sp_control_send(CONTROL_FD, &word, NULL, 0, NULL); /* the exit tells it too */
+    send_last_words(err);
     return 1;
 }
 
@@ -405,7 +440,7 @@ static sp_status start(const sp_worker_config *config, sp_error *reterr)
     sp_fault_scope(config->name);
     worker.kind = sp_worker_kind_find(config->kind);
     if (!worker.kind)
-        return SP_FAIL(reterr, SP_INVALID, "no worker kind '%s' (codec, cpu)", config->kind);
+        return SP_FAIL(reterr, SP_INVALID, "no worker kind '%s' (codec, cpu, cuda, tensorrt, sim, noop)", config->kind);
     sp_status s = sp_fault_arm(getenv("SPILLWAY_FAULTS"), reterr);
     if (!s)
         s = sp_maps_open(&worker.maps, CONTROL_FD, reterr);

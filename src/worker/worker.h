@@ -58,7 +58,14 @@ uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error 
 /* True when the gateway no longer wants this item; cheap, call between stages. */
 bool sp_work_item_cancelled(const sp_work_item *item);
 
-/* The table. NULL when there is no such kind. "cpu", "cuda" and "tensorrt" are the device kind. */
+/* This incarnation's page: where a kind leaves samples and counters (the rings and marks are the loop's). */
+sp_worker_page *sp_worker_page_now(void);
+
+/* The process must end (a device that only a new process cures). After the batch in hand is answered it tells the
+ * gateway why and exits; it takes no other. Any thread. */
+void sp_worker_end_after_batch(const sp_error *why);
+
+/* The table. NULL when there is no such kind. "cpu", "cuda", "tensorrt" and "sim" are the device kind. */
 const sp_worker_kind *sp_worker_kind_find(const char *kind);
 
 /* The process's main: descriptor 3 is the control socket. Returns the exit code. */

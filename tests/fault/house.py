@@ -26,11 +26,15 @@ PICTURES = ["airliner.jpeg", "bee.jpeg", "golden_retriever.jpeg", "peacock.jpeg"
 class Server:
     """`spillway serve` on free ports. Everything it started is gone after stop()."""
 
-    def __init__(self, tmp_path, workers="codec0,cpu0", faults=None, args=(), seed=None):
+    def __init__(self, tmp_path, workers="codec0,cpu0", faults=None, args=(), seed=None, sim=None, env=None):
         environment = dict(os.environ)
         environment.pop("SPILLWAY_FAULTS", None)
         if faults:
             environment["SPILLWAY_FAULTS"] = faults
+        environment.pop("SPILLWAY_SIM", None)
+        if sim:
+            environment["SPILLWAY_SIM"] = sim
+        environment.update(env or {})
         if seed is not None:
             environment["SPILLWAY_FAULTS_SEED"] = str(seed)
         self.clients = []

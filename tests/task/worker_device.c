@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The device worker's kind over a steered engine (fake/fake_engine.c): plans, bad items, runs that fail, what it allocates.
- * The worker loop is not here: its two calls that the kind makes are this file's own. */
+ * The worker loop is not here: its calls that the kind makes are this file's own. */
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/machine.h"
@@ -38,6 +38,18 @@ void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns)
 bool sp_work_item_cancelled(const sp_work_item *item)
 {
     return cancelled[item - items];
+}
+
+static sp_worker_page page;
+sp_worker_page *sp_worker_page_now(void)
+{
+    return &page;
+}
+
+static sp_error ended;
+void sp_worker_end_after_batch(const sp_error *why)
+{
+    ended = *why;
 }
 
 /* --- allocations of our own code: the linker sends every call of this program's objects here ------------------- */
@@ -289,6 +301,8 @@ TEST(a_lost_device_is_not_asked_again)
     sp_worker_kind_device.run(device, 0, items, 8);
     CHECK_INT(*run_count, 1);
     CHECK_INT(items[7].status, SP_UNAVAILABLE);
+    CHECK_TEXT(items[7].error.code, "sticky");
+    CHECK_TEXT(ended.code, "sticky"); /* only a new process helps */
     sp_worker_kind_device.close(device);
 }
 
