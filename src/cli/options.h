@@ -5,6 +5,7 @@
 #define SP_CLI_OPTIONS_H
 
 #include "base/attr.h"
+#include "base/nearest.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -52,9 +53,6 @@ typedef struct sp_usage {
 bool sp_options_parse(const sp_usage *usage, int argc, char **argv, int *ret_argument_count, int *ret_exit);
 
 void sp_usage_print(const sp_usage *usage, FILE *out);
-
-/* The one of `names` that is nearest to `word` by edits (insert, delete, replace, swap), or NULL when none is near. */
-const char *sp_nearest(const char *word, const char *const *names, int name_count);
 
 /* "spillway COMMAND: message" on stderr; returns `code`, so that failing reads `return sp_cli_fail(...)`. */
 int sp_cli_fail(int code, const char *command, const char *format, ...) SP_PRINTF(3, 4);

@@ -142,6 +142,7 @@ typedef struct sp_rate_row { /* deploy/rates.yaml */
     char name[32];       /* device ("cpu", "l4") or provider */
     sp_price price;
     char as_of[16];      /* 2026-11-01 */
+    char source[64];     /* whose price list */
 } sp_rate_row;
 
 typedef struct sp_guard_config {
@@ -155,17 +156,19 @@ typedef struct sp_config {
     char bind[256];
     int http_port, metrics_port, grpc_port, admin_port; /* admin_port -1 = on http_port */
     char workers[512]; /* "codec0,cpu0" */
-    char model_repository[512], model[64];
+    char model_repository[512], model[64]; /* "" = where models usually are; the repository's only or first */
     char data_dir[512]; /* default "var/data" */
     bool require_sandbox;
-    int drain_delay_s, spin_us, link_timeout_ms;
+    int drain_delay_s; /* -1 = by the place: none on a terminal, else 5 s */
+    int spin_us, link_timeout_ms;
     char log_level[16];
     int trusted_peer_count; /* whose X-Spillway-Tier, -Tenant and -Hops are believed */
     char trusted_peers[16][64]; /* address or CIDR */
     uint64_t fetch_limit_bytes; /* of user-given URLs; default SP_LIMIT_IMAGE_BODY_BYTES */
     bool fetch_private;         /* user-given URLs may point into private address ranges; default false */
     char preset[24];            /* "" = none */
-    bool use_gpu;               /* USE_GPU_PIPELINE, default true: false takes every link that is no CPU out */
+    bool use_gpu;               /* USE_GPU_PIPELINE, default true: false has taken every device that is no CPU out of
+                                   `workers` and of each chain; remotes stay */
     int chain_count;
     sp_chain_config *chains;
     int remote_count;
@@ -181,7 +184,7 @@ typedef struct sp_config {
     sp_guard_config guard;
     /* The snapshot's own: */
     uint32_t serial; /* grows with each one made in this process; 1 = first */
-    char *text;      /* the YAML as read, for net workers */
+    char *text;      /* all of it as YAML that sp_config_parse_effective reads back, tokens left out: for net workers */
     size_t text_bytes;
     int references;
 } sp_config;
@@ -192,15 +195,46 @@ sp_status sp_config_new_default(sp_config **ret_config, sp_error *reterr);
 /* Every complaint of one file, in order of lines: "spillway.yaml:12: chains.classify.links[0].timout: unknown key; did
  * you mean timeout?" */
 typedef struct sp_complaints {
-    sp_buf text; /* one a line */
-    int count;
+    sp_buf text; /* one a line; warnings begin with "warning: " behind the place */
+    int count;   /* of errors */
+    int warning_count; /* said also when the file is taken */
 } sp_complaints;
+void sp_complaints_init(sp_complaints *complaints);
+void sp_complaints_done(sp_complaints *complaints);
 
 /* Parses, fills defaults, applies the environment (SPILLWAY_HTTP_PORT, ..., USE_GPU_PIPELINE), expands the preset and
- * checks names across sections. SP_INVALID: *complaints has all; SP_NOT_FOUND: no such file. */
+ * checks names across sections. path NULL: no file. SP_INVALID: *complaints has all; SP_NOT_FOUND: no such file. On SP_OK
+ * *complaints may hold warnings. Any thread. */
 sp_status sp_config_load(const char *path, sp_config **ret_config, sp_complaints *complaints, sp_error *reterr);
 sp_status sp_config_parse(const char *name, const char *text, size_t text_bytes, sp_config **ret_config,
                           sp_complaints *complaints, sp_error *reterr);
+
+/* One key that is set from outside the file. */
+typedef struct sp_config_override {
+    char key[32];    /* "http_port" */
+    char value[512];
+    char origin[48]; /* as told to people: "--http-port", "SPILLWAY_HTTP_PORT" */
+} sp_config_override;
+#define SP_CONFIG_OVERRIDES_MAX 48
+
+/* What the environment says now; returns how many were filled in. A value that does not fit is cut, which its key's
+ * check then tells. */
+int sp_config_environment(sp_config_override ret_overrides[SP_CONFIG_OVERRIDES_MAX]);
+
+/* As sp_config_load, but with these instead of the environment; of two for one key the later one wins. So a reload sees
+ * what the command line and the environment said at the start. */
+sp_status sp_config_load_over(const char *path, const sp_config_override *overrides, int override_count, sp_config **ret_config,
+                              sp_complaints *complaints, sp_error *reterr);
+
+/* Reads `text` of another process' snapshot: nothing is overridden, expanded or held to workers. */
+sp_status sp_config_parse_effective(const char *text, size_t text_bytes, sp_config **ret_config, sp_error *reterr);
+
+/* The snapshot as YAML: every key that is set or has a default, presets expanded, secrets as where they lie, passwords in
+ * URLs as ***. */
+void sp_config_write(const sp_config *config, sp_buf *out);
+
+/* Names (file keys, separated by a comma) whose change from `from` to `to` a running server cannot follow; "" = none. */
+void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *ret_text, size_t size_bytes);
 
 sp_config *sp_config_ref(sp_config *config); /* atomic */
 void sp_config_unref(sp_config *config);
@@ -208,7 +242,15 @@ const sp_chain_config *sp_config_chain(const sp_config *config, const char *task
 int sp_config_remote(const sp_config *config, const char *name); /* -1 = none */
 const sp_price *sp_config_rate(const sp_config *config, const char *name); /* NULL = unknown */
 
-/* The chain that a preset makes of these workers; also what stands behind `preset:`. */
+/* What one hour of a link costs: of the rate by its own name ("cuda0", "gemini"), else by its kind ("cuda"). NULL =
+ * unknown. */
+const sp_price *sp_config_link_rate(const sp_config *config, const char *link);
+
+/* The chain that a preset makes of these workers ("codec0,cuda0,cpu0"); also what stands behind `preset:`, which adds the
+ * remotes. SP_INVALID: no such preset; SP_UNAVAILABLE: none of the workers can be a link of it. */
 sp_status sp_config_preset(const char *preset, const char *workers, sp_chain_config *ret_chain, sp_error *reterr);
+
+/* "cuda" of "cuda0" and of "cuda12". */
+void sp_config_kind_of(const char *worker, char ret_kind[32]);
 
 #endif
