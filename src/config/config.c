@@ -73,7 +73,19 @@ int sp_config_remote(const sp_config *config, const char *name)
     return -1;
 }
 
-const sp_price *sp_config_rate(const sp_config *config, const char *name)
+/* "l4" is a word of "NVIDIA L4" but none of "NVIDIA L40S". */
+static bool has_word(const char *text, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (const char *p = text; (p = strcasestr(p, word)); p++) {
+        if ((p == text || !isalnum((unsigned char)p[-1])) && !isalnum((unsigned char)p[length]))
+            return true;
+    }
+    return false;
+}
+
+static const sp_price *rate_named(const sp_config *config, const char *name)
 {
     for (int i = 0; i < config->rate_count; i++) {
         if (!strcmp(config->rates[i].name, name))
@@ -82,15 +94,21 @@ const sp_price *sp_config_rate(const sp_config *config, const char *name)
     return NULL;
 }
 
-const sp_price *sp_config_link_rate(const sp_config *config, const char *link)
+const sp_price *sp_config_rate(const sp_config *config, const char *name)
 {
-    const sp_price *rate = sp_config_rate(config, link);
+    const sp_price *rate = rate_named(config, name);
     char kind[32];
 
-    if (rate || sp_config_remote(config, link) >= 0)
+    if (rate || sp_config_remote(config, name) >= 0)
         return rate;
-    sp_config_kind_of(link, kind);
-    return sp_config_rate(config, kind);
+    sp_config_kind_of(name, kind);
+    if ((rate = rate_named(config, kind)))
+        return rate;
+    for (int i = 0; i < config->rate_count; i++) {
+        if (has_word(name, config->rates[i].name))
+            return &config->rates[i].price;
+    }
+    return NULL;
 }
 
 /* --- files ------------------------------------------------------------------------------------------------------- */
@@ -254,7 +272,7 @@ static sp_status add_builtin_rates(sp_config *config, sp_arena *arena, sp_error 
         config->rates = grown ? grown : config->rates;
         status = grown ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for the rates");
         for (int i = 0; grown && i < builtin->rate_count; i++) {
-            if (!sp_config_rate(config, builtin->rates[i].name))
+            if (!rate_named(config, builtin->rates[i].name))
                 config->rates[config->rate_count++] = builtin->rates[i];
         }
     } else if (!status && reader.failed) {

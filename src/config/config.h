@@ -240,11 +240,9 @@ sp_config *sp_config_ref(sp_config *config); /* atomic */
 void sp_config_unref(sp_config *config);
 const sp_chain_config *sp_config_chain(const sp_config *config, const char *task); /* NULL = none written: workers in order */
 int sp_config_remote(const sp_config *config, const char *name); /* -1 = none */
-const sp_price *sp_config_rate(const sp_config *config, const char *name); /* NULL = unknown */
-
-/* What one hour of a link costs: of the rate by its own name ("cuda0", "gemini"), else by its kind ("cuda"). NULL =
- * unknown. */
-const sp_price *sp_config_link_rate(const sp_config *config, const char *link);
+/* What a link or device costs: the row of this name ("cuda0", a remote's name), else of its kind ("cuda"), else the first
+ * whose name is a word of it ("l4" of "NVIDIA L4"). NULL = unknown. */
+const sp_price *sp_config_rate(const sp_config *config, const char *name);
 
 /* The chain that a preset makes of these workers ("codec0,cuda0,cpu0"); also what stands behind `preset:`, which adds the
  * remotes. SP_INVALID: no such preset; SP_UNAVAILABLE: none of the workers can be a link of it. */

@@ -114,7 +114,7 @@ static int gather(const sp_config *config, const char *task, candidate *candidat
  * 100 ms. -1 = unknown. */
 static int64_t price_of_hour(const sp_config *config, const candidate *c)
 {
-    const sp_price *rate = sp_config_link_rate(config, c->name);
+    const sp_price *rate = sp_config_rate(config, c->name);
 
     return rate ? rate->per_hour + rate->per_minute * 60 + rate->per_call * 36000 : -1;
 }

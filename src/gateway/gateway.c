@@ -140,7 +140,13 @@ static void descriptors_raise(void)
 static sp_status start(gw_server *server, sp_error *reterr)
 {
     const sp_gateway_config *config = server->config;
-    sp_status s = sp_loop_new(&server->loop, reterr);
+    sp_status s = SP_OK;
+    if (config->config)
+        server->snapshot = sp_config_ref(config->config);
+    else
+        s = sp_config_new_default(&server->snapshot, reterr);
+    if (!s)
+        s = sp_loop_new(&server->loop, reterr);
     if (!s)
         s = signals_open(server, reterr);
     if (!s)
@@ -157,6 +163,7 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .require_sandbox = config->require_sandbox,
         .spin_us = config->spin_us,
         .link_timeout_ns = config->link_timeout_ms * SP_NS_PER_MS,
+        .config = server->snapshot,
     };
     s = sp_house_new(&house, server->loop, &server->house, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */
@@ -218,6 +225,7 @@ sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
         s = sp_loop_run(server->loop, reterr);
     }
     end(server);
+    sp_config_unref(server->snapshot);
     if (!s)
         sp_log(SP_LOG_INFO, "stopped");
     free(server);

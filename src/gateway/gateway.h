@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "config/config.h"
 
 /* Drain delay that fits the place: 0 when stderr is a terminal (a person pressed Ctrl-C), 5 s when it is not (a
  * container's orchestrator needs that long to take us out of its list). */
@@ -34,6 +35,12 @@ typedef struct sp_gateway_config {
     int drain_delay_ms;  /* SP_DRAIN_DELAY_AUTO or >= 0 */
     sp_log_level log_level;
     bool quiet; /* no URL and curl line on stdout */
+    /* Chains, tokens, stores, ...: the first snapshot, of which the gateway takes a reference; NULL = built-in defaults. */
+    sp_config *config;
+    /* What SIGHUP reads anew: the file (NULL = SIGHUP changes nothing) and what stands above it. Borrowed. */
+    const char *config_path;
+    const sp_config_override *overrides;
+    int override_count;
     /* Called once when both ports are bound, before the first request; NULL = nobody. */
     void (*bound)(const sp_gateway_ports *ports, void *context);
     void *bound_context;

@@ -191,6 +191,7 @@ typedef struct gw_listener {
 
 struct gw_server {
     const sp_gateway_config *config;
+    sp_config *snapshot; /* read it through gw_config */
     sp_loop *loop;
     sp_house *house;
     struct MHD_Daemon *daemon;
@@ -217,6 +218,13 @@ struct gw_server {
     uint64_t id_state[2];
     sp_metric *connections, *refused, *hangups, *received_bytes;
 };
+
+/* The configuration as it is now: never NULL, good until this callback returns; sp_config_ref keeps it for longer. A
+ * reload replaces it between two callbacks. */
+static inline sp_config *gw_config(const gw_server *server)
+{
+    return server->snapshot;
+}
 
 /* listen.c: binds, accepts under the limits. */
 sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_error *reterr);

@@ -48,6 +48,10 @@ TEST(nothing_written_is_the_defaults)
     REQUIRE(sp_config_rate(config, "l4"));
     CHECK_INT(sp_config_rate(config, "l4")->per_hour, 200000);
     CHECK_INT(sp_config_rate(config, "whisper-api")->per_minute, 6000);
+    CHECK(sp_config_rate(config, "NVIDIA L4") == sp_config_rate(config, "l4"));
+    CHECK(sp_config_rate(config, "NVIDIA A100-SXM4-80GB") == sp_config_rate(config, "a100"));
+    CHECK(sp_config_rate(config, "NVIDIA L40S") == NULL);
+    CHECK(sp_config_rate(config, "cuda0") == NULL);
     sp_config_unref(config);
 }
 
@@ -136,9 +140,9 @@ TEST(a_full_file_is_read)
     CHECK_INT(config->jobs.ttl_s, 86400);
     CHECK_INT(config->cache.memory_bytes, 64 << 20);
     CHECK_INT(config->results.retention[0].seconds, 30 * 86400);
-    CHECK_INT(sp_config_link_rate(config, "cuda0")->per_hour, 500000);
-    CHECK_INT(sp_config_link_rate(config, "cpu0")->per_hour, 50000);
-    CHECK_INT(sp_config_link_rate(config, "hq")->per_call, 1000);
+    CHECK_INT(sp_config_rate(config, "cuda0")->per_hour, 500000);
+    CHECK_INT(sp_config_rate(config, "cpu0")->per_hour, 50000);
+    CHECK_INT(sp_config_rate(config, "hq")->per_call, 1000);
     CHECK_INT(config->trusted_peer_count, 2);
 
     /* What net workers get holds all but the tokens, and says the same. */
