@@ -15,6 +15,13 @@
 #define SP_LIMIT_JOB_ID_BYTES 40
 #define SP_LIMIT_JOB_METADATA_BYTES 4096
 #define SP_LIMIT_JOB_RESULT_BYTES (1024u * 1024)
+/* Bodies up to here lie in the database, longer ones in files of their own (SQLite). */
+#define SP_LIMIT_JOB_INLINE_BYTES (64u * 1024)
+/* Jobs of one list or of one look for due webhooks; an sp_job is 14 KB. */
+#define SP_LIMIT_JOBS_LISTED 200
+/* How often a job may be in the hands of a process that dies before it is given up (failed, code "owner_died"). Such a death
+ * is not the job's fault, but one that brings servers down must not do so for ever. */
+#define SP_LIMIT_JOB_OWNER_DEATHS 64
 
 typedef struct sp_jobs sp_jobs;
 
@@ -72,7 +79,8 @@ void sp_jobs_list(sp_jobs *jobs, const char *tenant, int state, const char *task
                   sp_job_reply_fn *reply, void *context);
 /* The best queued one (priority, then age), now running and ours; count 0 = none. Ones whose owner has gone too. */
 void sp_jobs_claim(sp_jobs *jobs, sp_job_reply_fn *reply, void *context);
-/* SP_CONFLICT: the claim is no longer ours; stop working on it. */
+/* To be called every sp_jobs_renew_ms: after three missed ones somebody else may claim the job.
+ * SP_CONFLICT: the claim is no longer ours; stop working on it. */
 void sp_jobs_renew(sp_jobs *jobs, const char *id, uint64_t fence, int progress_percent, sp_job_reply_fn *reply, void *context);
 /* Result and state in one durable step; SP_CONFLICT: somebody else finished it (reply->result is theirs). */
 void sp_jobs_finish(sp_jobs *jobs, const char *id, uint64_t fence, sp_job_state state, sp_view result, sp_job_reply_fn *reply,
@@ -89,6 +97,7 @@ void sp_jobs_webhook_done(sp_jobs *jobs, const char *id, bool delivered, int64_t
                           void *context);
 /* Erases what has expired, bodies without a job, jobs without a body. */
 void sp_jobs_sweep(sp_jobs *jobs, sp_job_reply_fn *reply, void *context);
+int sp_jobs_renew_ms(const sp_jobs *jobs);
 int sp_jobs_queue_depth(const sp_jobs *jobs); /* queued, as last known */
 
 #endif

@@ -24,6 +24,9 @@ sp_status sp_store_thread_new(sp_loop *loop, const char *name, int queue_limit, 
 /* Runs what is queued, joins, calls the remaining `done`s. */
 void sp_store_thread_free(sp_store_thread *thread);
 sp_status sp_store_submit(sp_store_thread *thread, sp_store_work *work, sp_error *reterr);
+/* The same, but one that is refused comes back through `done` as well, in a later turn, with its status set: `run` was not
+ * called. */
+void sp_store_submit_or_refuse(sp_store_thread *thread, sp_store_work *work);
 int sp_store_thread_depth(const sp_store_thread *thread);
 
 #endif
