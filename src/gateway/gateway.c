@@ -148,6 +148,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
     if (!s)
         s = sp_loop_new(&server->loop, reterr);
     if (!s)
+        s = sp_events_open(server->loop, reterr);
+    if (!s)
         s = signals_open(server, reterr);
     if (!s)
         s = gw_listen_open(server, GW_LISTEN_HTTP, config->http_port, reterr);
@@ -182,6 +184,7 @@ static void end(gw_server *server)
     sp_fd_closep(&server->signal_watch.fd);
     sp_loop_timer_clear(server->loop, &server->drain_timer);
     sp_loop_timer_clear(server->loop, &server->hard_stop);
+    sp_events_close();
     sp_loop_free(server->loop);
 }
 
@@ -198,6 +201,7 @@ static void server_init(gw_server *server, const sp_gateway_config *config)
         server->id_state[0] =
             (uint64_t)sp_clock_wall_ns(); /* cannot happen after boot; ids stay unique in this process */
     server->id_state[1] |= 1;
+    server->boot_id = (uint32_t)(server->id_state[0] >> 16);
     server->connections = sp_metric_get(SP_METRIC_GAUGE, "spillway_http_connections", "", "Open HTTP connections");
     server->refused =
         sp_metric_get(SP_METRIC_COUNTER, "spillway_http_connections_refused_total", "", "Connections over a limit");

@@ -8,6 +8,7 @@
  *   - MHD_stop_daemon with a suspended connection aborts: each is resumed and answered first;
  *   - suspend and resume cost eight system calls; returning without an answer instead makes it ask again on its next
  *     run, which is what very short requests get (GW_POLL_NS). */
+#include "gateway/events.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -57,6 +58,11 @@ static void work_drop(gw_conn *conn)
 static void client_gone(gw_conn *conn)
 {
     sp_metric_add(conn->server->hangups, 1);
+    if (conn->phase == GW_STREAMING) { /* libmicrohttpd has the answer in hand and must end it itself */
+        ((gw_follower *)conn->state)->broken = true;
+        gw_conn_resume(conn);
+        return;
+    }
     work_drop(conn);
     gw_conn_enter(conn, GW_DEAD);
     gw_conn_resume(conn);
@@ -80,7 +86,7 @@ static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
     conn->half_closed = true;
     if ((epoll_events & (EPOLLHUP | EPOLLERR)) || sp_loop_watch(conn->server->loop, watch, 0, NULL))
         client_gone(conn);
-    else
+    else if (conn->phase != GW_STREAMING) /* there the next heartbeat tells */
         gw_conn_probe(conn); /* and from now on only errors wake us */
 }
 
@@ -139,7 +145,7 @@ static bool has_body(const gw_conn *conn)
 static enum MHD_Result answer_send(gw_conn *conn)
 {
     gw_route_count(conn);
-    gw_conn_enter(conn, GW_SENDING);
+    gw_conn_enter(conn, conn->streaming ? GW_STREAMING : GW_SENDING);
     return gw_reply_queue(conn) ? MHD_YES : MHD_NO;
 }
 
@@ -147,6 +153,10 @@ static enum MHD_Result answer_send(gw_conn *conn)
 static void problem_make(gw_conn *conn)
 {
     gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
+    if (conn->error_status == 426) {
+        gw_reply_header(conn, "Upgrade", "websocket");
+        gw_reply_header(conn, "Sec-WebSocket-Version", "13");
+    }
     if (conn->error_status == 405 && conn->route) {
         sp_buf methods;
         sp_buf_init(&methods, 128);
@@ -161,12 +171,13 @@ static void problem_make(gw_conn *conn)
 static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char *method, const char *version)
 {
     conn->error_status = conn->retry_after_s = 0;
-    conn->close_after = false;
+    conn->close_after = conn->streaming = false;
     conn->body_bytes = 0;
     conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
     gw_headers_read(conn, version);
     gw_conn_enter(conn, GW_SWALLOW); /* a page is made when the body, which it has no use for, is through */
     conn->body_begin_ns = conn->since_ns;
+    conn->access = (gw_access){ .scopes = SP_SCOPE_INFER | SP_SCOPE_ADMIN | SP_SCOPE_METRICS };
     conn->head = strcmp(method, "HEAD") == 0;
     gw_route_find(conn, url, method);
     bool at_once = conn->headers.expects_continue && has_body(conn);
@@ -422,7 +433,7 @@ static void mhd_ready(sp_watch *watch, uint32_t epoll_events, void *context)
 sp_status gw_http_start(gw_server *server, sp_error *reterr)
 {
     server->daemon =
-        MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle,
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE, 0, NULL, NULL, handle,
                          server, MHD_OPTION_CONNECTION_LIMIT, (unsigned)(SP_LIMIT_CONNECTIONS + GW_REFUSED_CONNECTIONS),
                          MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)SP_LIMIT_HTTP_CONNECTION_BYTES,
                          MHD_OPTION_URI_LOG_CALLBACK, uri_seen, server, MHD_OPTION_NOTIFY_COMPLETED, completed, server,
@@ -435,6 +446,7 @@ sp_status gw_http_start(gw_server *server, sp_error *reterr)
         return SP_FAIL_FROM(reterr, SP_INTERNAL, "libmicrohttpd", 0, "this libmicrohttpd was built without epoll");
     server->mhd_watch = (sp_watch){ .fd = info->epoll_fd, .ready = mhd_ready, .context = server };
     gw_sweep_init(server);
+    gw_events_start(server);
     sp_status s = sp_loop_watch(server->loop, &server->mhd_watch, EPOLLIN, reterr);
     return s ? s : sp_loop_hook_add(server->loop, mhd_hook, server, reterr);
 }
@@ -445,12 +457,15 @@ void gw_http_stop(gw_server *server)
         return;
     sp_error err = { 0 };
     (void)SP_FAIL_CODE(&err, SP_UNAVAILABLE, "stopped", "the server was stopped before the request was done");
+    gw_events_stop(server);
     for (gw_conn *conn = server->conns; conn; conn = conn->next) {
         if (conn->phase == GW_WAITING) {
             work_drop(conn);
             gw_reply_problem(conn, 503, &err, 1, NULL);
             gw_conn_enter(conn, GW_READY);
         }
+        if (conn->phase == GW_UPGRADED)
+            gw_socket_cut(conn);
         gw_conn_resume(conn);
     }
     for (int i = 0; i < RUNS_AT_ONCE && server->conns; i++)

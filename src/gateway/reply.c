@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #define HEADER_VALUE_BYTES 512
+#define STREAM_BLOCK_BYTES 4096 /* of a stream, asked for at once */
 
 static const gw_who gateway_itself = { .link = "gateway", .device = "cpu", .precision = "none", .reason = "" };
 
@@ -90,6 +91,16 @@ void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body
     if (media_type)
         gw_reply_header(conn, "Content-Type", media_type);
     who_headers(conn, who ? who : &gateway_itself);
+}
+
+void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read)
+{
+    if (conn->response)
+        MHD_destroy_response(conn->response);
+    conn->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read, conn, NULL);
+    conn->response_status = http_status;
+    gw_reply_header(conn, "Content-Type", media_type);
+    who_headers(conn, &gateway_itself);
 }
 
 static void json_reply(gw_conn *conn, int http_status, const char *media_type, sp_buf *json, const gw_who *who)
@@ -219,7 +230,7 @@ bool gw_reply_queue(gw_conn *conn)
 {
     if (!conn->response)
         return false;
-    if (conn->server->draining || conn->close_after)
+    if ((conn->server->draining || conn->close_after) && conn->response_status != MHD_HTTP_SWITCHING_PROTOCOLS)
         gw_reply_header(conn, "Connection", "close");
     bool queued = MHD_queue_response(conn->mhd, (unsigned)conn->response_status, conn->response) == MHD_YES;
     MHD_destroy_response(conn->response);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The HTTP API as a table: which method and path have which handler, where they may be asked and what scope it takes.
  * How to write a handler stands in server.h. */
+#include "gateway/events.h"
 #include "gateway/server.h"
 
 #include <stdio.h>
@@ -20,6 +21,8 @@ static const gw_route routes[] = {
     { "GET", "/readyz", ON_ALL, 0, gw_page_readyz, NULL, NULL },
     { "GET", "/metrics", ON_ALL, METRICS, gw_page_metrics, NULL, NULL },
     { "GET", "/", ON_HTTP, 0, gw_page_landing, NULL, NULL },
+    { "GET", "/v1/events", ON_HTTP, INFER | ADMIN, gw_events_run, NULL, NULL },
+    { "GET", "/v1/events/ws", ON_HTTP, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
     { "GET", "/favicon.ico", ON_HTTP, 0, gw_page_icon, NULL, NULL },
 };
 

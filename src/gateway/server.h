@@ -35,6 +35,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/event.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -171,10 +172,12 @@ struct gw_conn {
     sp_buf body;                  /* collected by gw_body_append */
     void *state;                  /* the handler's own, see above */
     void (*drop)(gw_conn *conn);
+    void *socket;                 /* ws.c's, beside its state */
 
     /* The answer: either ready made ... */
     struct MHD_Response *response;
     int response_status;
+    bool streaming; /* the answer goes on after its headers: STREAMING, not SENDING */
     /* ... or an error to be worded when the body is through. */
     sp_error error;
     int error_status;
@@ -216,7 +219,12 @@ struct gw_server {
     sp_timer drain_timer, hard_stop;
     int64_t started_ns;
     uint64_t id_state[2];
-    sp_metric *connections, *refused, *hangups, *received_bytes;
+    uint32_t boot_id; /* of this process; stands in event ids */
+    struct gw_follower *followers;
+    int follower_count;
+    sp_event_subscriber subscriber;
+    sp_timer follow_timer;
+    sp_metric *connections, *refused, *hangups, *received_bytes, *followers_metric;
 };
 
 /* The configuration as it is now: never NULL, good until this callback returns; sp_config_ref keeps it for longer. A
@@ -293,6 +301,8 @@ typedef struct gw_who {
 typedef enum gw_memory { GW_STATIC, GW_COPY, GW_TAKE } gw_memory; /* what happens to the body's bytes */
 void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body, size_t body_bytes, gw_memory memory,
               const gw_who *who);
+/* The body comes from `read` (context: conn) until it says that it ends. */
+void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read);
 void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *who); /* takes the buffer */
 void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who);
 void gw_reply_header(gw_conn *conn, const char *name, const char *value); /* after one of the above */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The sweep: four times a second each connection is looked at, and who takes too long in its phase is answered or cut.
  * libmicrohttpd's own timeouts are per activity, so a slow drip would never end. */
+#include "gateway/events.h"
 #include "gateway/server.h"
 
 #include <sys/ioctl.h>
@@ -100,7 +101,12 @@ static void sweep_one(gw_conn *conn, int64_t now_ns)
             gw_conn_probe(conn);
         break;
     case GW_STREAMING:
+        gw_events_sweep(conn, now_ns);
+        break;
     case GW_UPGRADED:
+        gw_events_sweep(conn, now_ns);
+        gw_socket_sweep(conn, now_ns);
+        break;
     case GW_READY:
     case GW_DEAD:
         break;

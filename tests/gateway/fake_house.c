@@ -8,6 +8,7 @@
  * At most FAKE_SLOTS (environment, default 256) requests are open at once. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/event.h"
 #include "route/house.h"
 
 #include <stdio.h>
@@ -178,6 +179,20 @@ void sp_request_set_options(sp_request *r, uint32_t top_k, bool decode_fast)
     r->decode_fast = decode_fast;
 }
 
+/* A body of "EVENT=kind|topic|tenant|count" emits that many events: {"i":0}, {"i":1}, ... */
+static void emit_events(const sp_request *r)
+{
+    char kind[32], topic[80], tenant[48], text[256];
+    int count = 1;
+    size_t n = SP_MIN(r->payload_bytes, sizeof(text) - 1);
+    memcpy(text, r->body + r->offset, n);
+    text[n] = 0;
+    if (sscanf(text, "EVENT=%31[^|]|%79[^|]|%47[^|]|%d", kind, topic, tenant, &count) < 3)
+        return;
+    for (int i = 0; i < count; i++)
+        sp_event_emit(kind, topic, strcmp(tenant, "-") == 0 ? "" : tenant, "{\"i\":%d}", i);
+}
+
 void sp_request_submit(sp_request *r, sp_request_done_fn *done, void *context)
 {
     int ms = 0;
@@ -185,6 +200,7 @@ void sp_request_submit(sp_request *r, sp_request_done_fn *done, void *context)
     r->context = context;
     if (r->payload_bytes > 6)
         (void)sscanf((char *)r->body + r->offset, "SLEEP=%d", &ms);
+    emit_events(r);
     r->timer = (sp_timer){ .fire = timer_fire, .context = r };
     SP_ASSERT(!sp_loop_timer_set(r->house->loop, &r->timer, sp_clock_now_ns() + ms * SP_NS_PER_MS, NULL));
 }
