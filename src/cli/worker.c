@@ -22,6 +22,7 @@ int sp_command_worker(int argc, char **argv)
         { .name = "model", .kind = SP_OPTION_TEXT, .target = &config.model },
         { .name = "plan", .kind = SP_OPTION_TEXT, .target = &config.plan },
         { .name = "require-sandbox", .kind = SP_OPTION_FLAG, .target = &config.require_sandbox },
+        { .name = "again", .kind = SP_OPTION_FLAG, .target = &config.again },
         { .name = "spin-us", .kind = SP_OPTION_INT, .target = &spin_us, .most = 1000000 },
     };
     const sp_usage usage = {

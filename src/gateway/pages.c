@@ -43,6 +43,14 @@ static void worker_write(sp_buf *out, const sp_worker_info *w)
     text_field(out, "kind", w->kind);
     text_field(out, "state", sp_worker_state_name(w->state));
     text_field(out, "reason", w->reason ? w->reason : "");
+    if (w->code && w->code[0]) {
+        text_field(out, "code", w->code);
+        text_field(out, "remedy", w->remedy);
+    }
+    if (w->retry_in_ns)
+        sp_buf_printf(out, ",\"retry_in_s\":%.1f", (double)w->retry_in_ns / 1e9);
+    if (w->throttled)
+        sp_buf_append_text(out, ",\"throttled\":true");
     sp_buf_printf(out, ",\"pid\":%d,\"restarts\":%d,\"in_flight\":%d", w->pid, w->restarts, w->in_flight);
     if (w->card) {
         text_field(out, "device", w->card->device);

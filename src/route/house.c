@@ -3,8 +3,10 @@
 #include "route/house.h"
 
 #include "base/clock.h"
+#include "route/devices.h"
 #include "route/dispatch.h"
 #include "route/supervisor.h"
+#include "worker/device_fault.h"
 #include "worker/ring.h"
 
 #include <ctype.h>
@@ -204,6 +206,7 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
         sp_house_free(house, 0);
         return s;
     }
+    sp_devices_arm(house);
     *ret_house = house;
     return SP_OK;
 }
@@ -216,6 +219,7 @@ void sp_house_free(sp_house *house, int grace_ms)
     sp_loop_hook_remove(house->loop, sp_dispatch_hook, house);
     sp_supervisor_end_all(house, grace_ms);
     sp_loop_timer_clear(house->loop, &house->watchdog);
+    sp_loop_timer_clear(house->loop, &house->devices_timer);
     for (int i = 0; i < SP_LIMIT_SLOTS && house->memory; i++) {
         SP_ASSERT(house->requests[i].state == SP_REQUEST_FREE || house->requests[i].state == SP_REQUEST_CLOSED);
         sp_fd_closep(&house->requests[i].output_fd);
@@ -235,7 +239,8 @@ int sp_house_worker_count(const sp_house *house)
 void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info)
 {
     SP_ASSERT(index >= 0 && index < house->worker_count);
-    const sp_worker *worker = &house->workers[index];
+    sp_worker *worker = (sp_worker *)(uintptr_t)&house->workers[index]; /* its counters are added up as they are read */
+    sp_devices_count(worker);
     *ret_info = (sp_worker_info){
         .name = worker->name,
         .kind = worker->kind,
@@ -244,6 +249,10 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
         .restarts = worker->restarts,
         .in_flight = worker->in_flight,
         .reason = worker->reason,
+        .code = worker->code,
+        .remedy = sp_device_remedy(worker->code),
+        .retry_in_ns = worker->state == SP_WORKER_QUARANTINED ? SP_MAX(worker->again_at_ns - sp_clock_now_ns(), 0) : 0,
+        .throttled = sp_worker_throttled(worker),
         .card = worker->has_card ? &worker->card : NULL,
     };
     sp_metric_set(worker->in_flight_metric, worker->in_flight);

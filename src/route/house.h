@@ -135,7 +135,7 @@ typedef enum sp_worker_state {
     SP_WORKER_STARTING, /* spawned, not ready */
     SP_WORKER_READY,
     SP_WORKER_BACKOFF,     /* died before its first completed batch; waiting to be restarted */
-    SP_WORKER_QUARANTINED, /* not restarted: reason says why */
+    SP_WORKER_QUARANTINED, /* kept failing: left alone for retry_in_ns; reason says why */
     SP_WORKER_ENDING
 } sp_worker_state;
 const char *sp_worker_state_name(sp_worker_state state);
@@ -147,11 +147,23 @@ typedef struct sp_worker_info {
     int restarts;
     int in_flight;
     const char *reason;         /* why it last died or cannot serve; "" */
+    const char *code, *remedy;  /* of a device's fault ("oom", "no_driver", ...) and what to do about it; "" */
+    int64_t retry_in_ns;        /* quarantined: until it is tried again */
+    bool throttled;             /* its device says that it is too hot or short of power */
     const sp_worker_card *card; /* the last one seen; NULL before the first */
 } sp_worker_info;
 
 int sp_house_worker_count(const sp_house *house);
 void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info);
+
+/* Samples of devices, newest of each: the sampler's and those of simulated devices. Returns how many were written to
+ * ret_devices. Values that nobody knows are NaN. */
+typedef struct sp_device_info {
+    const char *worker; /* who measured */
+    bool fresh;         /* false: it has not been measured for a while */
+    sp_device_sample sample;
+} sp_device_info;
+int sp_house_device_samples(const sp_house *house, sp_device_info *ret_devices, int capacity);
 
 /* Links, as policy sees them, for /healthz, /v1/links and metrics. A worker that is in no chain is none. */
 typedef struct sp_link_info {

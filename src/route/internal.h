@@ -65,6 +65,9 @@ typedef struct sp_worker {
     int restarts;
     int early_deaths; /* in a row, before the first completed item */
     bool cannot_start;  /* it said why, and trying again will not change it */
+    int strikes;         /* quarantine.c: faults of its device in a row */
+    int pauses;          /* quarantines in a row: how long the next one is */
+    int64_t again_at_ns; /* > 0: quarantined until then, or being tried again after it */
     bool said_why;      /* this incarnation's last words are in `reason` and `code` */
     bool without_model; /* its model killed it while loading */
     bool reserved;    /* drained for a suspect that must run alone */
@@ -78,6 +81,7 @@ typedef struct sp_worker {
     /* Watchdog: */
     uint32_t seen_head;
     int stopped_rounds, silent_rounds;
+    uint64_t oom_runs_seen, oom_alone_seen; /* of this incarnation's counters */
 
     int64_t service_ns; /* smoothed time of one item, for Retry-After and attempt budgets */
     sp_metric *deaths_metric, *in_flight_metric, *ready_metric;
@@ -185,6 +189,8 @@ struct sp_house {
     uint64_t oom_kills;
     sp_timer watchdog;
     int64_t watchdog_due_ns;
+    sp_timer devices_timer;
+    int64_t devices_due_ns;
     sp_machine machine;
     int64_t memory_seen_ns;
     bool memory_short; /* new requests are shed */

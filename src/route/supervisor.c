@@ -6,7 +6,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "route/devices.h"
 #include "route/dispatch.h"
+#include "route/quarantine.h"
 #include "worker/control.h"
 
 #include <errno.h>
@@ -31,7 +33,6 @@
 #define CONTROL_QUEUE_BYTES (1024 * 1024) /* descriptors for every slot fit, so a busy worker never blocks a lease */
 #define BACKOFF_FIRST_NS (50 * SP_NS_PER_MS)
 #define BACKOFF_LONGEST_NS (10 * SP_NS_PER_S)
-#define EARLY_CRASHES_TO_QUARANTINE 8
 
 extern char **environ;
 
@@ -72,6 +73,8 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
     }
     if (config->require_sandbox)
         argv[n++] = "--require-sandbox";
+    if (worker->again_at_ns)
+        argv[n++] = "--again";
     argv[n] = NULL;
 
     posix_spawn_file_actions_t actions;
@@ -123,6 +126,7 @@ static void let_go(sp_worker *worker)
     worker->stopped_rounds = worker->silent_rounds = 0;
     worker->killed_for = SP_DEATH_OUTSIDER;
     worker->said_why = false;
+    worker->oom_runs_seen = worker->oom_alone_seen = 0;
 }
 
 static void on_death(sp_watch *watch, uint32_t events, void *context);
@@ -221,6 +225,8 @@ static void on_ready(sp_worker *worker)
     }
     worker->ready_ns = sp_clock_now_ns();
     worker->service_ns = SP_MAX(worker->service_ns, worker->card.p50_ns);
+    sp_quarantine_note_ready(worker);
+    worker->code[0] = 0;
     set_state(worker, SP_WORKER_READY);
     sp_log(SP_LOG_INFO, "worker ready", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),
            SP_LOG_INT("after_ms", (worker->ready_ns - worker->spawned_ns) / SP_NS_PER_MS),
@@ -318,7 +324,7 @@ static void restart(sp_timer *timer, void *context)
         sp_log_error("no restart timer", NULL, &err);
 }
 
-/* Decides what comes after this death: at once, later, without its model, or never. */
+/* Decides what comes after this death: at once, later, without its model, or after a pause. */
 static void plan_restart(sp_worker *worker, sp_death_cause cause, bool early, bool loading)
 {
     sp_house *house = worker->house;
@@ -333,15 +339,11 @@ static void plan_restart(sp_worker *worker, sp_death_cause cause, bool early, bo
                SP_LOG_TEXT("reason", worker->reason));
     }
     worker->early_deaths += early && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED;
-    if (loading && (worker->cannot_start || worker->early_deaths >= EARLY_CRASHES_TO_QUARANTINE)) {
-        set_state(worker, SP_WORKER_QUARANTINED);
-        sp_log(SP_LOG_ERROR, "worker given up", SP_LOG_TEXT("worker", worker->name), SP_LOG_TEXT("reason", worker->reason));
-        return;
-    }
     int64_t wait_ns = 0;
-    if (worker->early_deaths > 1)
+    bool quarantined = sp_quarantine_begin(worker, loading, &wait_ns);
+    if (!quarantined && worker->early_deaths > 1)
         wait_ns = SP_MIN(BACKOFF_FIRST_NS << SP_MIN(worker->early_deaths - 2, 10), BACKOFF_LONGEST_NS);
-    set_state(worker, SP_WORKER_BACKOFF);
+    set_state(worker, quarantined ? SP_WORKER_QUARANTINED : SP_WORKER_BACKOFF);
     if (sp_loop_timer_set(house->loop, &worker->restart_timer, sp_clock_now_ns() + wait_ns, &err))
         sp_log_error("no restart timer", NULL, &err);
 }
@@ -356,11 +358,15 @@ static void on_death(sp_watch *watch, uint32_t events, void *context)
     char reason[256] = "";
     bool early = worker->completed == 0, loading = worker->state == SP_WORKER_STARTING;
     sp_death_cause cause = explain(worker, &info, reason, sizeof(reason));
+    bool known = sp_quarantine_is_repetition(worker, loading, reason);
     (void)snprintf(worker->reason, sizeof(worker->reason), "%s", reason);
     sp_metric_add(worker->deaths_metric, 1);
+    sp_quarantine_note_death(worker, cause, early, loading);
     if (cause != SP_DEATH_ENDING)
-        sp_log(SP_LOG_WARN, "worker died", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),
-               SP_LOG_TEXT("reason", reason), SP_LOG_INT("leases", worker->in_flight));
+        sp_log(known ? SP_LOG_DEBUG : SP_LOG_WARN, "worker died", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),
+               SP_LOG_TEXT("reason", reason), SP_LOG_TEXT("code", worker->code),
+               SP_LOG_INT("leases", worker->in_flight));
+    sp_devices_count(worker);
     worker->state = SP_WORKER_BACKOFF; /* not ready: what is handed back must not come here again */
     sp_dispatch_worker_gone(worker, cause, reason);
     let_go(worker);

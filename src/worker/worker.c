@@ -400,7 +400,8 @@ static void *executor_main(void *argument)
 
 static int fail_start(const sp_error *err)
 {
-    sp_log_error("worker cannot start", NULL, err);
+    if (!worker.config->again)
+        sp_log_error("worker cannot start", NULL, err);
     send_last_words(err);
     return 1;
 }

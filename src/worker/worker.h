@@ -28,6 +28,7 @@ typedef struct sp_worker_config {
     const char *model;            /* name in it, or NULL = the kind's default */
     const char *plan;             /* measured plan of an earlier incarnation ("" = measure), opaque to the route */
     bool require_sandbox;
+    bool again;                   /* it is tried again after it failed: the same failure is not logged again */
     int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */
 } sp_worker_config;
 

@@ -2,7 +2,6 @@
 """What GPUs do to a server, on a machine without one: the simulated device (docs/internals/device-faults.md) runs out of
 memory, fails for good, hangs, is not there. No request is lost, each answer is right, attempts[] name the cause."""
 import os
-import pathlib
 import signal
 import time
 
@@ -36,6 +35,13 @@ def device(server, name):
     return server.worker(name)
 
 
+def wait_for(true, seconds=30):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
 def by_link(answers):
     counts = {}
     for a in answers:
@@ -63,3 +69,150 @@ def test_a_batch_that_does_not_fit_is_halved(start, labels):
     answers = crowd(server, labels, 60, threads=16)
     assert by_link(answers) == {"sim0": 60}
     assert max(a["batch_size"] for a in answers) <= 2
+
+
+def test_a_batch_that_does_not_fit_on_a_crowded_device(start, labels):
+    """Another process takes the memory for a while: singles, not even those, then full batches again."""
+    server = start(workers=BOTH, sim="sim0:memory=100MiB,model=20MiB,item=10MiB,fault=oom=65MiB@n=2&for=12;oom@n=20&for=4")
+    answers = crowd(server, labels, 120, threads=16)
+    assert by_link(answers).get("cpu0", 0) > 0, "not even one item fitted for a while"
+    said = failures(answers, "sim0")
+    assert said and all(status == "nomem" for status, _ in said), said
+    assert all("asked 10.0 MiB, free 0.0 MiB" in reason for _, reason in said), said
+    assert server.metric("spillway_oom_runs_total") > server.metric("spillway_oom_alone_total") > 0
+    assert server.metric("spillway_device_batch_limit") < 8, "what fits is remembered"
+    assert server.restarts() == 0
+
+
+def test_a_model_that_does_not_fit(tmp_path, labels):
+    """Three tries, then left alone; memory comes back and so does it."""
+    hog = tmp_path / "hog"
+    hog.touch()
+    server = house.Server(tmp_path, workers=BOTH, sim=f"sim0:memory=100MiB,fault=oom=90MiB@if={hog}",
+                          env={"SPILLWAY_DEVICE_PAUSE_MS": "300"})
+    try:
+        server.wait_worker_ready("cpu0")
+        wait_for(lambda: device(server, "sim0")["state"] == "quarantined")
+        sim = device(server, "sim0")
+        assert sim["code"] == "oom" and "asked" in sim["reason"] and "free" in sim["reason"] and sim["remedy"], sim
+        assert sim["restarts"] >= 3 and 0 < sim["retry_in_s"], sim
+        answers = crowd(server, labels, 10)
+        assert by_link(answers) == {"cpu0": 10}
+        hog.unlink()
+        server.wait_worker_ready("sim0")
+        assert by_link(crowd(server, labels, 10)).get("sim0", 0) > 0
+        assert server.metric("spillway_device_quarantined") == 0
+        assert server.metric("spillway_device_quarantines_total") >= 1
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("cause,words", [("no_gpu", "no GPU"), ("no_driver", "no driver"), ("no_library", "library missing"),
+                                         ("mismatch", "driver/CUDA mismatch")])
+def test_a_device_that_is_not_there_and_comes_back(tmp_path, labels, cause, words):
+    gone = tmp_path / "gone"
+    gone.touch()
+    server = house.Server(tmp_path, workers=BOTH, sim=f"sim0:probe={cause}@if={gone}",
+                          env={"SPILLWAY_DEVICE_PAUSE_MS": "100"})
+    try:
+        server.wait_worker_ready("cpu0")
+        wait_for(lambda: device(server, "sim0")["restarts"] >= 3)  # tried again and again
+        wait_for(lambda: device(server, "sim0")["state"] == "quarantined")
+        sim = device(server, "sim0")
+        assert sim["code"] == cause and words in sim["reason"] and sim["remedy"], sim
+        answers = crowd(server, labels, 6, threads=2)
+        assert by_link(answers) == {"cpu0": 6}
+        log = server.log_text()
+        assert log.count("worker cannot start") == 1 and log.count("worker died") == 1, log  # said once, not each time
+        gone.unlink()
+        server.wait_worker_ready("sim0")
+        assert by_link(crowd(server, labels, 10)).get("sim0", 0) > 0
+    finally:
+        server.stop()
+
+
+def test_a_sticky_error_ends_the_worker_and_no_request(start, labels):
+    server = start(workers=BOTH, sim="sim0:item=1MiB,batch=4,fault=sticky@n=10")
+    pid = device(server, "sim0")["pid"]
+    answers = crowd(server, labels, 80, threads=12)
+    said = failures(answers, "sim0")
+    assert said and all(status == "unavailable" and "sticky error" in reason for status, reason in said), said
+    assert server.metric("spillway_device_faults_total") >= 1
+    if device(server, "sim0")["state"] == "ready":
+        assert device(server, "sim0")["pid"] != pid
+
+
+def test_a_device_that_breaks_again_and_again_is_left_alone(start, labels):
+    """Three in a row: a pause; requests go on elsewhere; then it is back."""
+    server = start(workers=BOTH, sim="sim0:batch=2,fault=sticky@n=3", env={"SPILLWAY_DEVICE_PAUSE_MS": "1500"})
+    seen = set()
+    end = time.monotonic() + 40
+    while "quarantined" not in seen and time.monotonic() < end:
+        crowd(server, labels, 12, threads=4)
+        sim = device(server, "sim0")
+        seen.add(sim["state"])
+    assert "quarantined" in seen
+    assert sim["code"] == "sticky" and sim["remedy"]
+    assert by_link(crowd(server, labels, 6, threads=2)) == {"cpu0": 6}
+    server.wait_worker_ready("sim0")
+
+
+def test_a_device_that_hangs(start, labels):
+    server = start(workers=BOTH, sim="sim0:fault=hang@n=6")
+    answers = crowd(server, labels, 40)
+    said = failures(answers, "sim0")
+    assert any("hung" in reason for _, reason in said), said
+    assert server.metric("spillway_device_faults_total") >= 1
+    assert server.metric("spillway_poisoned_requests_total") == 0
+
+
+def test_a_throttled_device_says_so(start, labels, tmp_path):
+    hot = tmp_path / "hot"
+    server = start(workers=BOTH, sim=f"sim0:latency=1ms,fault=throttle=3@if={hot}")
+    crowd(server, labels, 4)
+    assert "throttled" not in device(server, "sim0")
+    hot.touch()
+    crowd(server, labels, 8)
+    assert device(server, "sim0")["throttled"]
+    hot.unlink()
+
+
+def test_the_device_dies_with_64_requests_in_flight(start, labels, tmp_path, record_property):
+    """Printed: how long after its death the CPU's answers came, beside what 64 take the CPU anyway. Correctness decides."""
+    gone = tmp_path / "gone"
+    server = start(workers=BOTH, sim=f"sim0:latency=5s,batch=32,probe=no_driver@if={gone}")
+    pictures, took = bodies(labels), []
+
+    def one(i):
+        picture, label = pictures[i % len(pictures)]
+        status, answer = house.post(server, house.with_comment(picture, i), headers={"X-Spillway-Timeout-Ms": "60000"})
+        took.append(time.monotonic())
+        assert status == 200 and answer["predictions"][0]["label"] == label, (status, answer)
+        assert answer["provider"] == "cpu0", answer
+
+    crowd_of_64 = house.Crowd(one, 64, 64)
+    wait_for(lambda: device(server, "sim0")["in_flight"] == 64)
+    gone.touch()  # it does not come back
+    died = time.monotonic()
+    os.kill(device(server, "sim0")["pid"], signal.SIGKILL)
+    crowd_of_64.join()
+    first, last = min(took) - died, max(took) - died
+    assert len(took) == 64 and first > 0
+    took.clear()
+    began = time.monotonic()
+    house.Crowd(one, 64, 64).join()  # the same work, with nobody dying
+    alone = max(took) - began
+    print(f"\nsim0 died with 64 requests in flight: first answer of the CPU after {first * 1e3:.0f} ms, all 64 after "
+          f"{last * 1e3:.0f} ms; 64 take the CPU {alone * 1e3:.0f} ms anyway: {(last - alone) * 1e3:+.0f} ms")
+    record_property("first_answer_after_death_ms", round(first * 1e3))
+    record_property("last_answer_after_death_ms", round(last * 1e3))
+    record_property("cpu_own_time_ms", round(alone * 1e3))
+
+
+def test_a_script_that_cannot_be_read_is_said(tmp_path, labels):
+    server = house.Server(tmp_path, workers=BOTH, sim="sim0:memory=200MB")
+    try:
+        wait_for(lambda: device(server, "sim0")["state"] == "quarantined")
+        assert "'200MB' is no number of bytes" in device(server, "sim0")["reason"]
+    finally:
+        server.stop()
