@@ -58,7 +58,6 @@ def failures(answers, link):
 def test_a_device_answers_as_the_cpu_does(start, labels):
     server = start(workers=BOTH, sim="sim0:memory=200MiB,item=8MiB,latency=2ms+0.5ms")
     answers = crowd(server, labels, 40)
-    print(answers[0])
     assert by_link(answers).get("sim0", 0) > 0
     assert {a["device"] for a in answers} <= {"sim", "cpu"}
     assert device(server, "sim0")["max_batch"] == 8
@@ -113,7 +112,7 @@ def test_a_device_that_is_not_there_and_comes_back(tmp_path, labels, cause, word
     gone = tmp_path / "gone"
     gone.touch()
     server = house.Server(tmp_path, workers=BOTH, sim=f"sim0:probe={cause}@if={gone}",
-                          env={"SPILLWAY_DEVICE_PAUSE_MS": "100"})
+                          env={"SPILLWAY_DEVICE_PAUSE_MS": "20"})
     try:
         server.wait_worker_ready("cpu0")
         wait_for(lambda: device(server, "sim0")["restarts"] >= 3)  # tried again and again
