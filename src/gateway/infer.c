@@ -18,6 +18,11 @@ static int check(gw_conn *conn, sp_error *reterr)
     sp_status s = gw_options_read(conn, reterr);
     if (s)
         return gw_http_status(s, reterr);
+    if (*conn->options.link && !(conn->access.scopes & SP_SCOPE_ADMIN)) {
+        (void)SP_FAIL_CODE(reterr, SP_DENIED, "scope",
+                           "the parameter link= goes around the chain and needs a token with the scope admin");
+        return 403;
+    }
     if (h->content_type && !is_form(conn) && !gw_media_is(h->content_type, "image/") &&
         !gw_media_is(h->content_type, "application/octet-stream")) {
         (void)SP_FAIL_CODE(
@@ -53,6 +58,8 @@ static sp_status open_request(gw_conn *conn, sp_request **ret_request, int *ret_
         .received_ns = conn->received_ns,
         .top_k = conn->options.top_k,
         .decode_fast = conn->options.decode_fast,
+        .only_link = *conn->options.link ? conn->options.link : NULL,
+        .force_cpu = conn->options.force_cpu,
         .body_bytes_hint = conn->headers.has_length ? conn->headers.content_length : 0,
         .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
     };
@@ -91,7 +98,7 @@ void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
 static sp_status field_take(gw_options *options, sp_view body, const sp_multipart_part *part, sp_multipart_part *file,
                             sp_error *reterr)
 {
-    static const char *const known[] = { "timeout_ms", "top_k", "decode", "model" };
+    static const char *const known[] = { "timeout_ms", "top_k", "decode", "model", "force_cpu" };
     if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
         if (file->offset)
             return SP_FAIL_CODE(reterr, SP_INVALID, "second_file",
@@ -130,7 +137,7 @@ static sp_status form_read(gw_conn *conn, sp_view body, sp_multipart_part *ret_f
     return SP_OK;
 }
 
-/* A form may name its model after the picture: then the request is opened anew with that model's chain. */
+/* A form may name its model or force_cpu after the picture: then the request is opened anew with the chain that fits. */
 static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_error *reterr)
 {
     sp_request *other = NULL;
@@ -179,11 +186,10 @@ void gw_infer_run(gw_conn *conn)
     if (!body.size_bytes)
         s = SP_FAIL_CODE(&err, SP_INVALID, "empty_body", "the request has no body; send a picture");
     if (!s && is_form(conn)) {
-        char model[sizeof(conn->options.model)];
-        memcpy(model, conn->options.model, sizeof(model));
+        const gw_options before = conn->options;
         sp_multipart_part file = { 0 };
         s = form_read(conn, body, &file, &err);
-        if (!s && strcmp(model, conn->options.model) != 0)
+        if (!s && (strcmp(before.model, conn->options.model) != 0 || before.force_cpu != conn->options.force_cpu))
             s = reopen(conn, body, &retry_after_s, &err);
         if (!s) {
             sp_request_set_payload(conn->request, file.offset, file.size_bytes);

@@ -135,6 +135,18 @@ static sp_status bad_option(sp_view value, const char *where, const char *key, c
                         (int)SP_MIN(value.size_bytes, (size_t)40), (const char *)value.data);
 }
 
+static bool name_take(sp_view value, char *ret_name, size_t size_bytes)
+{
+    bool good = value.size_bytes > 0 && value.size_bytes < size_bytes;
+    for (size_t i = 0; good && i < value.size_bytes; i++)
+        good = isalnum(value.data[i]) || memchr("-_.", value.data[i], 3);
+    if (good) {
+        memcpy(ret_name, value.data, value.size_bytes);
+        ret_name[value.size_bytes] = 0;
+    }
+    return good;
+}
+
 /* Keys that are none of ours are left alone: forms and caches add their own. */
 sp_status gw_option_set(gw_options *options, const char *key, sp_view value, const char *where, sp_error *reterr)
 {
@@ -152,14 +164,17 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
         if (!sp_view_equals(value, "fast") && !sp_view_equals(value, "exact"))
             return bad_option(value, where, key, "\"exact\" or \"fast\"", reterr);
         options->decode_fast = sp_view_equals(value, "fast");
+    } else if (strcmp(key, "force_cpu") == 0) {
+        bool yes = sp_view_equals(value, "1") || sp_view_equals(value, "true");
+        if (!yes && !sp_view_equals(value, "0") && !sp_view_equals(value, "false"))
+            return bad_option(value, where, key, "true or false", reterr);
+        options->force_cpu = yes;
     } else if (strcmp(key, "model") == 0) {
-        bool good = value.size_bytes > 0 && value.size_bytes < sizeof(options->model);
-        for (size_t i = 0; good && i < value.size_bytes; i++)
-            good = isalnum(value.data[i]) || memchr("-_.", value.data[i], 3);
-        if (!good)
+        if (!name_take(value, options->model, sizeof(options->model)))
             return bad_option(value, where, key, "a model's name (letters, digits, '-', '_', '.')", reterr);
-        memcpy(options->model, value.data, value.size_bytes);
-        options->model[value.size_bytes] = 0;
+    } else if (strcmp(key, "link") == 0) {
+        if (!name_take(value, options->link, sizeof(options->link)))
+            return bad_option(value, where, key, "a link's name (letters, digits, '-', '_', '.'), as in /healthz", reterr);
     }
     return SP_OK;
 }

@@ -136,6 +136,8 @@ typedef struct gw_options {
     uint32_t top_k; /* 0 = default */
     bool decode_fast;
     char model[64];     /* "" = default */
+    char link[32];      /* this link or none; "" = the chain. Admins only: it goes around policy */
+    bool force_cpu;
     int64_t timeout_ms; /* least of all that were given; 0 = none */
 } gw_options;
 
