@@ -2,6 +2,7 @@
  * Start, signals, drain, end. */
 #include "gateway/gateway.h"
 
+#include "gateway/jobs.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -64,7 +65,7 @@ static void drain_check(sp_timer *timer, void *context)
         int64_t last_ns = SP_MAX(server->longest_deadline_ns, now) + HARD_STOP_EXTRA_MS * SP_NS_PER_MS;
         if (sp_loop_timer_set(server->loop, &server->hard_stop, last_ns, NULL))
             sp_loop_stop(server->loop); /* no memory for a timer: then better now than never */
-    } else if (gw_http_busy_count(server) == 0) {
+    } else if (gw_http_busy_count(server) == 0 && gw_jobs_busy(server) == 0) {
         sp_loop_stop(server->loop);
         return;
     }
@@ -103,6 +104,7 @@ static void signal_ready(sp_watch *watch, uint32_t epoll_events, void *context)
         sp_log(SP_LOG_INFO, "draining", SP_LOG_INT("signal", info.ssi_signo), SP_LOG_INT("delay_ms", delay_ms),
                SP_LOG_INT("requests_open", sp_house_open_count(server->house)));
         server->draining = true;
+        gw_jobs_drain(server);
         if (sp_loop_timer_set(server->loop, &server->drain_timer,
                               sp_loop_now_ns(server->loop) + delay_ms * SP_NS_PER_MS, NULL))
             sp_loop_stop(server->loop);
@@ -168,6 +170,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .config = server->snapshot,
     };
     s = sp_house_new(&house, server->loop, &server->house, reterr);
+    if (!s)
+        s = gw_jobs_open(server, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */
     return s ? s : gw_http_start(server, reterr);
 }
@@ -178,6 +182,7 @@ static void end(gw_server *server)
         return;
     gw_listen_close(server);
     gw_http_stop(server);
+    gw_jobs_close(server);
     if (server->house)
         sp_house_free(server->house, GW_WORKER_GRACE_MS);
     sp_loop_unwatch(server->loop, &server->signal_watch);

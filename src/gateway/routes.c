@@ -2,6 +2,7 @@
  * The HTTP API as a table: which method and path have which handler, where they may be asked and what scope it takes.
  * How to write a handler stands in server.h. */
 #include "gateway/events.h"
+#include "gateway/jobs.h"
 #include "gateway/server.h"
 
 #include <stdio.h>
@@ -21,6 +22,15 @@ static const gw_route routes[] = {
     { "GET", "/readyz", ON_ALL, 0, gw_page_readyz, NULL, NULL },
     { "GET", "/metrics", ON_ALL, METRICS, gw_page_metrics, NULL, NULL },
     { "GET", "/", ON_HTTP, 0, gw_page_landing, NULL, NULL },
+    { "POST", "/v1/jobs", ON_HTTP, INFER, gw_jobs_run, gw_jobs_begin, gw_jobs_append },
+    { "GET", "/v1/jobs/{id}", ON_HTTP, INFER | ADMIN, gw_jobs_get, NULL, NULL },
+    { "GET", "/v1/jobs", ON_HTTP, INFER | ADMIN, gw_jobs_list, NULL, NULL },
+    { "DELETE", "/v1/jobs/{id}", ON_HTTP, INFER | ADMIN, gw_jobs_delete, NULL, NULL },
+    { "GET", "/v1/jobs/{id}/events", ON_HTTP, INFER | ADMIN, gw_jobs_events, NULL, NULL },
+    { "GET", "/v1/results", ON_HTTP, INFER | ADMIN, gw_results_list, NULL, NULL },
+    { "GET", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_get, NULL, NULL },
+    { "DELETE", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_delete, NULL, NULL },
+    { "GET", "/v1/costs", ON_HTTP, INFER | ADMIN, gw_costs, NULL, NULL },
     { "GET", "/v1/events", ON_HTTP, INFER | ADMIN, gw_events_run, NULL, NULL },
     { "GET", "/v1/events/ws", ON_HTTP, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
     { "GET", "/favicon.ico", ON_HTTP, 0, gw_page_icon, NULL, NULL },

@@ -225,6 +225,7 @@ struct gw_server {
     struct gw_follower *followers;
     int follower_count;
     sp_event_subscriber subscriber;
+    struct gw_jobs *jobs; /* jobs.h; never NULL while connections are open */
     sp_timer follow_timer;
     sp_metric *connections, *refused, *hangups, *received_bytes, *followers_metric;
 };
