@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * `spillway serve`: options, configuration file and environment become one sp_gateway_config; the gateway does the rest.
- * A value's order of precedence: option, file, environment, default. */
+ * `spillway serve`: options, environment and configuration file become one snapshot (config/config.h); the gateway does
+ * the rest. A value's order of precedence: option, environment, file, default. */
 #include "cli/cli.h"
 
 #include "base/buf.h"
+#include "base/limits.h"
 #include "base/log.h"
-#include "cli/config.h"
 
+#include "config/config.h"
 #include "gateway/gateway.h"
 #include "task/model.h"
 
@@ -14,14 +15,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SPIN_US_DEFAULT 100 /* twice what waking an idle virtual CPU takes */
 #define UNSET INT64_MIN
 
 typedef struct settings {
-    int64_t http_port, grpc_port, metrics_port, drain_delay_s, spin_us, link_timeout_ms;
-    const char *bind, *model_repository, *model, *workers, *log_level, *config;
+    int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms;
+    const char *bind, *model_repository, *model, *workers, *log_level, *data_dir, *config;
     bool require_sandbox;
-    char workers_text[512]; /* the file's list, joined */
+    sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX]; /* environment, then command line */
+    int override_count;
 } settings;
 
 static const char examples[] =
@@ -31,10 +32,10 @@ static const char examples[] =
     "  curl -F image=@cat.jpg http://127.0.0.1:8000/infer\n";
 
 static const char notes[] =
-    "The configuration file is YAML with the keys http_port, grpc_port, metrics_port, bind,\n"
-    "model_repository, model, workers (a list), require_sandbox, drain_delay, log_level, spin_us,\n"
-    "link_timeout_ms.\n"
-    "An option on the command line wins over the file.\n"
+    "The configuration file is YAML: chains, remotes, tokens, stores and most of the above; every key\n"
+    "stands in deploy/spillway.yaml with a remark. `spillway config check FILE` says what is wrong.\n"
+    "An option wins over the environment (SPILLWAY_HTTP_PORT, ..., USE_GPU_PIPELINE), that over the file.\n"
+    "SIGHUP reads the file again; requests that are under way keep what they began with.\n"
     "SIGTERM and SIGINT drain: every accepted request is answered first. A second one stops at once.\n";
 
 static bool parse(settings *s, int argc, char **argv, int *ret_exit)
@@ -47,6 +48,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "reserved for the gRPC API (default 8001); accepted and checked,\nbut nothing listens on it yet" },
         { .name = "metrics-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->metrics_port, .least = -1,
           .most = 65535, .help = "Prometheus text (default 8002; 0 = any free port, -1 = none)" },
+        { .name = "admin-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->admin_port, .least = -1, .most = 65535,
+          .help = "where admin calls are answered (default -1: on the HTTP port)" },
         { .name = "bind", .kind = SP_OPTION_TEXT, .value = "ADDRESS", .target = &s->bind,
           .help = "address to listen on (default 127.0.0.1); anything but loopback is\n"
                   "refused until access control is there" },
@@ -56,6 +59,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
         { .name = "model", .kind = SP_OPTION_TEXT, .value = "NAME", .target = &s->model,
           .help = "the default model (default: the repository's only or first)" },
         { .name = "config", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &s->config, .help = "YAML, see below" },
+        { .name = "data-dir", .kind = SP_OPTION_TEXT, .value = "DIR", .target = &s->data_dir,
+          .help = "where jobs, results and spooled files lie (default var/data)" },
         { .name = "workers", .kind = SP_OPTION_TEXT, .value = "LIST", .target = &s->workers,
           .help = "worker processes, comma-separated (default codec0,cpu0): the name\nwithout its number is the kind" },
         { .name = "require-sandbox", .kind = SP_OPTION_FLAG, .target = &s->require_sandbox,
@@ -78,72 +83,38 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
     return sp_options_parse(&usage, argc, argv, &count, ret_exit);
 }
 
-static sp_status take_number(int64_t *setting, const int64_t *from_file, const char *key, int64_t low, int64_t high,
-                             const char *path, sp_error *reterr)
-{
-    if (!from_file)
-        return SP_OK;
-    if (*from_file < low || *from_file > high)
-        return SP_FAIL(reterr, SP_INVALID, "%s: %s must be from %lld to %lld, not %lld", path, key, (long long)low,
-                       (long long)high, (long long)*from_file);
-    if (*setting == UNSET)
-        *setting = *from_file;
-    return SP_OK;
-}
-
-static sp_status take_workers(settings *s, const sp_config_file *file, sp_error *reterr)
-{
-    size_t used = 0;
-
-    if (s->workers)
-        return SP_OK;
-    for (uint32_t i = 0; i < file->workers_count; i++) {
-        int n = snprintf(s->workers_text + used, sizeof(s->workers_text) - used, "%s%s", i ? "," : "", file->workers[i]);
-        used += (size_t)n;
-        if (used >= sizeof(s->workers_text))
-            return SP_FAIL(reterr, SP_INVALID, "%s: the list of workers is longer than %zu bytes", s->config,
-                           sizeof(s->workers_text) - 1);
-    }
-    if (used)
-        s->workers = s->workers_text;
-    return SP_OK;
-}
-
-/* Puts the file's values where the command line gave none. Texts are borrowed from `file`. */
-static sp_status take_file(settings *s, const sp_config_file *file, sp_error *reterr)
+/* Every option that was given, as a text above the file. The texts are made of what the option parser has accepted. */
+static void gather_overrides(settings *s)
 {
     const struct {
-        int64_t *setting;
-        const int64_t *from_file;
-        const char *key;
-        int64_t low, high;
-    } numbers[] = {
-        { &s->http_port, file->http_port, "http_port", 0, 65535 },
-        { &s->grpc_port, file->grpc_port, "grpc_port", 0, 65535 },
-        { &s->metrics_port, file->metrics_port, "metrics_port", -1, 65535 },
-        { &s->drain_delay_s, file->drain_delay, "drain_delay", 0, 3600 },
-        { &s->spin_us, file->spin_us, "spin_us", 0, 1000000 },
-        { &s->link_timeout_ms, file->link_timeout_ms, "link_timeout_ms", 0, SP_LIMIT_DEADLINE_MAX_MS },
+        const char *key, *text;
+        int64_t number;
+    } given[] = {
+        { "http_port", NULL, s->http_port },       { "grpc_port", NULL, s->grpc_port },
+        { "metrics_port", NULL, s->metrics_port }, { "admin_port", NULL, s->admin_port },
+        { "drain_delay", NULL, s->drain_delay_s }, { "spin_us", NULL, s->spin_us },
+        { "link_timeout_ms", NULL, s->link_timeout_ms },
+        { "bind", s->bind, UNSET },                { "model_repository", s->model_repository, UNSET },
+        { "model", s->model, UNSET },              { "workers", s->workers, UNSET },
+        { "data_dir", s->data_dir, UNSET },        { "log_level", s->log_level, UNSET },
+        { "require_sandbox", s->require_sandbox ? "true" : NULL, UNSET },
     };
 
-    for (size_t i = 0; i < SP_ARRAY_LEN(numbers); i++) {
-        sp_status status = take_number(numbers[i].setting, numbers[i].from_file, numbers[i].key, numbers[i].low,
-                                       numbers[i].high, s->config, reterr);
-        if (status)
-            return status;
+    s->override_count = sp_config_environment(s->overrides);
+    for (size_t i = 0; i < SP_ARRAY_LEN(given) && s->override_count < SP_CONFIG_OVERRIDES_MAX; i++) {
+        sp_config_override *o = &s->overrides[s->override_count];
+        if (!given[i].text && given[i].number == UNSET)
+            continue;
+        s->override_count++;
+        snprintf(o->key, sizeof(o->key), "%s", given[i].key);
+        snprintf(o->origin, sizeof(o->origin), "--%s", given[i].key);
+        for (char *p = o->origin + 2; *p; p++)
+            *p = *p == '_' ? '-' : *p;
+        if (given[i].text)
+            snprintf(o->value, sizeof(o->value), "%s", given[i].text);
+        else
+            snprintf(o->value, sizeof(o->value), "%lld", (long long)given[i].number);
     }
-    s->bind = s->bind ? s->bind : file->bind;
-    s->model_repository = s->model_repository ? s->model_repository : file->model_repository;
-    s->model = s->model ? s->model : file->model;
-    s->log_level = s->log_level ? s->log_level : file->log_level;
-    if (file->require_sandbox && *file->require_sandbox)
-        s->require_sandbox = true;
-    return take_workers(s, file, reterr);
-}
-
-static int number_or(int64_t setting, int otherwise)
-{
-    return setting == UNSET ? otherwise : (int)setting;
 }
 
 static void print_where(const sp_gateway_ports *ports, void *context)
@@ -164,51 +135,55 @@ static void print_where(const sp_gateway_ports *ports, void *context)
 
 /* A model or repository that was asked for by name must be there, or the server would only ever say 503. Without any
  * model it starts and says so: the noop task, /healthz and /metrics work, and a model may come. */
-static int check_models(const settings *s, const char *repository)
+static int check_models(const sp_config *config, const char *repository)
 {
     static sp_model_names names; /* 16 KiB */
     sp_error err = { 0 };
-    const char *pointers[SP_LIMIT_MODELS];
+    const char *pointers[SP_LIMIT_MODELS], *model = config->model;
     sp_status status = sp_model_list(repository, &names, &err);
 
-    if (status && s->model_repository)
+    if (status && *config->model_repository)
         return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "%s", err.message);
     if (status || !names.count)
         sp_log(SP_LOG_WARN, "no model: pictures cannot be classified until `make model` or `spillway pull NAME` brings one",
                SP_LOG_TEXT("model_repository", repository));
     for (int i = 0; i < names.count; i++) {
         pointers[i] = names.names[i];
-        if (s->model && !strcmp(s->model, pointers[i]))
+        if (!strcmp(model, pointers[i]))
             return SP_EXIT_OK;
     }
-    if (!s->model)
+    if (!*model)
         return SP_EXIT_OK;
-    const char *nearest = sp_nearest(s->model, pointers, names.count);
-    return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "no model '%s' in %s%s%s%s (spillway models lists them)", s->model, repository,
+    const char *nearest = sp_nearest(model, pointers, names.count);
+    return sp_cli_fail(SP_EXIT_UNAVAILABLE, "serve", "no model '%s' in %s%s%s%s (spillway models lists them)", model, repository,
                        nearest ? ", did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
 }
 
-static int run(const settings *s, sp_log_level level)
+static int run(const settings *s, sp_config *snapshot, sp_log_level level)
 {
     sp_error err = { 0 };
-    const char *repository = sp_model_repository_find(s->model_repository);
+    const char *repository = sp_model_repository_find(*snapshot->model_repository ? snapshot->model_repository : NULL);
     int code;
     sp_gateway_config config = sp_gateway_config_default();
 
     sp_log_open("gateway", level);
-    if ((code = check_models(s, repository)) != SP_EXIT_OK)
+    if ((code = check_models(snapshot, repository)) != SP_EXIT_OK)
         return code;
-    config.bind_address = s->bind ? s->bind : "127.0.0.1";
-    config.http_port = number_or(s->http_port, 8000);
-    config.metrics_port = number_or(s->metrics_port, 8002);
-    config.workers = s->workers ? s->workers : "codec0,cpu0";
+    config.bind_address = snapshot->bind;
+    config.http_port = snapshot->http_port;
+    config.metrics_port = snapshot->metrics_port;
+    config.workers = snapshot->workers;
     config.model_repository = repository;
-    config.model = s->model;
-    config.require_sandbox = s->require_sandbox;
-    config.spin_us = number_or(s->spin_us, SPIN_US_DEFAULT);
-    config.link_timeout_ms = number_or(s->link_timeout_ms, 0);
-    config.drain_delay_ms = s->drain_delay_s == UNSET ? SP_DRAIN_DELAY_AUTO : (int)s->drain_delay_s * 1000;
+    config.model = *snapshot->model ? snapshot->model : NULL;
+    config.require_sandbox = snapshot->require_sandbox;
+    config.spin_us = snapshot->spin_us;
+    config.link_timeout_ms = snapshot->link_timeout_ms;
+    config.drain_delay_ms = snapshot->drain_delay_s < 0 ? SP_DRAIN_DELAY_AUTO : snapshot->drain_delay_s * 1000;
     config.log_level = level;
+    config.config = snapshot;
+    config.config_path = s->config;
+    config.overrides = s->overrides;
+    config.override_count = s->override_count;
     config.quiet = true; /* print_where says it */
     config.bound = print_where;
     if (sp_gateway_run(&config, &err) == SP_OK)
@@ -217,31 +192,42 @@ static int run(const settings *s, sp_log_level level)
     return err.status == SP_INVALID ? SP_EXIT_USAGE : code;
 }
 
+/* Says on stderr all that is wrong, or only worth a warning. */
+static int load(const settings *s, sp_config **ret_config)
+{
+    sp_error err = { 0 };
+    sp_complaints complaints;
+
+    sp_complaints_init(&complaints);
+    sp_status status = sp_config_load_over(s->config, s->overrides, s->override_count, ret_config, &complaints, &err);
+    int count = complaints.count;
+    if (count != 1 || complaints.warning_count)
+        fwrite(complaints.text.data, 1, complaints.text.size_bytes, stderr);
+    sp_complaints_done(&complaints);
+    if (!status)
+        return SP_EXIT_OK;
+    if (count > 1)
+        return sp_cli_fail(SP_EXIT_USAGE, "serve", "%d errors in the configuration; nothing was started", count);
+    return sp_cli_fail(SP_EXIT_USAGE, "serve", "%s", err.message);
+}
+
 int sp_command_serve(int argc, char **argv)
 {
-    settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .drain_delay_s = UNSET, .spin_us = UNSET,
-                   .link_timeout_ms = UNSET };
-    sp_error err = { 0 };
-    sp_config_file *file = NULL;
+    static settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .admin_port = UNSET,
+                          .drain_delay_s = UNSET, .spin_us = UNSET, .link_timeout_ms = UNSET }; /* 28 KiB */
+    sp_config *config = NULL;
     sp_log_level level = SP_LOG_INFO;
     int code;
 
     if (!parse(&s, argc, argv, &code))
         return code;
-    if (s.config) {
-        if (sp_config_file_load(s.config, &file, &err) || (file && take_file(&s, file, &err))) {
-            sp_config_file_free(file);
-            return sp_cli_fail(SP_EXIT_USAGE, "serve", "%s", err.message);
-        }
-    }
-    if (s.log_level && !sp_log_level_parse(s.log_level, &level))
-        code = sp_cli_fail(SP_EXIT_USAGE, "serve", "the log level must be debug, info, warn or error, not '%s'", s.log_level);
-    else {
-        /* Workers are told by their environment: it is the one thing that every child inherits unasked. */
-        static const char *const names[] = { "debug", "info", "warn", "error" };
-        setenv("SPILLWAY_LOG_LEVEL", names[level], 1);
-        code = run(&s, level);
-    }
-    sp_config_file_free(file);
+    gather_overrides(&s);
+    if ((code = load(&s, &config)) != SP_EXIT_OK)
+        return code;
+    (void)sp_log_level_parse(config->log_level, &level); /* the snapshot holds valid ones only */
+    /* Workers are told by their environment: it is the one thing that every child inherits unasked. */
+    setenv("SPILLWAY_LOG_LEVEL", config->log_level, 1);
+    code = run(&s, config, level);
+    sp_config_unref(config);
     return code;
 }

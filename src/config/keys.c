@@ -56,21 +56,34 @@ static bool worker_name_ok(const char *name)
            strlen(name) <= 31;
 }
 
+static bool names_worker(const char *workers, const char *item)
+{
+    size_t length = strlen(item);
+
+    for (const char *p = workers; *p; p += strcspn(p, ","), p += *p == ',') {
+        if (strcspn(p, ",") == length && !memcmp(p, item, length))
+            return true;
+    }
+    return false;
+}
+
 static void take_worker(sp_reader *reader, const sp_yaml_node *node, const char *item, void *object)
 {
-    char *workers = ((sp_config *)object)->workers;
-    size_t used = strlen(workers);
+    sp_config *config = object;
+    size_t used = strlen(config->workers);
     int count = used ? 1 : 0;
 
-    for (const char *p = workers; *p; p++)
+    for (const char *p = config->workers; *p; p++)
         count += *p == ',';
-    if (!worker_name_ok(item)) {
+    _Static_assert(SP_LIMIT_WORKERS * 32 <= sizeof(config->workers), "as many names as there may be fit");
+    if (!worker_name_ok(item))
         sp_reader_complain(reader, node, "'%.40s' is no worker; write a kind and a number, like cpu0", item);
-    } else if (count >= SP_LIMIT_WORKERS || used + strlen(item) + 2 > sizeof(((sp_config *)object)->workers)) {
+    else if (names_worker(config->workers, item))
+        sp_reader_complain(reader, node, "the worker %s stands twice", item);
+    else if (count == SP_LIMIT_WORKERS)
         sp_reader_complain(reader, node, "more than %d workers", SP_LIMIT_WORKERS);
-    } else {
-        (void)snprintf(workers + used, sizeof(((sp_config *)object)->workers) - used, "%s%s", used ? "," : "", item);
-    }
+    else
+        (void)snprintf(config->workers + used, sizeof(config->workers) - used, "%s%s", used ? "," : "", item);
 }
 
 static void workers_read(sp_reader *reader, const sp_yaml_node *node, void *object)

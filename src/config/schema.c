@@ -78,6 +78,8 @@ void sp_reader_text(sp_reader *reader, const sp_yaml_node *node, char *ret_text,
         sp_reader_complain(reader, node, "must be a text, not %s", kind_name(node));
     else if (length >= size)
         sp_reader_complain(reader, node, "longer than %zu bytes", size - 1);
+    else if (!length)
+        sp_reader_complain(reader, node, "is an empty text; leave the key out instead");
     else
         memcpy(ret_text, node->text, length + 1);
 }
@@ -278,6 +280,8 @@ static void read_members(sp_reader *reader, const sp_key *key, const sp_yaml_nod
 
 void sp_key_read(sp_reader *reader, const sp_key *key, const sp_yaml_node *node, void *object)
 {
+    if (node->bad)
+        return;
     switch (key->kind) {
     case SP_KEY_MAP:
         sp_schema_read(reader, key->schema, node, (char *)object + key->offset);
@@ -344,6 +348,8 @@ void sp_schema_read(sp_reader *reader, const sp_schema *schema, const sp_yaml_no
     int errors = reader->complainer->error_count;
     if (schema->init)
         schema->init(object);
+    if (node->bad)
+        return;
     if (node->kind == SP_YAML_SCALAR && !node->empty && schema->shorthand)
         sp_key_read(reader, sp_schema_find(schema, schema->shorthand), node, object);
     else if (node->kind == SP_YAML_MAP || node->empty)

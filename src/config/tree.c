@@ -101,7 +101,7 @@ static sp_status add_node(builder *b, const yaml_event_t *event, sp_yaml_kind ki
         if (!node->text)
             return SP_FAIL(reterr, SP_NOMEM, "no memory for the configuration");
     } else if (kind == SP_YAML_SCALAR) {
-        node->empty = true; /* an alias; its complaint has been made */
+        node->bad = true;
     }
     link_in(b, node);
     if (kind == SP_YAML_SCALAR)

@@ -21,6 +21,7 @@ typedef struct sp_yaml_node {
     int line;         /* from 1; 0 = not from a file */
     const char *text; /* scalar; no NUL inside */
     bool empty;       /* a plain scalar without text, "~" or "null": nothing was written */
+    bool bad;         /* an alias, which has been complained of */
     int count;        /* of members */
     const char *key;  /* as a member of a map; NULL in a list */
     int key_line;

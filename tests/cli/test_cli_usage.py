@@ -53,7 +53,7 @@ def test_each_command_has_help_with_examples(run, command):
     (["serve", "--model", ""], "--model needs a value that is not empty"),
     (["serve", "--require-sandbox=yes"], "--require-sandbox takes no value"),
     (["serve", "extra"], "'extra' is one word too many"),
-    (["serve", "--log-level", "loud"], "the log level must be debug, info, warn or error, not 'loud'"),
+    (["serve", "--log-level", "loud"], "--log-level: must be debug, info, warn or error, not 'loud'"),
     (["version", "--jsn"], "unknown option '--jsn', did you mean '--json'?"),
     (["pull"], "NAME is missing"),
     (["pull", "a", "b"], "'b' is one word too many"),
@@ -88,28 +88,41 @@ def test_faults_that_cannot_be_read_are_a_usage_error(run):
 
 
 @pytest.mark.parametrize("text, said", [
-    ("htp_port: 1\n", "Unexpected key: htp_port (line: 1)"),
-    ("http_port: 0\n# a remark\nworkers: [codec0]\nhtp_port: 1\n", "Unexpected key: htp_port (line: 4)"),
-    ("http_port: many\n", "Invalid INT value: 'many' (line: 1"),
-    ("http_port: 70000\n", "http_port must be from 0 to 65535, not 70000"),
-    ("metrics_port: -2\n", "metrics_port must be from -1 to 65535, not -2"),
-    ("drain_delay: -1\n", "drain_delay must be from 0 to 3600, not -1"),
-    ("bind: ''\n", "(line: 1"),
-    ("http_port: [\n", "(line: 1"),
-    ("workers: codec0\n", "(line: 1"),
-    ("- a\n- b\n", "Expecting MAPPING"),
-    ("http_port: 1\nhttp_port: 2\n", "http_port"),
-    ("log_level: loud\n", "the log level must be debug, info, warn or error, not 'loud'"),
-    ("a: &a [1]\nb: *a\n", "Unexpected key: a (line: 1)"),
-    ("workers: [" + ", ".join(f"cpu{i}" for i in range(17)) + "]\n", "(line: 1"),
+    ("htp_port: 1\n", ":1: htp_port: unknown key; did you mean http_port?"),
+    ("http_port: 0\n# a remark\nworkers: [codec0]\nhtp_port: 1\n", ":4: htp_port: unknown key; did you mean http_port?"),
+    ("http_port: many\n", ":1: http_port: must be a whole number, not 'many'"),
+    ("http_port: 70000\n", ":1: http_port: must be from 0 to 65535, not 70000"),
+    ("metrics_port: -2\n", ":1: metrics_port: must be from -1 to 65535, not -2"),
+    ("drain_delay: -1\n", ":1: drain_delay: must be whole seconds from 0s to 1h, not '-1'"),
+    ("bind: ''\n", ":1: bind: is an empty text; leave the key out instead"),
+    ("http_port: [\n", ":2: not YAML: "),
+    ("workers: {a: b}\n", ":1: workers: must be a list"),
+    ("- a\n- b\n", ":1: must be a map"),
+    ("http_port: 1\nhttp_port: 2\n", ":2: http_port: written twice, first in line 1"),
+    ("log_level: loud\n", ":1: log_level: must be debug, info, warn or error, not 'loud'"),
+    ("bind: &a localhost\nmodel: *a\n", ":2: aliases (*a) are not read; write the value out"),
+    ("workers: [" + ", ".join(f"cpu{i}" for i in range(17)) + "]\n", ":1: workers[16]: more than 16 workers"),
 ])
 def test_configuration_files_that_cannot_be(run, tmp_path, text, said):
     path = tmp_path / "spillway.yaml"
     path.write_text(text)
     done = run("serve", "--http-port", "0", "--metrics-port", "0", "--config", path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{path}{said}" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_all_mistakes_of_a_configuration_are_told(run, tmp_path):
+    path = tmp_path / "spillway.yaml"
+    path.write_text("htp_port: 1\nchains:\n  classify:\n    links: [cuda0]\n")
+    done = run("serve", "--config", path, env={"SPILLWAY_SPIN_US": "never", "USE_GPU_PIPELINE": "maybe"})
     assert done.returncode == 2
-    assert str(path) in done.stderr or "log level" in done.stderr
-    assert said in done.stderr
+    assert done.stderr.splitlines() == [
+        "SPILLWAY_SPIN_US: must be a whole number, not 'never'",
+        "USE_GPU_PIPELINE: must be true or false, not 'maybe'",
+        f"{path}:1: htp_port: unknown key; did you mean http_port?",
+        f"{path}:4: chains.classify.links[0].name: no worker or remote is named 'cuda0'; add it to workers or to remotes",
+        "spillway serve: 4 errors in the configuration; nothing was started",
+    ]
 
 
 def test_a_configuration_file_that_is_not_there(run, tmp_path):
