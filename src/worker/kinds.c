@@ -17,6 +17,7 @@ const sp_worker_kind *sp_worker_kind_find(const char *kind)
         { "cuda", &sp_worker_kind_device },
         { "tensorrt", &sp_worker_kind_device },
         { "sim", &sp_worker_kind_device },
+        { "net", &sp_worker_kind_net },
         { "noop", &sp_worker_kind_noop },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {

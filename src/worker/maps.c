@@ -112,6 +112,8 @@ sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr)
             take_body(&maps->slots[message.slot], message.serial, fds[0]);
         else if (used && message.kind == SP_CONTROL_OUTPUT)
             take_output(&maps->slots[message.slot], message.serial, fds[0]);
+        else if (fd_count == 1 && message.kind == SP_CONTROL_CONFIG && maps->on_config)
+            maps->on_config(maps->on_config_context, message.serial, fds[0]);
         else
             for (int i = 0; i < fd_count; i++)
                 sp_fd_closep(&fds[i]);
@@ -152,7 +154,7 @@ static sp_slot_map *output_of(sp_maps *maps, uint32_t slot, uint32_t serial)
 sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr)
 {
     *ret_input = (sp_view){ 0 };
-    if (submission->output_kind == SP_OUTPUT_NONE || submission->op == SP_OP_DECODE)
+    if (submission->output_kind == SP_OUTPUT_NONE || submission->op == SP_OP_DECODE || submission->op == SP_OP_FETCH)
         return SP_OK;
     sp_slot_map *map = output_of(maps, submission->slot, submission->output_serial);
     if (!map)
@@ -190,15 +192,30 @@ sp_status sp_maps_output(sp_maps *maps, uint32_t slot, size_t size_bytes, uint8_
     return SP_OK;
 }
 
+sp_status sp_maps_output_fd(sp_maps *maps, const sp_submission *submission, int *ret_fd, sp_error *reterr)
+{
+    sp_slot_map *map = output_of(maps, submission->slot, submission->output_serial);
+    if (!map || !map->output_writable)
+        return SP_FAIL(reterr, SP_INTERNAL, "slot %u has no output to write to", submission->slot);
+    unmap(&map->output, &map->output_bytes);
+    *ret_fd = map->output_fd;
+    return SP_OK;
+}
+
+void sp_maps_drop_output(sp_maps *maps, uint32_t slot)
+{
+    sp_slot_map *map = &maps->slots[slot];
+    unmap(&map->output, &map->output_bytes);
+    sp_fd_closep(&map->output_fd);
+    map->output_serial = 0;
+}
+
 void sp_maps_release(sp_maps *maps, uint32_t slot)
 {
     sp_slot_map *map = &maps->slots[slot];
     unmap(&map->body, &map->body_bytes);
     sp_fd_closep(&map->body_fd);
     map->body_serial = 0;
-    if (map->output_bytes > SP_OUTPUT_KEEP_BYTES) {
-        unmap(&map->output, &map->output_bytes);
-        sp_fd_closep(&map->output_fd);
-        map->output_serial = 0;
-    }
+    if (map->output_bytes > SP_OUTPUT_KEEP_BYTES)
+        sp_maps_drop_output(maps, slot);
 }

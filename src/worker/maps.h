@@ -31,6 +31,9 @@ typedef struct sp_maps {
     sp_worker_page *page;
     uint8_t *answers;
     sp_slot_map slots[SP_LIMIT_SLOTS];
+    /* A configuration has arrived: the callee takes the descriptor. NULL = this worker wants none. */
+    void (*on_config)(void *context, uint32_t serial, int fd);
+    void *on_config_context;
 } sp_maps;
 
 /* Waits for HELLO on the control socket and maps both memfds. */
@@ -47,6 +50,11 @@ sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view 
 
 /* The slot's output for writing, grown to `size_bytes`. */
 sp_status sp_maps_output(sp_maps *maps, uint32_t slot, size_t size_bytes, uint8_t **ret_output, sp_error *reterr);
+
+/* The slot's output as a descriptor to write to, never mapped here: the gateway may seal it against writing afterwards. */
+sp_status sp_maps_output_fd(sp_maps *maps, const sp_submission *submission, int *ret_fd, sp_error *reterr);
+/* Lets go of the slot's output, which has become something else. */
+void sp_maps_drop_output(sp_maps *maps, uint32_t slot);
 
 /* The request is through here: lets go of its body, and of an output too large to keep. */
 void sp_maps_release(sp_maps *maps, uint32_t slot);

@@ -18,6 +18,7 @@
 
 #include "base/attr.h"
 #include "base/limits.h"
+#include "base/status.h"
 #include "kernels/prep.h"
 
 #include <stdatomic.h>
@@ -146,6 +147,13 @@ typedef struct sp_answer_remote {
     sp_remote_attempt attempts[SP_LIMIT_ATTEMPTS];
     /* sp_answer_classes or bytes follow, 8-byte aligned */
 } sp_answer_remote;
+
+/* answer[slot] of SP_OP_REMOTE when status is not SP_OK and the far side told what it had tried: answer_bytes is then the
+ * size of all of it, else that of the error alone. */
+typedef struct sp_answer_remote_failure {
+    sp_error error;
+    _Alignas(8) sp_answer_remote remote; /* attempts, and who spoke; nothing follows */
+} sp_answer_remote_failure;
 
 /* answer[slot] of SP_OP_SEND. */
 typedef struct sp_answer_sent {

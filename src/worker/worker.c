@@ -5,6 +5,9 @@
  * lets the next one lead and runs the batch itself, so a lone request is served by the very thread that was woken: no
  * hand-over. A no-op is answered by the leader without giving the lead away.
  *
+ * An asynchronous kind (net) has one thread instead, which has all leases in hand at once; its progress is that it
+ * comes round.
+ *
  * The main thread waits for the end of the control socket (the gateway is gone: exit at once). */
 #include "worker/worker.h"
 
@@ -38,6 +41,14 @@ typedef struct executor {
     sp_submission submissions[SP_LIMIT_BATCH];
 } executor;
 
+/* A lease in an asynchronous kind's hands. A worker holds a slot at most once, so the slot is its place. */
+typedef struct async_item {
+    sp_work_item item;
+    sp_submission submission;
+    int64_t begun_ns;
+    bool finished, cancelled;
+} async_item;
+
 static struct {
     const sp_worker_config *config;
     const sp_worker_kind *kind;
@@ -55,6 +66,9 @@ static struct {
     atomic_bool ending; /* end_error is set: the next executor that is done ends the process */
     sp_error end_error;
     executor executors[SP_LIMIT_EXECUTORS];
+    async_item *async_items; /* SP_LIMIT_SLOTS; NULL unless the kind is asynchronous. Its thread's, like the next two */
+    async_item *in_hand[SP_LIMIT_SLOTS];
+    int in_hand_count;
 } worker = { .lead = PTHREAD_MUTEX_INITIALIZER, .answer_lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int64_t cpu_now_ns(void)
@@ -113,6 +127,11 @@ uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error 
     return s ? NULL : output;
 }
 
+sp_status sp_worker_output_fd(const sp_work_item *item, int *ret_fd, sp_error *reterr)
+{
+    return sp_maps_output_fd(&worker.maps, item->submission, ret_fd, reterr);
+}
+
 static void complete(sp_work_item *item, int64_t begun_ns)
 {
     sp_completion *done = &item->done;
@@ -123,7 +142,9 @@ static void complete(sp_work_item *item, int64_t begun_ns)
     if (item->status) {
         item->error.status = item->status;
         memcpy(item->answer, &item->error, sizeof(item->error));
-        done->answer_bytes = sizeof(item->error);
+        /* A remote's failure may carry what was tried there behind the error. */
+        bool more = item->submission->op == SP_OP_REMOTE && done->answer_bytes == sizeof(sp_answer_remote_failure);
+        done->answer_bytes = more ? sizeof(sp_answer_remote_failure) : sizeof(item->error);
     }
     pthread_mutex_lock(&worker.answer_lock);
     sp_maps_release(&worker.maps, done->slot); /* before the lease goes back: the slot may come again at once */
@@ -176,6 +197,14 @@ static void end_if_asked(void)
 
 /* --- batches -------------------------------------------------------------------------------------------------- */
 
+/* Is the body's descriptor sent for it? */
+static bool wants_body(const sp_submission *submission)
+{
+    if (submission->op == SP_OP_REMOTE)
+        return submission->output_kind == SP_OUTPUT_NONE; /* else an earlier link's output is what it takes */
+    return submission->op != SP_OP_CLASSIFY && submission->op != SP_OP_FETCH;
+}
+
 /* Turns a submission into an item the kind can work on; a refusal is the item's status. */
 static void prepare(sp_work_item *item, const sp_submission *submission)
 {
@@ -188,7 +217,7 @@ static void prepare(sp_work_item *item, const sp_submission *submission)
         item->status = SP_FAIL(&item->error, SP_CANCELLED, "the request was withdrawn before its turn");
     else if (submission->attempt_deadline_ns && sp_clock_now_ns() > submission->attempt_deadline_ns)
         item->status = SP_FAIL(&item->error, SP_BUSY, "the deadline passed before execution began");
-    else if (submission->op != SP_OP_CLASSIFY || !item->request->body_in_memfd)
+    else if (wants_body(submission) || !item->request->body_in_memfd)
         item->status = sp_maps_payload(&worker.maps, submission->slot, &item->body, &item->error);
     if (!item->status)
         item->status = sp_maps_input(&worker.maps, submission, &item->input, &item->error);
@@ -396,6 +425,131 @@ static void *executor_main(void *argument)
     return NULL;
 }
 
+/* --- an asynchronous kind -------------------------------------------------------------------------------------- */
+
+/* How often it looks for withdrawn leases while it has any; nobody rings for them. */
+#define ASYNC_LOOK_NS (25 * SP_NS_PER_MS)
+
+/* All that is in hand, and that the thread has come round: spread over the marks of as many executors as that takes. */
+static void async_mark(void)
+{
+    for (int e = 0; e < (int)worker.card.executors; e++) {
+        sp_mark *mark = &worker.maps.page->marks[e];
+        int first = e * SP_LIMIT_BATCH;
+        int count = SP_CLAMP(worker.in_hand_count - first, 0, SP_LIMIT_BATCH);
+        for (int i = 0; i < count; i++) {
+            atomic_store_explicit(&mark->items[i].slot, worker.in_hand[first + i]->submission.slot, memory_order_relaxed);
+            atomic_store_explicit(&mark->items[i].lease, worker.in_hand[first + i]->submission.lease, memory_order_relaxed);
+        }
+        if (count)
+            mark_write(e, SP_STAGE_INFERENCE, 0);
+        atomic_store_explicit(&mark->count, (uint32_t)count, memory_order_release);
+    }
+}
+
+void sp_worker_finish(sp_work_item *item)
+{
+    async_item *entry = (async_item *)(void *)item; /* its first member */
+    SP_ASSERT(!entry->finished);
+    entry->finished = true;
+}
+
+static void async_begin(const sp_submission *submission)
+{
+    async_item *entry = &worker.async_items[submission->slot];
+    *entry = (async_item){ .submission = *submission, .begun_ns = sp_clock_now_ns() };
+    worker.in_hand[worker.in_hand_count++] = entry;
+    async_mark(); /* before its first byte is looked at */
+    prepare(&entry->item, &entry->submission);
+    if (!entry->item.status)
+        entry->item.status = hit_batch_fault(&entry->item);
+    if (entry->item.status)
+        entry->finished = true;
+    else
+        worker.kind->async->start(worker.state, &entry->item);
+}
+
+static void async_give_back(void)
+{
+    int kept = 0, given = 0;
+    for (int i = 0; i < worker.in_hand_count; i++) {
+        async_item *entry = worker.in_hand[i];
+        if (!entry->finished) {
+            worker.in_hand[kept++] = entry;
+            continue;
+        }
+        if (entry->submission.op == SP_OP_FETCH && !entry->item.status)
+            sp_maps_drop_output(&worker.maps, entry->submission.slot); /* it is a body now */
+        complete(&entry->item, entry->begun_ns);
+        given++;
+    }
+    worker.in_hand_count = kept;
+    if (given)
+        wake_gateway();
+}
+
+static void async_cancel_withdrawn(void)
+{
+    for (int i = 0; i < worker.in_hand_count; i++) {
+        async_item *entry = worker.in_hand[i];
+        if (entry->finished || entry->cancelled || !sp_work_item_cancelled(&entry->item))
+            continue;
+        entry->cancelled = true;
+        worker.kind->async->cancel(worker.state, &entry->item);
+    }
+}
+
+static void async_wait(void)
+{
+    struct pollfd bell = { .fd = worker.maps.submit_fd, .events = POLLIN };
+    uint64_t rings;
+    sp_ring_announce_sleep(&worker.maps.page->worker_sleeping);
+    int64_t wait_ns = !ring_is_empty() ? 0 : worker.in_hand_count ? ASYNC_LOOK_NS : -1;
+    worker.kind->async->drive(worker.state, worker.maps.submit_fd, wait_ns);
+    atomic_store_explicit(&worker.maps.page->worker_sleeping, 0, memory_order_relaxed);
+    if (poll(&bell, 1, 0) == 1)
+        (void)!read(worker.maps.submit_fd, &rings, sizeof(rings));
+}
+
+static void async_receive(void)
+{
+    sp_error err = { 0 };
+    if (sp_maps_receive(&worker.maps, &err) == SP_UNAVAILABLE)
+        _exit(0); /* the gateway is gone */
+}
+
+static void *async_main(void *argument)
+{
+    executor *self = argument;
+    for (;;) {
+        take_in();
+        async_receive(); /* also a configuration that came without a lease */
+        answer_noops(self);
+        for (int i = 0; i < worker.waiting_count; i++)
+            async_begin(&worker.waiting[i]);
+        worker.waiting_count = 0;
+        async_cancel_withdrawn();
+        async_give_back();
+        async_mark();
+        async_wait();
+        async_give_back();
+    }
+    return NULL;
+}
+
+static sp_status async_open(sp_error *reterr)
+{
+    if (worker.card.window > worker.card.executors * SP_LIMIT_BATCH)
+        return SP_FAIL(reterr, SP_INTERNAL, "kind %s asks for %u leases, its marks hold %u", worker.kind->name,
+                       worker.card.window, worker.card.executors * SP_LIMIT_BATCH);
+    worker.async_items = calloc(SP_LIMIT_SLOTS, sizeof(*worker.async_items));
+    if (!worker.async_items)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for %d items", SP_LIMIT_SLOTS);
+    worker.maps.on_config = worker.kind->async->config;
+    worker.maps.on_config_context = worker.state;
+    return SP_OK;
+}
+
 /* --- start ---------------------------------------------------------------------------------------------------- */
 
 static int fail_start(const sp_error *err)
@@ -441,7 +595,7 @@ static sp_status start(const sp_worker_config *config, sp_error *reterr)
     sp_fault_scope(config->name);
     worker.kind = sp_worker_kind_find(config->kind);
     if (!worker.kind)
-        return SP_FAIL(reterr, SP_INVALID, "no worker kind '%s' (codec, cpu, cuda, tensorrt, sim, noop)", config->kind);
+        return SP_FAIL(reterr, SP_INVALID, "no worker kind '%s' (codec, cpu, cuda, tensorrt, sim, net, noop)", config->kind);
     sp_status s = sp_fault_arm(getenv("SPILLWAY_FAULTS"), reterr);
     if (!s)
         s = sp_maps_open(&worker.maps, CONTROL_FD, reterr);
@@ -451,6 +605,8 @@ static sp_status start(const sp_worker_config *config, sp_error *reterr)
         s = worker.kind->open(config, &worker.card, &worker.state, reterr);
     if (!s)
         s = check_card(&worker.card, reterr);
+    if (!s && worker.kind->async)
+        s = async_open(reterr);
     if (!s && worker.kind->sandbox)
         s = worker.kind->sandbox(worker.state, &worker.card, config->require_sandbox, reterr);
     return s;
@@ -458,10 +614,11 @@ static sp_status start(const sp_worker_config *config, sp_error *reterr)
 
 static sp_status start_executors(sp_error *reterr)
 {
-    for (uint32_t i = 0; i < worker.card.executors; i++) {
+    uint32_t threads = worker.kind->async ? 1 : worker.card.executors;
+    for (uint32_t i = 0; i < threads; i++) {
         executor *self = &worker.executors[i];
         self->index = (int)i;
-        int code = pthread_create(&self->thread, NULL, executor_main, self);
+        int code = pthread_create(&self->thread, NULL, worker.kind->async ? async_main : executor_main, self);
         if (code)
             return SP_FAIL_FROM(reterr, SP_NOMEM, "pthread", code, "no thread for executor %u", i);
     }

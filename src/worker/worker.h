@@ -19,6 +19,7 @@ typedef struct sp_work_item {
     sp_status status;
     sp_error error;
     sp_completion done; /* sizes and times; slot, lease, status, begun_ns are the loop's */
+    void *own; /* an asynchronous kind's, while it has the item */
 } sp_work_item;
 
 typedef struct sp_worker_config {
@@ -32,8 +33,27 @@ typedef struct sp_worker_config {
     int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */
 } sp_worker_config;
 
+/* A kind that waits for others rather than computing (net): one thread has all of its items in hand at once. All calls
+ * come from that thread. */
+typedef struct sp_worker_async {
+    /* Begins. The item and what it points to stay until sp_worker_finish, which may be called in here already. */
+    void (*start)(void *state, sp_work_item *item);
+    /* Nobody wants it any more: drop it and finish it, with SP_CANCELLED. Called once an item. */
+    void (*cancel)(void *state, sp_work_item *item);
+    /* Moves all items on; waits for at most `wait_ns` (-1 = no bound) or until `wake_fd` is readable (it is not to be
+     * read). A call that does not come back is how the watchdog knows a hung worker. */
+    void (*drive)(void *state, int wake_fd, int64_t wait_ns);
+    /* A snapshot of the configuration; the callee closes the descriptor. */
+    void (*config)(void *state, uint32_t serial, int fd);
+} sp_worker_async;
+
+/* The item has its status; it goes back to the gateway when the kind's call is over, and is not to be touched again. */
+void sp_worker_finish(sp_work_item *item);
+
 typedef struct sp_worker_kind {
     const char *name;
+    const sp_worker_async *async; /* NULL: run(). Else run and choose are not used, and card.executors x SP_LIMIT_BATCH
+                                   * must be room for card.window */
     /* Loads what is needed, before the first lease. Fills *card (executors, max_batch, window at least). */
     sp_status (*open)(const sp_worker_config *config, sp_worker_card *card, void **ret_state, sp_error *reterr);
     /* After open, before the first byte from outside is touched: drop privileges. NULL = none. */
@@ -55,6 +75,9 @@ void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns);
  * mapped once and kept for the slot's next requests. Contents of an earlier request may still be there.
  * NULL with *reterr set: SP_NOMEM (memory, or more than one output may hold). The loop's; never unmap it. */
 uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error *reterr);
+
+/* The slot's output as a descriptor for pwrite, for a FETCH. Borrowed. SP_INTERNAL: it never came. */
+sp_status sp_worker_output_fd(const sp_work_item *item, int *ret_fd, sp_error *reterr);
 
 /* True when the gateway no longer wants this item; cheap, call between stages. */
 bool sp_work_item_cancelled(const sp_work_item *item);

@@ -9,6 +9,7 @@
 #include "cli/fetch/digest.h"
 
 #include "base/limits.h"
+#include "provider/curl_rules.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -24,7 +25,6 @@
 
 #define CONNECT_TIMEOUT_S 30L
 #define STALLED_AFTER_S 60L /* less than 1 byte/s for so long counts as broken */
-#define REDIRECTS_MAX 5L
 /* Requests of one download: a link that breaks more often than this is better left alone for a while. */
 #define REQUESTS_MAX 20
 
@@ -131,16 +131,12 @@ static void set_up(transfer *t)
 {
     CURL *curl = t->curl;
 
+    sp_curl_rules_apply(curl, "spillway/" SP_VERSION, true, NULL);
     curl_easy_setopt(curl, CURLOPT_URL, t->download->url);
-    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
-    curl_easy_setopt(curl, CURLOPT_MAXREDIRS, REDIRECTS_MAX);
+    curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L); /* to other hosts too: the digest says what may come from there */
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, STALLED_AFTER_S);
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_USERAGENT, "spillway/" SP_VERSION);
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, t->text);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, t);
