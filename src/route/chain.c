@@ -1,103 +1,398 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The chain of a request: which workers may do its step, which of them should, and for how long. Decides, changes
- * nothing. */
+ * The chain of a request: which of its links may answer it, which of them should now, and for how long. Decides, changes
+ * nothing (but a breaker whose pause is over becomes half-open when it is looked at). */
 #include "route/chain.h"
 
+#include "base/clock.h"
+#include "route/quota.h"
+
 #include <string.h>
+#include <time.h>
 
-static bool can_do(const sp_worker *worker, const sp_request *request)
+/* Left for a later remote of which no latency is known yet. */
+#define UNKNOWN_REMOTE_NS SP_NS_PER_S
+
+/* --- conditions -------------------------------------------------------------------------------------------------- */
+
+void sp_chain_judge_open(sp_request *request, const sp_request_params *params)
 {
-    switch (request->op) {
-    case SP_OP_NOOP:
-        return worker->role != SP_ROLE_CODEC;
-    case SP_OP_DECODE:
-        return worker->role == SP_ROLE_CODEC;
-    case SP_OP_CLASSIFY:
-        return worker->role == SP_ROLE_DEVICE && !worker->without_model &&
-               (!worker->has_card || !request->answer.model[0] || strcmp(worker->card.model, request->answer.model) == 0);
-    case SP_OP_FETCH:
-    case SP_OP_REMOTE:
-    case SP_OP_SEND:
-        break;
+    const sp_chain *chain = request->chain;
+    sp_facts facts = {
+        .tier = params->tier ? params->tier : "",
+        .duration_s = params->duration_s > 0 ? params->duration_s : -1,
+        .force_cpu = params->force_cpu,
+        .header = params->header,
+        .parameter = params->parameter,
+        .context = params->facts_context,
+    };
+    request->allowed = 0;
+    for (int e = 0; e < chain->count; e++) {
+        const sp_link_config *config = chain->entries[e].config;
+        bool holds = true;
+        for (int c = 0; c < config->condition_count && holds; c++) {
+            const sp_condition *condition = &config->conditions[c];
+            if (!sp_condition_is_live(condition) && condition->kind != SP_CONDITION_PAYLOAD_BYTES)
+                holds = sp_condition_holds(condition, &facts);
+        }
+        request->allowed |= (uint32_t)holds << e;
     }
-    return false;
 }
 
-/* It may answer this request, now or when it is up again. */
-bool sp_chain_may_answer(const sp_worker *worker, const sp_request *request)
+void sp_chain_judge_payload(sp_request *request)
 {
-    return worker->state != SP_WORKER_QUARANTINED && worker->state != SP_WORKER_ENDING && can_do(worker, request) &&
-           request->tries[worker->index] < SP_TRIES_PER_WORKER;
+    sp_facts facts = { .tier = "", .duration_s = -1, .payload_bytes = request->shared->payload_bytes };
+    for (int e = 0; e < request->chain->count; e++) {
+        const sp_link_config *config = request->chain->entries[e].config;
+        for (int c = 0; c < config->condition_count; c++) {
+            if (config->conditions[c].kind == SP_CONDITION_PAYLOAD_BYTES && !sp_condition_holds(&config->conditions[c], &facts))
+                request->allowed &= ~(1u << e);
+        }
+    }
 }
 
-static bool has_room(const sp_worker *worker, const sp_request *request, bool alone)
+int sp_chain_queue_depth(const sp_house *house, const sp_request *request)
 {
-    if (worker->state != SP_WORKER_READY || worker->leases[request->slot].number)
-        return false;
-    if (alone)
-        return worker->in_flight == 0;
-    return !worker->reserved && (uint32_t)worker->in_flight < worker->card.window;
+    int running = 0;
+    for (int e = 0; e < request->chain->count; e++) {
+        int w = request->chain->entries[e].worker;
+        if (w >= 0 && house->workers[w].state == SP_WORKER_READY)
+            running += SP_MIN(house->workers[w].in_flight, (int)house->workers[w].card.executors);
+    }
+    return SP_MAX(house->active[request->task] - running, 0);
 }
 
-/* The chain: workers in the order they were named, same kind = same link. A worker that failed this request comes
- * after one that did not; inside a link the one with the fewest leases. */
-static bool better(const sp_request *request, const sp_worker *a, const sp_worker *b)
+static int minute_of_day(void)
 {
-    if (!b)
-        return true;
-    if (request->tries[a->index] != request->tries[b->index])
-        return request->tries[a->index] < request->tries[b->index];
-    if (strcmp(a->kind, b->kind) != 0)
-        return a->index < b->index;
-    return a->in_flight != b->in_flight ? a->in_flight < b->in_flight : a->index < b->index;
+    static int64_t known_minute;
+    static int minute;
+    int64_t unix_minute = sp_clock_wall_ns() / SP_NS_PER_S / 60;
+    if (unix_minute != known_minute) { /* local time costs a lock and a look at the zone: once a minute */
+        time_t now = (time_t)(unix_minute * 60);
+        struct tm local;
+        if (localtime_r(&now, &local))
+            minute = local.tm_hour * 60 + local.tm_min;
+        known_minute = unix_minute;
+    }
+    return minute;
 }
 
-/* A link that usually needs longer than is left comes last: it is taken only when nobody quicker can be. */
-static bool too_slow(const sp_worker *worker, const sp_request *request, int64_t now_ns)
+/* The conditions that change while a request waits. */
+static sp_skip judge_live(const sp_house *house, const sp_request *request, const sp_link_config *config)
 {
-    return worker->card.p50_ns > request->shared->deadline_ns - now_ns;
+    sp_skip skip = SP_SKIP_NONE;
+    for (int c = 0; c < config->condition_count; c++) {
+        const sp_condition *condition = &config->conditions[c];
+        if (!sp_condition_is_live(condition))
+            continue;
+        sp_facts facts = { .tier = "", .duration_s = -1, .queue_depth = sp_chain_queue_depth(house, request) };
+        if (condition->kind == SP_CONDITION_TIME)
+            facts.minute_of_day = minute_of_day();
+        if (!sp_condition_holds(condition, &facts)) {
+            if (condition->kind == SP_CONDITION_TIME)
+                return SP_SKIP_CONDITION;
+            skip = SP_SKIP_LOAD;
+        }
+    }
+    return skip;
 }
 
-sp_worker *sp_chain_pick(sp_house *house, const sp_request *request, bool alone, bool *ret_possible)
+/* --- one entry --------------------------------------------------------------------------------------------------- */
+
+bool sp_chain_wants_output(const sp_request *request, int entry)
 {
-    sp_worker *best = NULL, *best_slow = NULL;
+    return request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway;
+}
+
+/* What will not change for this request any more. */
+static sp_skip judge_for_good(const sp_house *house, const sp_request *request, int e)
+{
+    const sp_chain_entry *entry = &request->chain->entries[e];
+    const sp_link *link = &house->links[entry->link];
+    if (request->only != -1 && request->only != e)
+        return SP_SKIP_ONLY;
+    if (entry->worker < 0 && request->local_only)
+        return SP_SKIP_LOCAL_ONLY;
+    if (entry->worker >= 0 && !entry->is_cpu && (request->force_cpu || !request->snapshot->config->use_gpu))
+        return SP_SKIP_NOT_CPU;
+    if (!request->internal && link->quarantined)
+        return SP_SKIP_QUARANTINE;
+    if (request->barred & (1u << e))
+        return SP_SKIP_TRIED;
+    if (request->only != e && !(request->allowed & (1u << e)))
+        return SP_SKIP_CONDITION;
+    bool decoded = request->output_kind == SP_OUTPUT_RGB8 || request->output_kind == SP_OUTPUT_TENSOR;
+    if (sp_chain_wants_output(request, e) && !decoded && (request->no_decode || !house->role_counts[SP_ROLE_CODEC]))
+        return SP_SKIP_CANNOT;
+    if (entry->worker < 0) {
+        bool known = entry->spillway || sp_chain_card(house, request); /* a tensor is made by a model's card */
+        return house->role_counts[SP_ROLE_NET] && known ? SP_SKIP_NONE : SP_SKIP_CANNOT;
+    }
+    const sp_worker *worker = &house->workers[entry->worker];
+    if (worker->state == SP_WORKER_QUARANTINED || worker->state == SP_WORKER_ENDING)
+        return SP_SKIP_DOWN;
+    if (request->task == SP_TASK_CLASSIFY &&
+        (worker->without_model || (worker->has_card && request->answer.model[0] &&
+                                   strcmp(worker->card.model, request->answer.model) != 0)))
+        return SP_SKIP_CANNOT;
+    return SP_SKIP_NONE;
+}
+
+static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool alone)
+{
+    if (worker->state != SP_WORKER_READY)
+        return SP_SKIP_DOWN;
+    if (worker->leases[request->slot].number || (alone ? worker->in_flight > 0 : worker->reserved))
+        return SP_SKIP_FULL;
+    return (uint32_t)worker->in_flight < worker->card.window ? SP_SKIP_NONE : SP_SKIP_FULL;
+}
+
+/* A net worker with room; NULL with the reason. Any of them can run any remote. */
+static sp_worker *net_worker(sp_house *house, const sp_request *request, bool alone, sp_skip *ret_skip)
+{
+    sp_worker *best = NULL;
+    *ret_skip = SP_SKIP_DOWN;
+    for (int i = 0; i < house->worker_count; i++) {
+        sp_worker *worker = &house->workers[i];
+        if (worker->role != SP_ROLE_NET)
+            continue;
+        sp_skip skip = room_at(worker, request, alone);
+        if (skip == SP_SKIP_FULL)
+            *ret_skip = SP_SKIP_FULL;
+        if (skip == SP_SKIP_NONE && (!best || worker->in_flight < best->in_flight))
+            best = worker;
+    }
+    if (best)
+        *ret_skip = SP_SKIP_NONE;
+    return best;
+}
+
+int64_t sp_chain_p50_ns(const sp_house *house, const sp_chain_entry *entry)
+{
+    int64_t seen_ns = house->links[entry->link].latency.p50_ns;
+    if (seen_ns)
+        return seen_ns;
+    return entry->worker >= 0 ? house->workers[entry->worker].card.p50_ns : 0;
+}
+
+static int64_t p99_of(const sp_house *house, const sp_chain_entry *entry)
+{
+    int64_t seen_ns = house->links[entry->link].latency.p99_ns;
+    if (seen_ns)
+        return seen_ns;
+    return entry->worker >= 0 ? house->workers[entry->worker].card.p99_ns : UNKNOWN_REMOTE_NS;
+}
+
+/* --- the choice -------------------------------------------------------------------------------------------------- */
+
+/* Order of preference; least first. */
+enum { AS_WRITTEN = 0, DEMOTED = 1, SLOW = 2, AGAINST_ITS_LOAD = 3 };
+
+typedef struct candidate {
+    int entry;
+    sp_worker *worker;
+    int key;
+    uint32_t rank; /* class, tries, place */
+    int in_flight;
+} candidate;
+
+static void soonest(int64_t *at_ns, int64_t candidate_ns)
+{
+    if (candidate_ns > 0 && (!*at_ns || candidate_ns < *at_ns))
+        *at_ns = candidate_ns;
+}
+
+/* What passes by waiting: breaker, quota, cost. Sets *ret_class; *ret_wake_ns says when it may be open again. */
+static sp_skip judge_for_now(sp_house *house, const sp_request *request, int e, int64_t now_ns, int *ret_class, int *ret_key,
+                             int64_t *ret_wake_ns)
+{
+    const sp_chain_entry *entry = &request->chain->entries[e];
+    sp_link *link = &house->links[entry->link];
+    bool allowed = sp_breaker_would_allow(&link->breaker, now_ns);
+    sp_link_note_breaker(link, now_ns);
+    if (!allowed && entry->worker < 0) {
+        *ret_wake_ns = sp_breaker_retry_at(&link->breaker, now_ns);
+        return SP_SKIP_BREAKER;
+    }
+    sp_skip skip = sp_quota_look(house, request, entry, now_ns, ret_key, ret_wake_ns);
+    if (skip)
+        return skip;
+    if (!allowed)
+        *ret_class = DEMOTED; /* a local link is never shut: it may be the last */
+    if (sp_chain_p50_ns(house, entry) > request->shared->deadline_ns - now_ns)
+        *ret_class = SP_MAX(*ret_class, SLOW);
+    return SP_SKIP_NONE;
+}
+
+static uint32_t rank_of(const sp_request *request, int e, int class, bool alone)
+{
+    const sp_chain_entry *entry = &request->chain->entries[e];
+    uint32_t tries = request->chain->written ? 0 : request->tries[e]; /* unwritten: who failed it comes after who did not */
+    uint32_t off_cpu = alone && !entry->is_cpu; /* a suspect never goes to a GPU first */
+    if (request->pinned == e && class == AS_WRITTEN && !alone)
+        return 0;
+    return (uint32_t)class << 24 | off_cpu << 23 | tries << 16 | (uint32_t)entry->group << 8 | 1;
+}
+
+static bool better(const candidate *a, const candidate *b)
+{
+    if (b->entry < 0 || a->rank != b->rank)
+        return b->entry < 0 || a->rank < b->rank;
+    return a->in_flight < b->in_flight; /* of one group: whoever has less to do */
+}
+
+typedef struct choice {
+    candidate best, ahead; /* with room now · with room or without */
+    bool possible, soon;
+    int64_t wake_ns;
+} choice;
+
+static void weigh(sp_house *house, sp_request *request, int e, int64_t now_ns, bool ignore_load, choice *all, sp_skip *ret_skip)
+{
+    const sp_chain_entry *entry = &request->chain->entries[e];
+    const sp_link *link = &house->links[entry->link];
+    int class = AS_WRITTEN, key = -1;
+    int64_t wake_ns = 0;
+    *ret_skip = judge_for_good(house, request, e);
+    if (*ret_skip)
+        return;
+    if (request->only != e)
+        *ret_skip = judge_live(house, request, entry->config);
+    if (*ret_skip == SP_SKIP_LOAD && ignore_load) {
+        class = AGAINST_ITS_LOAD;
+        *ret_skip = SP_SKIP_NONE;
+    }
+    if (!*ret_skip)
+        *ret_skip = judge_for_now(house, request, e, now_ns, &class, &key, &wake_ns);
+    if (*ret_skip) {
+        if (wake_ns && wake_ns < request->shared->deadline_ns) {
+            all->possible = true; /* it opens in time */
+            soonest(&all->wake_ns, wake_ns);
+        }
+        return;
+    }
+    all->possible = true;
+    bool alone = request->suspect;
+    sp_worker *worker = entry->worker >= 0 ? &house->workers[entry->worker] : NULL;
+    sp_skip room = SP_SKIP_NONE;
+    if (worker)
+        room = room_at(worker, request, alone);
+    else
+        worker = net_worker(house, request, alone, &room);
+    if (!room && !sp_limiter_has_room(&link->limiter))
+        room = SP_SKIP_FULL;
+    candidate one = { .entry = e, .worker = worker, .key = key, .rank = rank_of(request, e, class, alone),
+                      .in_flight = entry->worker >= 0 ? worker->in_flight : link->in_flight };
+    if (better(&one, &all->ahead))
+        all->ahead = one;
+    if (!room && better(&one, &all->best))
+        all->best = one;
+    *ret_skip = room ? room : class == SLOW ? SP_SKIP_SLOW : class == DEMOTED ? SP_SKIP_BREAKER : SP_SKIP_NONE;
+}
+
+void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *ret_pick)
+{
     int64_t now_ns = sp_loop_now_ns(house->loop);
+    choice all = { .best.entry = -1, .ahead.entry = -1 };
+    const sp_chain *chain = request->chain;
+    for (int e = 0; e < chain->count; e++)
+        weigh(house, request, e, now_ns, false, &all, &ret_pick->skips[e]);
+    if (!all.possible && !hedge) { /* a link that waits for load is better than no answer */
+        for (int e = 0; e < chain->count; e++) {
+            if (ret_pick->skips[e] == SP_SKIP_LOAD)
+                weigh(house, request, e, now_ns, true, &all, &ret_pick->skips[e]);
+        }
+    }
+    ret_pick->entry = all.best.entry;
+    ret_pick->worker = all.best.worker;
+    ret_pick->key = all.best.key;
+    ret_pick->possible = all.possible;
+    ret_pick->ahead = all.ahead.entry;
+    ret_pick->wake_ns = all.wake_ns;
+}
+
+/* --- steps that are no link's ------------------------------------------------------------------------------------ */
+
+static sp_worker_role pool_role(sp_op op)
+{
+    return op == SP_OP_DECODE ? SP_ROLE_CODEC : SP_ROLE_NET;
+}
+
+sp_worker *sp_chain_pick_pool(sp_house *house, const sp_request *request, bool *ret_possible)
+{
+    sp_worker *best = NULL;
     *ret_possible = false;
     for (int i = 0; i < house->worker_count; i++) {
         sp_worker *worker = &house->workers[i];
-        if (!sp_chain_may_answer(worker, request))
+        if (worker->role != pool_role(request->op) || worker->state == SP_WORKER_QUARANTINED ||
+            worker->state == SP_WORKER_ENDING || request->pool_tries[i] >= SP_TRIES_PER_WORKER)
             continue;
         *ret_possible = true;
-        sp_worker **place = too_slow(worker, request, now_ns) ? &best_slow : &best;
-        if (has_room(worker, request, alone) && better(request, worker, *place))
-            *place = worker;
+        if (room_at(worker, request, request->suspect))
+            continue;
+        if (!best || request->pool_tries[i] < request->pool_tries[best->index] ||
+            (request->pool_tries[i] == request->pool_tries[best->index] && worker->in_flight < best->in_flight))
+            best = worker;
     }
-    return best ? best : best_slow;
+    return best;
 }
 
-/* An attempt may take what is left, minus what the quickest later worker needs; the last one gets all of it. */
-int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_worker *chosen, const sp_request *request, int64_t now_ns)
+/* --- how long ---------------------------------------------------------------------------------------------------- */
+
+/* The p99 of the quickest other entry that could still take over; INT64_MAX = there is none. */
+static int64_t quickest_other_ns(const sp_house *house, const sp_request *request, int entry)
 {
-    int64_t deadline_ns = request->shared->deadline_ns, later_ns = INT64_MAX;
-    for (int i = 0; i < house->worker_count; i++) {
-        const sp_worker *other = &house->workers[i];
-        if (other != chosen && other->state == SP_WORKER_READY && sp_chain_may_answer(other, request))
-            later_ns = SP_MIN(later_ns, other->card.p99_ns);
+    int64_t quickest_ns = INT64_MAX;
+    for (int e = 0; e < request->chain->count; e++) {
+        const sp_chain_entry *other = &request->chain->entries[e];
+        if (e == entry || judge_for_good(house, request, e))
+            continue;
+        if (other->worker >= 0 && house->workers[other->worker].state != SP_WORKER_READY)
+            continue;
+        if (other->worker < 0 && house->links[other->link].breaker.state == SP_BREAKER_OPEN)
+            continue;
+        quickest_ns = SP_MIN(quickest_ns, p99_of(house, other));
     }
-    if (later_ns == INT64_MAX)
+    return quickest_ns;
+}
+
+int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *request, int entry, const sp_worker *worker,
+                                  int64_t now_ns)
+{
+    int64_t deadline_ns = request->shared->deadline_ns, timeout_ns = house->config.link_timeout_ns, later_ns = INT64_MAX;
+    bool again = false;
+    if (entry < 0) { /* a step of its own: another worker of the same role takes over */
+        for (int i = 0; i < house->worker_count; i++) {
+            const sp_worker *other = &house->workers[i];
+            if (other != worker && other->role == worker->role && other->state == SP_WORKER_READY &&
+                request->pool_tries[i] < SP_TRIES_PER_WORKER)
+                later_ns = SP_MIN(later_ns, other->card.p99_ns);
+        }
+    } else {
+        const sp_link_config *config = request->chain->entries[entry].config;
+        later_ns = quickest_other_ns(house, request, entry);
+        timeout_ns = config->timeout_ns ? config->timeout_ns : timeout_ns;
+        again = config->timeout_ns && request->tries[entry] < config->retry.retries;
+    }
+    if (later_ns == INT64_MAX && !again)
         return deadline_ns;
-    int64_t until_ns = deadline_ns - later_ns;
-    if (house->config.link_timeout_ns)
-        until_ns = SP_MIN(until_ns, now_ns + house->config.link_timeout_ns);
-    return until_ns;
+    int64_t left_ns = deadline_ns - now_ns;
+    int64_t until_ns = later_ns == INT64_MAX ? deadline_ns : deadline_ns - SP_MIN(later_ns, left_ns / 2);
+    return timeout_ns ? SP_MIN(until_ns, now_ns + timeout_ns) : until_ns;
 }
 
-/* Pixels suit every device; the tensor itself is made ahead only when nothing but CPUs can come next. */
-uint32_t sp_chain_wanted_output(const sp_house *house)
+/* --- models ------------------------------------------------------------------------------------------------------ */
+
+/* Pixels suit every device; the tensor itself is made ahead only when nothing but CPUs and tensor remotes can come next. */
+uint32_t sp_chain_wanted_output(const sp_house *house, const sp_request *request)
 {
-    for (int i = 0; i < house->worker_count; i++) {
-        const sp_worker *worker = &house->workers[i];
-        if (worker->role == SP_ROLE_DEVICE && worker->state != SP_WORKER_QUARANTINED && strcmp(worker->kind, "cpu") != 0)
+    for (int e = 0; e < request->chain->count; e++) {
+        const sp_chain_entry *entry = &request->chain->entries[e];
+        if (entry->worker < 0 && !entry->spillway)
+            return SP_OUTPUT_TENSOR; /* a remote needs the tensor, and every device takes one of its own model */
+    }
+    for (int e = 0; e < request->chain->count; e++) {
+        const sp_chain_entry *entry = &request->chain->entries[e];
+        if (entry->worker >= 0 && !entry->is_cpu && house->workers[entry->worker].state != SP_WORKER_QUARANTINED)
             return SP_OUTPUT_RGB8;
     }
     return SP_OUTPUT_TENSOR;
@@ -112,14 +407,4 @@ const sp_worker_card *sp_chain_card(const sp_house *house, const sp_request *req
             return &w->card;
     }
     return NULL;
-}
-
-bool sp_chain_model_may_come(const sp_house *house)
-{
-    for (int i = 0; i < house->worker_count; i++) {
-        const sp_worker *w = &house->workers[i];
-        if (w->role == SP_ROLE_DEVICE && !w->has_card && !w->without_model && w->state != SP_WORKER_QUARANTINED)
-            return true;
-    }
-    return false;
 }

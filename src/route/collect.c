@@ -5,25 +5,40 @@
 #include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
+#include "route/quota.h"
 #include "worker/ring.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-static void note_times(sp_worker *worker, sp_request *request, const sp_completion *done, const sp_lease *given)
+/* What the item took of its device, and what a remote took: for cost. A worker's claims, bounded by what can be. */
+typedef struct times {
+    int64_t begun_ns, took_ns, device_ns;
+} times;
+
+static times read_times(const sp_completion *done, const sp_lease *given)
 {
-    sp_answer *answer = &request->answer;
     int64_t now_ns = sp_clock_now_ns();
     int64_t begun_ns = SP_CLAMP(done->begun_ns, given->given_ns, now_ns); /* a claim, not a fact */
-    answer->queue_ns += begun_ns - request->queued_ns;
-    answer->decode_ns += SP_CLAMP(done->decode_ns, (int64_t)0, now_ns - begun_ns);
-    answer->preprocess_ns += SP_CLAMP(done->preprocess_ns, (int64_t)0, now_ns - begun_ns);
-    answer->inference_ns += SP_CLAMP(done->inference_ns, (int64_t)0, now_ns - begun_ns);
-    answer->postprocess_ns += SP_CLAMP(done->postprocess_ns, (int64_t)0, now_ns - begun_ns);
-    answer->batch_run_ns = SP_CLAMP(done->batch_run_ns, (int64_t)0, now_ns - begun_ns);
+    int64_t took_ns = now_ns - begun_ns, batch = SP_CLAMP(done->batch_size, 1u, (uint32_t)SP_LIMIT_BATCH);
+    int64_t share_ns = SP_CLAMP(done->batch_run_ns, (int64_t)0, took_ns) / batch;
+    int64_t own_ns = SP_CLAMP(done->preprocess_ns, (int64_t)0, took_ns) + SP_CLAMP(done->postprocess_ns, (int64_t)0, took_ns);
+    int64_t device_ns = given->op == SP_OP_REMOTE ? took_ns : SP_MIN(share_ns + own_ns, took_ns);
+    return (times){ .begun_ns = begun_ns, .took_ns = took_ns, .device_ns = device_ns };
+}
+
+static void note_times(sp_worker *worker, sp_request *request, const sp_completion *done, const times *t)
+{
+    sp_answer *answer = &request->answer;
+    answer->queue_ns += t->begun_ns - request->queued_ns;
+    answer->decode_ns += SP_CLAMP(done->decode_ns, (int64_t)0, t->took_ns);
+    answer->preprocess_ns += SP_CLAMP(done->preprocess_ns, (int64_t)0, t->took_ns);
+    answer->inference_ns += SP_CLAMP(done->inference_ns, (int64_t)0, t->took_ns);
+    answer->postprocess_ns += SP_CLAMP(done->postprocess_ns, (int64_t)0, t->took_ns);
+    answer->batch_run_ns = SP_CLAMP(done->batch_run_ns, (int64_t)0, t->took_ns);
     answer->batch_size = SP_CLAMP(done->batch_size, 1u, (uint32_t)SP_LIMIT_BATCH);
-    int64_t item_ns = (now_ns - begun_ns) / answer->batch_size;
+    int64_t item_ns = t->took_ns / answer->batch_size;
     worker->service_ns = worker->service_ns ? (worker->service_ns * 7 + item_ns) / 8 : item_ns;
 }
 
@@ -56,84 +71,175 @@ static bool output_is_sane(const sp_request *request, const sp_completion *done)
            done->output_bytes == (uint64_t)prep->crop_w * prep->crop_h * 3 * (prep->dtype == SP_DTYPE_F16 ? 2 : 4);
 }
 
-static void name_the_link(const sp_worker *worker, sp_answer *answer)
+static void name_the_link(const sp_worker *worker, const sp_link *link, sp_answer *answer)
 {
-    (void)snprintf(answer->link, sizeof(answer->link), "%s", worker->name);
+    (void)snprintf(answer->link, sizeof(answer->link), "%s", link->name);
     (void)snprintf(answer->device, sizeof(answer->device), "%s", worker->card.device);
     (void)snprintf(answer->precision, sizeof(answer->precision), "%s", worker->card.precision);
     (void)snprintf(answer->version, sizeof(answer->version), "%s", worker->card.version);
     (void)snprintf(answer->engine, sizeof(answer->engine), "%s", worker->card.engine);
 }
 
-/* Copies the answer out of the worker's memory, checks the copy, and delivers it. */
-static sp_status deliver(sp_worker *worker, sp_request *request, const sp_completion *done)
+/* The task's own answer: copied out of the worker's memory, the copy checked. It is good until the next one is taken. */
+static sp_status take_content(const sp_worker *worker, sp_request *request, const sp_completion *done, uint32_t offset,
+                              uint32_t size_bytes)
 {
     static sp_answer_classes classes; /* loop thread only; the callback reads them before it returns */
     static uint8_t payload[SP_LIMIT_ANSWER_BYTES];
-    const uint8_t *source = worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES;
+    const uint8_t *source = worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES + offset;
     sp_answer *answer = &request->answer;
     sp_error *err = &answer->error;
-    if (done->answer_bytes > SP_LIMIT_ANSWER_BYTES)
-        return SP_FAIL(err, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
-    if (request->op == SP_OP_CLASSIFY) {
-        if (done->answer_bytes < offsetof(sp_answer_classes, classes) || done->answer_bytes > sizeof(classes))
-            return SP_FAIL(err, SP_INTERNAL, "%s wrote %u bytes of classes", worker->name, done->answer_bytes);
-        memcpy(&classes, source, done->answer_bytes);
-        if (offsetof(sp_answer_classes, classes) + (uint64_t)classes.count * sizeof(classes.classes[0]) > done->answer_bytes)
+    if (request->task == SP_TASK_CLASSIFY) {
+        if (size_bytes < offsetof(sp_answer_classes, classes) || size_bytes > sizeof(classes))
+            return SP_FAIL(err, SP_INTERNAL, "%s wrote %u bytes of classes", worker->name, size_bytes);
+        memcpy(&classes, source, size_bytes);
+        if (offsetof(sp_answer_classes, classes) + (uint64_t)classes.count * sizeof(classes.classes[0]) > size_bytes)
             return SP_FAIL(err, SP_INTERNAL, "%s wrote a bad class count %u", worker->name, classes.count);
         for (uint32_t i = 0; i < classes.count; i++)
             classes.classes[i].label[SP_LIMIT_LABEL_BYTES - 1] = 0;
         answer->classes = &classes;
+    } else if (request->task == SP_TASK_SEND) {
+        if (size_bytes != sizeof(answer->sent))
+            return SP_FAIL(err, SP_INTERNAL, "%s wrote %u bytes about what it sent", worker->name, size_bytes);
+        memcpy(&answer->sent, source, sizeof(answer->sent));
+        answer->sent.detail[sizeof(answer->sent.detail) - 1] = 0;
     } else {
-        memcpy(payload, source, done->answer_bytes);
-        answer->payload = sp_view_make(payload, done->answer_bytes);
+        memcpy(payload, source, size_bytes);
+        answer->payload = sp_view_make(payload, size_bytes);
     }
-    *err = (sp_error){ 0 };
-    name_the_link(worker, answer);
-    sp_request_answer_now(request);
     return SP_OK;
 }
 
-static void after_failure(sp_worker *worker, sp_request *request, sp_status status)
+static sp_status take_answer(const sp_worker *worker, sp_request *request, const sp_lease *given, const sp_completion *done)
 {
-    if (!sp_status_tries_next(status)) {
-        sp_request_answer(request, status);
-        return;
-    }
-    bool for_good = status == SP_UNSUPPORTED || status == SP_REFUSED || status == SP_CORRUPT;
-    request->tries[worker->index] = (uint8_t)(for_good ? SP_TRIES_PER_WORKER : request->tries[worker->index] + 1);
-    sp_metric_add(request->house->fallback_metric, 1);
-    sp_dispatch_requeue(request, true);
+    uint32_t offset = 0, size_bytes = done->answer_bytes;
+    sp_answer *answer = &request->answer;
+    if (done->answer_bytes > SP_LIMIT_ANSWER_BYTES)
+        return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
+    sp_status s = SP_OK;
+    if (given->op == SP_OP_REMOTE)
+        s = sp_remote_take(worker, request, given, done, &offset, &size_bytes);
+    else if (given->link >= 0)
+        name_the_link(worker, &worker->house->links[given->link], answer);
+    else
+        (void)snprintf(answer->link, sizeof(answer->link), "%s", worker->name);
+    return s ? s : take_content(worker, request, done, offset, size_bytes);
 }
 
-/* The current lease of a request came back. */
-static void returned(sp_worker *worker, sp_request *request, const sp_completion *done, const sp_lease *given)
+/* What a live lease brought: its status, everything in the answer checked. */
+static sp_status examine(const sp_worker *worker, sp_request *request, const sp_lease *given, const sp_completion *done)
 {
+    sp_error *err = &request->answer.error;
     sp_status status = done->status < SP_STATUS_COUNT ? (sp_status)done->status : SP_INTERNAL;
     if (status == SP_CANCELLED)
-        status = SP_INTERNAL; /* we did not cancel it, or this would not be the current lease */
-    note_times(worker, request, done, given);
-    request->lease = 0;
+        status = SP_INTERNAL; /* we did not cancel it, or this lease would not be live */
+    if (status && given->op == SP_OP_REMOTE) {
+        /* That it does not let us in or lacks the model is the far house's trouble, not this client's. */
+        status = status == SP_DENIED ? SP_UNAVAILABLE : status == SP_NOT_FOUND || status == SP_CONFLICT ? SP_UNSUPPORTED : status;
+    }
+    if (status) {
+        copy_error(worker, done, status, err);
+        return status;
+    }
+    if (given->op == SP_OP_DECODE) {
+        if (!output_is_sane(request, done))
+            return SP_FAIL(err, SP_INTERNAL, "%s described its output wrongly", worker->name);
+        return SP_OK;
+    }
+    if (given->op == SP_OP_FETCH)
+        return SP_OK; /* looked at when it is made the body */
+    return take_answer(worker, request, given, done);
+}
+
+static sp_verdict verdict_of(sp_status status)
+{
+    if (status == SP_OK)
+        return SP_VERDICT_GOOD;
+    if (status == SP_BUSY)
+        return SP_VERDICT_BUSY;
+    return sp_status_feeds_breaker(status) ? SP_VERDICT_FAILED : SP_VERDICT_SILENT;
+}
+
+/* --- what follows ------------------------------------------------------------------------------------------------ */
+
+static void decoded(sp_request *request, const sp_completion *done)
+{
+    request->output_kind = done->output_kind;
+    request->output_bytes = done->output_bytes;
+    request->image_w = done->image_w;
+    request->image_h = done->image_h;
+    if (request->live_count)
+        sp_hedge_now(request); /* it was made for a second link, while the first is still at it */
+    else
+        sp_dispatch_go_on(request);
+}
+
+static void fetched(sp_worker *worker, sp_request *request, const sp_completion *done)
+{
+    sp_status s = sp_request_adopt_body(request, done->output_bytes, &request->answer.error);
+    if (s) {
+        sp_dispatch_failed(request, -1, worker, s, 0);
+        return;
+    }
+    request->wants_fetch = false;
+    sp_chain_judge_payload(request);
+    sp_dispatch_go_on(request);
+}
+
+static void succeeded(sp_worker *worker, sp_request *request, const sp_lease *given, const sp_completion *done)
+{
+    if (given->op == SP_OP_DECODE) {
+        decoded(request, done);
+        return;
+    }
+    if (given->op == SP_OP_FETCH) {
+        fetched(worker, request, done);
+        return;
+    }
+    if (given->entry >= 0) {
+        request->answer.simpler = request->chain->entries[given->entry].config->simpler;
+        if (given->hedge)
+            sp_metric_add(request->house->links[given->link].hedge_won_metric, 1);
+        if (request->live_count)
+            sp_hedge_settle(request);
+    }
+    request->answer.error = (sp_error){ 0 };
+    sp_request_answer_now(request);
+}
+
+/* A live lease of a request came back. */
+static void returned(sp_worker *worker, sp_request *request, const sp_completion *done, const sp_lease *given)
+{
+    sp_house *house = worker->house;
+    times t = read_times(done, given);
+    note_times(worker, request, done, &t);
+    sp_status status = examine(worker, request, given, done);
+    if (given->link >= 0) {
+        /* A remote that failed is not paid, unless it says what was used. */
+        bool paid = given->op != SP_OP_REMOTE || !status || done->units > 0;
+        request->answer.microdollars +=
+            sp_quota_settle(house, request, given, SP_MAX(done->units, (int64_t)0), paid ? t.device_ns : -1);
+        request->answer.device_ns = t.device_ns;
+    }
+    sp_lease_returned(worker, request, verdict_of(status), t.begun_ns);
     if (request->suspect)
-        sp_poison_clear(&request->house->poison, sp_poison_hash(request)); /* it ran to its end after all */
-    if (status == SP_OK && request->op == SP_OP_DECODE && !output_is_sane(request, done)) {
-        (void)SP_FAIL(&request->answer.error, SP_INTERNAL, "%s described its output wrongly", worker->name);
-        status = SP_INTERNAL;
-    } else if (status) {
-        copy_error(worker, done, status, &request->answer.error);
+        sp_poison_clear(&house->poison, sp_poison_hash(request)); /* it ran to its end after all */
+    const char *name = given->link >= 0 ? house->links[given->link].name : worker->name;
+    if (status || given->op != SP_OP_REMOTE) /* a remote's own attempts say more (remote.c) */
+        sp_request_attempt_add(request, name, status, given->given_ns, status ? request->answer.error.message : "");
+    if (!status) {
+        succeeded(worker, request, given, done);
+        return;
     }
-    sp_request_attempt_add(request, worker->name, status, given->given_ns, status ? request->answer.error.message : "");
-    if (status == SP_OK && request->op == SP_OP_DECODE) {
-        request->output_kind = done->output_kind;
-        request->output_bytes = done->output_bytes;
-        request->image_w = done->image_w;
-        request->image_h = done->image_h;
-        sp_dispatch_begin_step(request, request->step + 1);
-    } else if (status == SP_OK) {
-        status = deliver(worker, request, done);
+    if (given->link >= 0 && (status == SP_BUSY || status == SP_UNAVAILABLE))
+        sp_quota_cool(house, request, given, status == SP_BUSY || done->retry_after_ns > 0 ? done->retry_after_ns : -1,
+                      sp_clock_now_ns());
+    if (sp_status_tries_next(status)) {
+        sp_dispatch_failed(request, given->entry, worker, status, done->retry_after_ns);
+        return;
     }
-    if (status)
-        after_failure(worker, request, status);
+    sp_lease_cancel_all(request, false);
+    sp_request_answer(request, status);
 }
 
 static void take_back(sp_worker *worker, const sp_completion *done)
@@ -152,11 +258,16 @@ static void take_back(sp_worker *worker, const sp_completion *done)
     }
     worker->completed++;
     worker->early_deaths = 0;
-    sp_lease_returned(worker, request);
-    if (request->state == SP_REQUEST_LEASED && request->lease == done->lease) {
+    if (request->state == SP_REQUEST_LEASED && given.live) {
         returned(worker, request, done, &given);
         return;
     }
+    if (given.link >= 0) { /* what it did has its price, whoever reads it */
+        times t = read_times(done, &given);
+        bool worked = done->status == SP_OK || (given.op != SP_OP_REMOTE && done->status != SP_CANCELLED);
+        (void)sp_quota_settle(house, request, &given, SP_MAX(done->units, (int64_t)0), worked ? t.device_ns : -1);
+    }
+    sp_lease_returned(worker, request, SP_VERDICT_SILENT, 0);
     sp_metric_add(house->stale_metric, 1); /* taken over or withdrawn meanwhile: its answer changes nothing */
     sp_request_recycle_if_done(request);
 }

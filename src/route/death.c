@@ -11,22 +11,31 @@ static bool is_suspicious(sp_death_cause cause)
     return cause == SP_DEATH_CRASH || cause == SP_DEATH_OOM || cause == SP_DEATH_WATCHDOG || cause == SP_DEATH_OVERDUE;
 }
 
+/* The request had its live lease there; it has been taken back already. */
 static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *given, sp_death_cause cause, bool in_hand,
                      const char *reason)
 {
-    request->lease = 0;
-    sp_request_attempt_add(request, worker->name, SP_UNAVAILABLE, given->given_ns, reason);
-    sp_metric_add(request->house->requeued_metric, 1);
+    sp_house *house = request->house;
+    const char *name = given->link >= 0 ? house->links[given->link].name : worker->name;
+    sp_request_attempt_add(request, name, SP_UNAVAILABLE, given->given_ns, reason);
+    sp_metric_add(house->requeued_metric, 1);
     if (in_hand && is_suspicious(cause)) {
-        if (sp_poison_death(&request->house->poison, sp_poison_hash(request), sp_clock_now_ns()) == SP_POISON_REFUSED) {
+        if (sp_poison_death(&house->poison, sp_poison_hash(request), sp_clock_now_ns()) == SP_POISON_REFUSED) {
+            sp_lease_cancel_all(request, false);
             sp_dispatch_answer_poisoned(request);
             return;
         }
         request->suspect = true;
+    } else if (in_hand && cause == SP_DEATH_EXIT && given->entry < 0) {
+        request->pool_tries[worker->index]++;
     } else if (in_hand && cause == SP_DEATH_EXIT) {
-        request->tries[worker->index]++;
+        if (++request->tries[given->entry] > request->chain->entries[given->entry].config->retry.retries)
+            request->barred |= 1u << given->entry;
     }
-    sp_dispatch_requeue(request, true);
+    if (request->live_count)
+        sp_dispatch_arm(request); /* it was asked elsewhere as well */
+    else
+        sp_dispatch_requeue(request, true);
 }
 
 /* Nobody waits for it any more, but what it did is remembered: hanging up must not make a crasher anonymous. */
@@ -46,8 +55,8 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
             continue;
         sp_request *request = &worker->house->requests[slot];
         bool in_hand = sp_lease_in_hand(worker, slot, given.number);
-        sp_lease_returned(worker, request);
-        if (request->state == SP_REQUEST_LEASED && request->lease == given.number)
+        sp_lease_returned(worker, request, SP_VERDICT_SILENT, 0);
+        if (request->state == SP_REQUEST_LEASED && given.live)
             orphaned(worker, request, &given, cause, in_hand, reason);
         else
             abandoned(request, cause, in_hand);
@@ -55,38 +64,70 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
     worker->reserved = false;
 }
 
-static sp_worker *lease_holder(sp_request *request)
-{
-    return &request->house->workers[request->lease_worker];
-}
-
 void sp_dispatch_withdraw(sp_request *request)
 {
     if (request->in_queue) {
         sp_house *house = request->house;
         sp_queue_remove(request->suspect ? &house->suspects[request->op] : &house->queues[request->op], request);
-    } else if (request->lease) {
-        sp_lease_cancel(lease_holder(request), request, false); /* the client left; that is no reason to kill anybody */
     }
+    sp_lease_cancel_all(request, false); /* the client left; that is no reason to kill anybody */
+}
+
+/* --- timers ------------------------------------------------------------------------------------------------------ */
+
+/* A net worker has hundreds of calls in the air and marks none; what it was given counts as being executed. */
+static bool is_executing(const sp_request *request, const sp_worker *worker)
+{
+    return worker->role == SP_ROLE_NET || sp_lease_in_hand(worker, request->slot, worker->leases[request->slot].number);
+}
+
+/* One live lease ran out of time. Only what was being executed says something of its link. Returns the status. */
+static sp_status give_up(sp_request *request, sp_worker *worker, const char *reason)
+{
+    sp_lease given = worker->leases[request->slot];
+    sp_status status = is_executing(request, worker) ? SP_TIMEOUT : SP_BUSY;
+    const char *name = given.link >= 0 ? request->house->links[given.link].name : worker->name;
+    sp_request_attempt_add(request, name, status, given.given_ns, reason);
+    if (status == SP_TIMEOUT)
+        sp_lease_blame(worker, request);
+    sp_lease_cancel(worker, request, true);
+    return status;
 }
 
 static void deadline_passed(sp_request *request)
 {
-    bool executing = request->lease && sp_lease_in_hand(lease_holder(request), request->slot, request->lease);
-    if (request->lease) {
-        sp_worker *worker = lease_holder(request);
-        sp_request_attempt_add(request, worker->name, executing ? SP_TIMEOUT : SP_BUSY,
-                               worker->leases[request->slot].given_ns, "the deadline passed");
-        sp_lease_cancel(worker, request, true);
-    } else {
-        sp_dispatch_withdraw(request);
+    bool executing = false;
+    sp_house *house = request->house;
+    while (request->live_count) {
+        sp_worker *worker = &house->workers[request->live_workers[0]];
+        executing |= give_up(request, worker, "the deadline passed") == SP_TIMEOUT;
     }
+    sp_dispatch_withdraw(request);
     int64_t had_ms = (request->shared->deadline_ns - request->answer.received_ns) / SP_NS_PER_MS;
     sp_status s = executing ? SP_FAIL_CODE(&request->answer.error, SP_TIMEOUT, "deadline",
                                            "the deadline of %lld ms passed while it was being executed", (long long)had_ms)
                             : SP_FAIL_CODE(&request->answer.error, SP_BUSY, "deadline",
                                            "the deadline of %lld ms passed before its turn came", (long long)had_ms);
     sp_request_answer(request, s);
+}
+
+static void attempts_passed(sp_request *request, int64_t now_ns)
+{
+    sp_house *house = request->house;
+    for (int i = request->live_count - 1; i >= 0 && request->state == SP_REQUEST_LEASED; i--) {
+        sp_worker *worker = &house->workers[request->live_workers[i]];
+        sp_lease given = worker->leases[request->slot];
+        if (now_ns < given.deadline_ns)
+            continue;
+        sp_status status = give_up(request, worker, "slower than its link may be; the next one took over");
+        (void)SP_FAIL(&request->answer.error, status, "%s did not answer in time",
+                      given.link >= 0 ? house->links[given.link].name : worker->name);
+        if (given.entry >= 0 && !request->chain->written)
+            request->barred |= 1u << given.entry; /* once too slow, too slow for this request */
+        if (given.entry < 0)
+            request->pool_tries[worker->index] = SP_TRIES_PER_WORKER - 1;
+        sp_dispatch_failed(request, given.entry, worker, status, 0);
+    }
 }
 
 void sp_dispatch_expire(sp_timer *timer, void *context)
@@ -97,14 +138,14 @@ void sp_dispatch_expire(sp_timer *timer, void *context)
         deadline_passed(request);
         return;
     }
-    if (request->state != SP_REQUEST_LEASED || now_ns < request->attempt_deadline_ns)
-        return;
-    sp_worker *worker = lease_holder(request);
-    sp_request_attempt_add(request, worker->name, SP_TIMEOUT, worker->leases[request->slot].given_ns,
-                           "slower than its link may be; the next one took over");
-    (void)SP_FAIL(&request->answer.error, SP_TIMEOUT, "%s did not answer in time", worker->name);
-    sp_lease_cancel(worker, request, true);
-    request->tries[worker->index] = SP_TRIES_PER_WORKER;
-    sp_metric_add(request->house->fallback_metric, 1);
-    sp_dispatch_requeue(request, true);
+    if (request->wake_ns && now_ns >= request->wake_ns)
+        request->wake_ns = 0; /* the turn's end looks at the queues */
+    if (request->retry_at_ns && now_ns >= request->retry_at_ns)
+        sp_dispatch_requeue(request, true);
+    if (request->state == SP_REQUEST_LEASED)
+        attempts_passed(request, now_ns);
+    if (request->state == SP_REQUEST_LEASED && request->hedge_at_ns && now_ns >= request->hedge_at_ns)
+        sp_hedge_now(request);
+    if (request->state == SP_REQUEST_LEASED || request->state == SP_REQUEST_QUEUED)
+        sp_dispatch_arm(request);
 }

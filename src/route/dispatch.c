@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A submitted request goes through the steps of its task: it waits in the queue of a step, is given to a worker, comes
- * back (collect.c, death.c), until sp_request_answer or sp_request_answer_now ends it (docs/internals/route.md). */
+ * A submitted request goes through its steps: it waits in the queue of a step, is given to a worker, comes back
+ * (collect.c, death.c), until sp_request_answer or sp_request_answer_now ends it (docs/internals/route.md).
+ *
+ * Steps: FETCH when it names a URL; DECODE when the link that should have it wants pixels; then its chain. */
 #include "route/dispatch.h"
 
 #include "base/clock.h"
@@ -11,15 +13,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define STEPS_MAX 2
+/* A few may wait for one worker while others behind them could go. */
+#define WAITING_LOOKED_AT 8
 
-static const struct {
-    int count;
-    sp_op ops[STEPS_MAX];
-} task_steps[SP_TASK_COUNT] = {
-    [SP_TASK_NOOP] = { 1, { SP_OP_NOOP } },
-    [SP_TASK_CLASSIFY] = { 2, { SP_OP_DECODE, SP_OP_CLASSIFY } },
-};
+/* Chains before DECODE: what is found to need pixels there is decoded in the same turn. */
+static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND, SP_OP_NOOP, SP_OP_CLASSIFY, SP_OP_DECODE };
 
 void sp_dispatch_answer_poisoned(sp_request *request)
 {
@@ -31,39 +29,108 @@ void sp_dispatch_answer_poisoned(sp_request *request)
     sp_request_answer(request, s);
 }
 
+/* --- timers ------------------------------------------------------------------------------------------------------ */
+
+static void sooner(int64_t *at_ns, int64_t candidate_ns)
+{
+    if (candidate_ns > 0 && candidate_ns < *at_ns)
+        *at_ns = candidate_ns;
+}
+
+void sp_dispatch_arm(sp_request *request)
+{
+    sp_house *house = request->house;
+    int64_t at_ns = request->shared->deadline_ns;
+    for (int i = 0; i < request->live_count; i++)
+        sooner(&at_ns, house->workers[request->live_workers[i]].leases[request->slot].deadline_ns);
+    sooner(&at_ns, request->hedge_at_ns);
+    sooner(&at_ns, request->retry_at_ns);
+    sooner(&at_ns, request->wake_ns);
+    if (request->timer.heap_index && request->timer.at_ns == at_ns)
+        return;
+    sp_error err = { 0 };
+    if (sp_loop_timer_set(house->loop, &request->timer, at_ns, &err))
+        sp_log_error("no timer for a request", sp_request_id(request), &err);
+}
+
+/* --- steps ------------------------------------------------------------------------------------------------------- */
+
 void sp_dispatch_requeue(sp_request *request, bool front)
 {
     sp_house *house = request->house;
     request->state = SP_REQUEST_QUEUED;
-    request->lease = 0;
+    request->retry_at_ns = request->hedge_at_ns = 0;
     sp_queue *queue = request->suspect ? &house->suspects[request->op] : &house->queues[request->op];
     if (front)
         sp_queue_push_front(queue, request);
     else
         sp_queue_push(queue, request);
-    sp_error err = { 0 };
-    if (sp_loop_timer_set(house->loop, &request->timer, request->shared->deadline_ns, &err))
-        sp_log_error("no deadline timer", sp_request_id(request), &err);
+    sp_dispatch_arm(request);
 }
 
-void sp_dispatch_begin_step(sp_request *request, int step)
+static void begin(sp_request *request, sp_op op)
 {
-    request->step = step;
-    request->op = task_steps[request->task].ops[step];
+    request->op = op;
     request->queued_ns = sp_clock_now_ns();
     request->suspect = false;
-    memset(request->tries, 0, sizeof(request->tries));
+    memset(request->pool_tries, 0, sizeof(request->pool_tries));
     sp_dispatch_requeue(request, false);
 }
 
-/* The worst of what its attempts said, when no link is left. */
-static void answer_exhausted(sp_request *request)
+static bool has_output(const sp_request *request)
+{
+    return request->output_kind == SP_OUTPUT_RGB8 || request->output_kind == SP_OUTPUT_TENSOR;
+}
+
+/* The link that should have it wants pixels and there are none: they are made first, also while that link is busy or
+ * starting again. The model's card must be known by then: it says how to prepare. */
+static bool decode_comes_first(sp_request *request, const sp_pick *pick)
+{
+    int entry = pick->entry >= 0 ? pick->entry : pick->ahead;
+    if (entry < 0 || has_output(request) || !sp_chain_wants_output(request, entry))
+        return false;
+    return sp_chain_card(request->house, request) != NULL;
+}
+
+static void begin_decode(sp_request *request)
+{
+    const sp_worker_card *card = sp_chain_card(request->house, request);
+    request->shared->prep = card->prep;
+    (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", card->model);
+    begin(request, SP_OP_DECODE);
+}
+
+static sp_op chain_op(const sp_request *request)
+{
+    return request->task == SP_TASK_CLASSIFY ? SP_OP_CLASSIFY : request->task == SP_TASK_SEND ? SP_OP_SEND : SP_OP_NOOP;
+}
+
+void sp_dispatch_go_on(sp_request *request)
+{
+    if (request->wants_fetch) {
+        begin(request, SP_OP_FETCH);
+        return;
+    }
+    if (request->task == SP_TASK_CLASSIFY && !has_output(request)) {
+        sp_pick pick;
+        sp_chain_pick(request->house, request, false, &pick);
+        if (decode_comes_first(request, &pick)) {
+            begin_decode(request);
+            return;
+        }
+    }
+    begin(request, chain_op(request));
+}
+
+/* --- the end of a chain ------------------------------------------------------------------------------------------ */
+
+void sp_dispatch_exhausted(sp_request *request)
 {
     sp_answer *answer = &request->answer;
     sp_status worst = SP_OK;
     for (int i = 0; i < answer->attempt_count; i++) {
         sp_status s = answer->attempts[i].status;
-        if (s != SP_OK && (worst == SP_OK || sp_status_rank(s) > sp_status_rank(worst)))
+        if (s != SP_OK && s != SP_CANCELLED && (worst == SP_OK || sp_status_rank(s) > sp_status_rank(worst)))
             worst = s;
     }
     if (worst == SP_OK || answer->error.status != worst) {
@@ -76,20 +143,103 @@ static void answer_exhausted(sp_request *request)
     sp_request_answer(request, worst);
 }
 
+/* --- giving ------------------------------------------------------------------------------------------------------ */
+
 typedef enum verdict { TAKEN, WAITS, REMOVED } verdict;
 
-/* Before the first lease of a classification the model must be known: its card says how to pre-process. */
-static verdict prepare_first_step(sp_request *request)
+static verdict give(sp_queue *queue, sp_request *request, sp_worker *worker, int entry, int key)
 {
-    if (request->task != SP_TASK_CLASSIFY || request->step != 0 || request->leases_out)
-        return TAKEN;
-    const sp_worker_card *card = sp_chain_card(request->house, request);
-    if (card) {
-        request->shared->prep = card->prep;
-        (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", card->model);
+    sp_error err = { 0 };
+    sp_queue_remove(queue, request);
+    sp_status s = sp_lease_give(worker, request, entry, key, false, &err);
+    if (!s) {
+        if (entry >= 0)
+            sp_dispatch_given(request, entry, false);
+        sp_dispatch_arm(request);
         return TAKEN;
     }
-    return sp_chain_model_may_come(request->house) ? WAITS : REMOVED;
+    sp_queue_push_front(queue, request); /* BUSY: its socket is full; UNAVAILABLE: it just died; both pass */
+    if (s != SP_BUSY && s != SP_UNAVAILABLE)
+        sp_log_error("lease not given", sp_request_id(request), &err);
+    return WAITS;
+}
+
+void sp_dispatch_given(sp_request *request, int entry, bool hedge)
+{
+    sp_house *house = request->house;
+    const sp_chain *chain = request->chain;
+    request->pinned = -1;
+    request->wake_ns = 0;
+    if (hedge)
+        return;
+    if (chain->written && !request->answer.attempt_count)
+        sp_retry_budget_first_try(&house->budgets[request->task], sp_loop_now_ns(house->loop));
+    if (chain->entries[entry].config->hedge != SP_HEDGE_NEVER)
+        sp_hedge_plan(request, entry);
+}
+
+/* Entries of the chain that stand before the one that was taken, and why they were not. */
+static void count_skips(sp_house *house, const sp_request *request, const sp_pick *pick)
+{
+    for (int e = 0; e < request->chain->count; e++) {
+        const sp_chain_entry *entry = &request->chain->entries[e];
+        if (entry->group < request->chain->entries[pick->entry].group && pick->skips[e] > SP_SKIP_ONLY)
+            sp_link_note_skip(&house->links[entry->link], pick->skips[e]);
+    }
+    house->links[request->chain->entries[pick->entry].link].last_skip = SP_SKIP_NONE;
+}
+
+static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request)
+{
+    sp_pick pick;
+    sp_chain_pick(house, request, false, &pick);
+    if (!pick.possible) {
+        sp_queue_remove(queue, request);
+        sp_dispatch_exhausted(request);
+        return REMOVED;
+    }
+    if (decode_comes_first(request, &pick)) {
+        sp_queue_remove(queue, request);
+        begin_decode(request);
+        return REMOVED;
+    }
+    if (pick.entry < 0 || (sp_chain_wants_output(request, pick.entry) && !has_output(request))) {
+        if (pick.wake_ns != request->wake_ns) {
+            request->wake_ns = pick.wake_ns;
+            sp_dispatch_arm(request);
+        }
+        return WAITS;
+    }
+    count_skips(house, request, &pick);
+    return give(queue, request, pick.worker, pick.entry, pick.key);
+}
+
+/* A step of its own that nobody can do: a picture that no codec here reads may still be read by a remote. */
+static void pool_exhausted(sp_request *request)
+{
+    if (request->op == SP_OP_DECODE && !request->no_decode) {
+        request->no_decode = true;
+        sp_dispatch_go_on(request);
+        return;
+    }
+    sp_dispatch_exhausted(request);
+}
+
+static verdict try_pool(sp_house *house, sp_queue *queue, sp_request *request)
+{
+    bool possible;
+    sp_worker *worker = sp_chain_pick_pool(house, request, &possible);
+    if (!possible) {
+        sp_queue_remove(queue, request);
+        pool_exhausted(request);
+        return REMOVED;
+    }
+    return worker ? give(queue, request, worker, -1, -1) : WAITS;
+}
+
+static bool is_pool(sp_op op)
+{
+    return op == SP_OP_DECODE || op == SP_OP_FETCH || op == SP_OP_SEND;
 }
 
 /* One request of a queue: leased, left waiting, or taken out (answered or moved). */
@@ -108,25 +258,20 @@ static verdict try_one(sp_house *house, sp_queue *queue, sp_request *request)
             return REMOVED;
         }
     }
-    verdict ready = prepare_first_step(request);
-    bool possible = ready != REMOVED;
-    sp_worker *worker = ready == TAKEN ? sp_chain_pick(house, request, request->suspect, &possible) : NULL;
-    if (!possible) {
-        sp_queue_remove(queue, request);
-        answer_exhausted(request);
-        return REMOVED;
+    return is_pool(request->op) ? try_pool(house, queue, request) : try_chain(house, queue, request);
+}
+
+static bool may_do(const sp_worker *worker, const sp_request *request)
+{
+    if (request->op == SP_OP_DECODE)
+        return worker->role == SP_ROLE_CODEC;
+    if (is_pool(request->op))
+        return worker->role == SP_ROLE_NET;
+    for (int e = 0; e < request->chain->count; e++) {
+        if (request->chain->entries[e].worker == worker->index && !(request->barred & (1u << e)))
+            return true;
     }
-    if (!worker)
-        return WAITS;
-    sp_error err = { 0 };
-    sp_queue_remove(queue, request);
-    sp_status s = sp_lease_give(worker, request, &err);
-    if (!s)
-        return TAKEN;
-    sp_queue_push_front(queue, request); /* BUSY: its socket is full; UNAVAILABLE: it just died; both pass */
-    if (s != SP_BUSY && s != SP_UNAVAILABLE)
-        sp_log_error("lease not given", sp_request_id(request), &err);
-    return WAITS;
+    return false;
 }
 
 /* A suspect needs a worker that has nothing else in hand: one is drained for it. */
@@ -135,7 +280,7 @@ static void reserve_for(sp_house *house, const sp_request *request)
     sp_worker *best = NULL;
     for (int i = 0; i < house->worker_count; i++) {
         sp_worker *worker = &house->workers[i];
-        if (worker->state != SP_WORKER_READY || !sp_chain_may_answer(worker, request))
+        if (worker->state != SP_WORKER_READY || !may_do(worker, request))
             continue;
         if (worker->reserved)
             return;
@@ -146,28 +291,37 @@ static void reserve_for(sp_house *house, const sp_request *request)
         best->reserved = true;
 }
 
+static void run_queue(sp_house *house, sp_op op)
+{
+    sp_queue *suspects = &house->suspects[op], *queue = &house->queues[op];
+    for (sp_request *request = suspects->first, *next; request; request = next) {
+        next = request->next;
+        if (try_one(house, suspects, request) == WAITS) {
+            reserve_for(house, request);
+            break;
+        }
+    }
+    int waits = 0;
+    for (sp_request *request = queue->first, *next; request && waits < WAITING_LOOKED_AT; request = next) {
+        next = request->next;
+        waits += try_one(house, queue, request) == WAITS;
+    }
+}
+
 void sp_dispatch_run(sp_house *house)
 {
-    for (int op = SP_OP_NOOP; op < SP_OP_COUNT; op++) {
-        sp_queue *suspects = &house->suspects[op], *queue = &house->queues[op];
-        for (sp_request *request = suspects->first, *next; request; request = next) {
-            next = request->next;
-            if (try_one(house, suspects, request) == WAITS) {
-                reserve_for(house, request);
-                break;
-            }
-        }
-        int waits = 0;
-        for (sp_request *request = queue->first, *next; request && waits < 8; request = next) {
-            next = request->next;
-            waits += try_one(house, queue, request) == WAITS; /* a few may wait for one worker while others could go */
-        }
+    for (size_t i = 0; i < SP_ARRAY_LEN(turn_order); i++) {
+        if (house->queues[turn_order[i]].count || house->suspects[turn_order[i]].count)
+            run_queue(house, turn_order[i]);
     }
 }
 
 void sp_dispatch_submit(sp_request *request)
 {
-    sp_dispatch_begin_step(request, 0);
+    sp_chain_judge_payload(request);
+    if (!sp_shed_admit(request))
+        return;
+    sp_dispatch_go_on(request);
     sp_dispatch_run(request->house);
 }
 
@@ -177,6 +331,7 @@ int64_t sp_dispatch_hook(void *context)
     for (int i = 0; i < house->worker_count; i++)
         sp_dispatch_collect(&house->workers[i]);
     sp_dispatch_run(house);
+    sp_guard_turn(house);
     sp_request_deliver(house);
     return house->answered.count ? 0 : -1;
 }

@@ -3,6 +3,8 @@
 #include "route/house.h"
 
 #include "base/clock.h"
+#include "base/event.h"
+#include "base/log.h"
 #include "route/devices.h"
 #include "route/dispatch.h"
 #include "route/supervisor.h"
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 const char *sp_task_name(sp_task task)
 {
@@ -90,7 +93,8 @@ static sp_status role_of(const char *kind, sp_worker_role *ret_role, sp_error *r
     } roles[] = {
         { "codec", SP_ROLE_CODEC },     { "cpu", SP_ROLE_DEVICE }, { "cuda", SP_ROLE_DEVICE },
         { "tensorrt", SP_ROLE_DEVICE }, { "noop", SP_ROLE_NOOP },
-        { "sim", SP_ROLE_DEVICE },
+        { "sim", SP_ROLE_DEVICE },      { "net", SP_ROLE_NET },
+        { "sampler", SP_ROLE_SAMPLER },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(roles); i++) {
         if (strcmp(kind, roles[i].kind) == 0) {
@@ -99,7 +103,7 @@ static sp_status role_of(const char *kind, sp_worker_role *ret_role, sp_error *r
         }
     }
     return SP_FAIL(reterr, SP_INVALID,
-                   "no worker kind '%s'; there are codec, cpu, cuda, tensorrt, sim and noop, each with a number (cpu0)", kind);
+                   "no worker kind '%s'; there are codec, cpu, cuda, tensorrt, sim, net, sampler and noop, each with a number (cpu0)", kind);
 }
 
 static sp_status add_worker(sp_house *house, const char *name, size_t length, sp_error *reterr)
@@ -129,6 +133,7 @@ static sp_status add_worker(sp_house *house, const char *name, size_t length, sp
     worker->deaths_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_worker_deaths_total", labels, "Worker processes that ended");
     worker->ready_metric = sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_ready", labels, "1 = takes requests");
     worker->in_flight_metric = sp_metric_get(SP_METRIC_GAUGE, "spillway_worker_leases", labels, "Leases out at a worker");
+    house->role_counts[worker->role]++;
     house->worker_count++;
     return SP_OK;
 }
@@ -172,6 +177,47 @@ static void init_metrics(sp_house *house)
                                            "Attempts that failed and were followed by another");
     house->requeued_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_requeued_leases_total", "",
                                            "Leases handed back to their chain because their worker died");
+    house->shed_metric = sp_metric_get(SP_METRIC_COUNTER, "spillway_shed_total", "",
+                                       "Requests told at once that they cannot be answered in time");
+}
+
+/* --- configuration ----------------------------------------------------------------------------------------------- */
+
+static sp_status first_snapshot(sp_house *house, sp_error *reterr)
+{
+    sp_config *config = house->config.config ? sp_config_ref(house->config.config) : NULL;
+    sp_status s = config ? SP_OK : sp_config_new_default(&config, reterr);
+    if (!s)
+        s = sp_snapshot_new(house, config, &house->snapshot, reterr);
+    sp_config_unref(config);
+    house->config.config = NULL; /* the snapshot has it */
+    int64_t now_ns = sp_clock_now_ns();
+    for (int task = 0; task < SP_TASK_COUNT && !s; task++)
+        sp_retry_budget_init(&house->budgets[task], &house->snapshot->chains[task].budget, now_ns);
+    return s;
+}
+
+void sp_house_reload(sp_house *house, sp_config *config)
+{
+    sp_error err = { 0 };
+    sp_snapshot *snapshot = NULL, *old = house->snapshot;
+    if (sp_snapshot_new(house, config, &snapshot, &err)) {
+        sp_log_error("configuration not taken over", NULL, &err);
+        return;
+    }
+    house->snapshot = snapshot;
+    for (int task = 0; task < SP_TASK_COUNT; task++)
+        house->budgets[task].settings = snapshot->chains[task].budget;
+    sp_snapshot_unref(house, old);
+    for (int i = 0; i < house->worker_count; i++)
+        sp_supervisor_send_config(&house->workers[i], snapshot);
+    sp_event_emit("config.reloaded", "config", "", "{\"serial\":%u}", snapshot->serial);
+    sp_dispatch_run(house); /* a link that was shut may be open under the new one */
+}
+
+const sp_config *sp_house_config_now(const sp_house *house)
+{
+    return house->snapshot->config;
 }
 
 sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **ret_house, sp_error *reterr)
@@ -190,7 +236,10 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
     if (!config->bodies_limit_bytes)
         house->config.bodies_limit_bytes = SP_LIMIT_BODIES_BYTES;
     init_metrics(house);
+    (void)!getrandom(&house->random_state, sizeof(house->random_state), GRND_NONBLOCK); /* jitter: any seed will do */
     sp_status s = parse_workers(house, reterr);
+    if (!s)
+        s = first_snapshot(house, reterr);
     if (!s)
         s = sp_shm_house_make(house, reterr);
     if (s) {
@@ -225,6 +274,9 @@ void sp_house_free(sp_house *house, int grace_ms)
         sp_fd_closep(&house->requests[i].output_fd);
         sp_fd_closep(&house->requests[i].body_fd);
     }
+    for (int i = 0; i < SP_LIMIT_SLOTS && house->memory; i++)
+        sp_snapshot_unref(house, house->requests[i].snapshot);
+    sp_snapshot_unref(house, house->snapshot);
     sp_shm_house_free(house);
     free(house);
 }
@@ -258,19 +310,41 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
     sp_metric_set(worker->in_flight_metric, worker->in_flight);
 }
 
+static bool links_missing(const sp_house *house, const sp_chain *chain)
+{
+    bool missing = false;
+    for (int e = 0; e < chain->count; e++)
+        missing |= house->links[chain->entries[e].link].quarantined;
+    return missing;
+}
+
+static bool has_remote(const sp_chain *chain)
+{
+    for (int e = 0; e < chain->count; e++) {
+        if (chain->entries[e].worker < 0)
+            return true;
+    }
+    return false;
+}
+
 bool sp_house_ready(const sp_house *house, bool *ret_degraded)
 {
-    int ready[SP_ROLE_NOOP + 1] = { 0 }, all[SP_ROLE_NOOP + 1] = { 0 };
+    int ready[SP_ROLE_COUNT] = { 0 }, all[SP_ROLE_COUNT] = { 0 };
     *ret_degraded = false;
     for (int i = 0; i < house->worker_count; i++) {
         const sp_worker *worker = &house->workers[i];
+        if (worker->role == SP_ROLE_SAMPLER)
+            continue; /* it answers nobody */
         bool up = worker->state == SP_WORKER_READY && !worker->without_model;
         all[worker->role]++;
         ready[worker->role] += up;
         *ret_degraded |= !up;
     }
-    for (int role = 0; role <= SP_ROLE_NOOP; role++) {
-        if (all[role] && !ready[role])
+    for (int task = 0; task < SP_TASK_SEND; task++)
+        *ret_degraded |= links_missing(house, &house->snapshot->chains[task]);
+    for (int role = 0; role < SP_ROLE_COUNT; role++) {
+        bool remotes_do = role == SP_ROLE_DEVICE && ready[SP_ROLE_NET] && has_remote(&house->snapshot->chains[SP_TASK_CLASSIFY]);
+        if (all[role] && !ready[role] && role != SP_ROLE_NET && !remotes_do)
             return false;
     }
     return !house->ending;

@@ -183,6 +183,9 @@ void sp_house_link_info(const sp_house *house, int index, sp_link_info *ret_info
 sp_status sp_house_link_quarantine(sp_house *house, const char *task, const char *link, bool out, const char *reason,
                                    sp_error *reterr);
 
+/* `call` is told of every link that is taken out, by whom ever: what it answered must not be served from a cache. */
+void sp_house_on_quarantine(sp_house *house, void (*call)(void *context, const char *task, const char *link), void *context);
+
 /* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
 bool sp_house_ready(const sp_house *house, bool *ret_degraded);
 int sp_house_open_count(const sp_house *house);  /* requests open */

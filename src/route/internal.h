@@ -6,7 +6,9 @@
 #include "base/machine.h"
 #include "base/metrics.h"
 #include "base/spin.h"
+#include "route/guard.h"
 #include "route/house.h"
+#include "route/links.h"
 #include "worker/slot.h"
 
 #include <fcntl.h>
@@ -18,7 +20,14 @@
 
 /* --- one worker process ---------------------------------------------------------------------------------------- */
 
-typedef enum sp_worker_role { SP_ROLE_CODEC, SP_ROLE_DEVICE, SP_ROLE_NOOP } sp_worker_role;
+typedef enum sp_worker_role {
+    SP_ROLE_CODEC,
+    SP_ROLE_DEVICE,
+    SP_ROLE_NOOP,
+    SP_ROLE_NET,     /* remotes, fetching, sending; no link by itself */
+    SP_ROLE_SAMPLER, /* measures devices; takes no leases */
+    SP_ROLE_COUNT
+} sp_worker_role;
 
 /* Why a worker died, as far as it can be known. */
 typedef enum sp_death_cause {
@@ -35,9 +44,19 @@ typedef enum sp_death_cause {
 
 /* A lease that is out at a worker. Indexed by slot: a worker holds a slot at most once. */
 typedef struct sp_lease {
-    uint32_t number; /* 0 = none */
+    uint32_t number;    /* 0 = none */
+    bool live;          /* its answer is still wanted */
+    bool hedge;         /* asked beside another one */
+    bool has_ticket;    /* of the link's breaker */
+    uint8_t op;         /* what was asked for: sp_op */
+    int8_t entry;       /* of the request's chain; -1 = a codec's or a net worker's own step */
+    int8_t key;         /* of a remote; -1 = none */
+    int16_t link;       /* index in house->links; -1 likewise */
+    uint32_t ticket;
     int64_t given_ns;
     int64_t overdue_ns; /* > 0: cancelled, must be back by then */
+    int64_t deadline_ns; /* of this attempt */
+    int64_t reserved_units, reserved_microdollars;
 } sp_lease;
 
 typedef struct sp_worker {
@@ -98,6 +117,8 @@ typedef enum sp_request_state {
     SP_REQUEST_CLOSED, /* closed; waits for its last lease to come back */
 } sp_request_state;
 
+#define SP_LIVE_LEASES 2 /* the attempt and its hedge */
+
 struct sp_request {
     struct sp_house *house;
     uint32_t slot;
@@ -117,16 +138,28 @@ struct sp_request {
     int32_t image_w, image_h;
     uint64_t output_bytes;
 
+    /* What policy knows of it: */
+    sp_snapshot *snapshot; /* configuration in force when it was opened; referenced */
+    const sp_chain *chain; /* of its task, in the snapshot */
+    uint32_t allowed;      /* bit per entry of the chain: what does not change about its conditions holds */
+    uint32_t barred;       /* bit per entry: not again for this request */
+    uint8_t tries[SP_CHAIN_ENTRIES];     /* failed ones, per entry */
+    uint8_t pool_tries[SP_LIMIT_WORKERS]; /* failed ones of the step in hand, per codec or net worker */
+    int pinned;            /* entry that gets its retry; -1 = none */
+    int only;              /* the only entry that may answer; -1 = any, -2 = one that is not there */
+    bool local_only, force_cpu, wants_fetch, no_decode, internal;
+    int priority;
+    double duration_s;
+
     sp_task task;
-    int step;
-    sp_op op; /* of the step */
+    sp_op op; /* whose queue it goes through: FETCH, DECODE, SEND, or the task's own (NOOP, CLASSIFY) */
     int64_t queued_ns;
-    uint32_t lease; /* current; 0 = none */
-    int lease_worker;
-    int leases_out; /* all, stale ones too */
-    uint8_t tries[SP_LIMIT_WORKERS]; /* failed tries per worker in this step */
-    int64_t attempt_deadline_ns;
-    bool executed; /* some worker took it up: running out of time is then TIMEOUT, not BUSY */
+    int live_count;
+    int live_workers[SP_LIVE_LEASES]; /* who has its live leases */
+    int leases_out;                   /* all, stale ones too */
+    int64_t retry_at_ns;              /* > 0: backing off */
+    int64_t hedge_at_ns;              /* > 0: when the next link is asked as well */
+    int64_t wake_ns;                  /* > 0: when a link that is shut now may be open again */
 
     bool hashed;
     uint64_t body_hash;
@@ -182,6 +215,18 @@ struct sp_house {
     uint32_t next_lease, next_serial;
     sp_worker workers[SP_LIMIT_WORKERS];
     int worker_count;
+    int role_counts[SP_ROLE_COUNT];
+    sp_snapshot *snapshot;  /* for requests opened now */
+    sp_snapshot *snapshots; /* all that are referenced, newest first */
+    sp_link links[SP_LIMIT_LINKS];
+    int link_count;
+    sp_remote_state remotes[SP_LIMIT_REMOTES];
+    sp_retry_budget budgets[SP_TASK_COUNT];
+    int active[SP_TASK_COUNT]; /* submitted, not answered */
+    uint64_t random_state;
+    sp_guard guard;
+    void (*on_quarantine)(void *context, const char *task, const char *link);
+    void *on_quarantine_context;
     sp_queue queues[SP_OP_COUNT];
     sp_queue suspects[SP_OP_COUNT];
     sp_queue answered; /* done callbacks to make at the end of this turn */
@@ -199,7 +244,7 @@ struct sp_house {
     int64_t sleep_began_ns; /* 0 = this one is not counted */
     int open_count, leased_count;
     uint64_t body_bytes_held; /* of all requests open */
-    sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric;
+    sp_metric *stale_metric, *poison_metric, *fallback_metric, *requeued_metric, *shed_metric;
 };
 
 /* shm.c */
@@ -209,11 +254,16 @@ sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr);
 void sp_shm_worker_free(sp_worker *worker);
 sp_status sp_shm_reopen_read_only(int fd, int *ret_fd, sp_error *reterr);
 
+/* guard.c: once a turn */
+void sp_guard_turn(sp_house *house);
+
 /* request.c */
 void sp_request_answer(sp_request *request, sp_status status); /* moves it to `answered`: delivered later this turn */
 void sp_request_answer_now(sp_request *request); /* SP_OK; its content is borrowed, so the callback comes at once */
 void sp_request_deliver(sp_house *house); /* calls the callbacks */
 void sp_request_recycle_if_done(sp_request *request);
+/* What a FETCH left in the output becomes the body: sealed against writing, mapped read-only. */
+sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_error *reterr);
 void sp_queue_push(sp_queue *queue, sp_request *request);
 void sp_queue_push_front(sp_queue *queue, sp_request *request);
 void sp_queue_remove(sp_queue *queue, sp_request *request);

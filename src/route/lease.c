@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "route/chain.h"
+#include "route/quota.h"
 #include "route/supervisor.h"
 #include "worker/control.h"
 #include "worker/ring.h"
@@ -12,10 +13,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static sp_status give_output(sp_worker *worker, sp_request *request, sp_error *reterr)
+static bool writes_output(sp_op op)
 {
-    /* A stale lease may still be writing the old output: what the new one writes must be out of its reach. */
-    if (request->op == SP_OP_DECODE && request->leases_out > 0)
+    return op == SP_OP_DECODE || op == SP_OP_FETCH;
+}
+
+static sp_status give_output(sp_worker *worker, sp_request *request, sp_op op, sp_error *reterr)
+{
+    /* A stale lease may still be writing the old output: what the new one writes must be out of its reach. And what is
+     * fetched will be sealed against writing, which needs a memfd that nobody ever mapped. */
+    if ((writes_output(op) && request->leases_out > 0) || op == SP_OP_FETCH)
         sp_fd_closep(&request->output_fd);
     if (request->output_fd < 0) {
         int fd = memfd_create("spillway-output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -29,7 +36,7 @@ static sp_status give_output(sp_worker *worker, sp_request *request, sp_error *r
         return SP_OK;
     sp_control word = { .kind = SP_CONTROL_OUTPUT, .slot = request->slot, .serial = request->output_serial };
     int fd = request->output_fd, read_only = -1;
-    if (request->op != SP_OP_DECODE) {
+    if (!writes_output(op)) {
         sp_status s = sp_shm_reopen_read_only(fd, &read_only, reterr);
         if (s)
             return s;
@@ -42,60 +49,147 @@ static sp_status give_output(sp_worker *worker, sp_request *request, sp_error *r
     return s;
 }
 
-static sp_status give_descriptors(sp_worker *worker, sp_request *request, sp_error *reterr)
+/* What the operation finds in the output, or makes there. */
+static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
+{
+    switch (op) {
+    case SP_OP_DECODE:
+        return sp_chain_wanted_output(request->house, request);
+    case SP_OP_CLASSIFY:
+        return request->output_kind;
+    case SP_OP_FETCH:
+        return SP_OUTPUT_BYTES;
+    case SP_OP_REMOTE:
+        return sp_chain_wants_output(request, entry) ? request->output_kind : SP_OUTPUT_NONE;
+    case SP_OP_NOOP:
+    case SP_OP_SEND:
+        break;
+    }
+    return SP_OUTPUT_NONE;
+}
+
+static sp_status give_descriptors(sp_worker *worker, sp_request *request, sp_op op, uint32_t output_kind, sp_error *reterr)
 {
     sp_status s = SP_OK;
-    if (request->body_fd >= 0 && request->op != SP_OP_CLASSIFY) {
+    bool wants_body = op != SP_OP_CLASSIFY && op != SP_OP_FETCH && (op != SP_OP_REMOTE || output_kind == SP_OUTPUT_NONE);
+    if (request->body_fd >= 0 && wants_body) {
         sp_control word = { .kind = SP_CONTROL_BODY, .slot = request->slot, .serial = request->shared->body_memfd_serial };
         s = sp_control_send(worker->control_fd, &word, &request->body_fd, 1, reterr);
     }
-    if (!s && request->op != SP_OP_NOOP)
-        s = give_output(worker, request, reterr);
+    if (!s && output_kind != SP_OUTPUT_NONE)
+        s = give_output(worker, request, op, reterr);
     return s;
 }
 
-sp_status sp_lease_give(sp_worker *worker, sp_request *request, sp_error *reterr)
+static sp_op op_for(const sp_request *request, int entry)
+{
+    return entry >= 0 && request->chain->entries[entry].worker < 0 ? SP_OP_REMOTE : request->op;
+}
+
+/* The link's side of a lease: a permit of its breaker, a place under its limit, a share of its quota. */
+static void engage_link(sp_request *request, sp_lease *lease, int64_t now_ns)
 {
     sp_house *house = request->house;
-    sp_status s = give_descriptors(worker, request, reterr);
+    const sp_chain_entry *entry = &request->chain->entries[lease->entry];
+    sp_link *link = &house->links[entry->link];
+    lease->link = (int16_t)entry->link;
+    lease->has_ticket = sp_breaker_allow(&link->breaker, now_ns, &lease->ticket); /* a demoted local link goes without */
+    sp_limiter_begin(&link->limiter);
+    link->in_flight++;
+    sp_quota_reserve(house, request, entry, lease);
+}
+
+sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int key, bool hedge, sp_error *reterr)
+{
+    sp_house *house = request->house;
+    sp_op op = op_for(request, entry);
+    uint32_t output_kind = output_kind_of(request, op, entry);
+    SP_ASSERT(request->live_count < SP_LIVE_LEASES && !worker->leases[request->slot].number);
+    sp_status s = give_descriptors(worker, request, op, output_kind, reterr);
     if (s)
         return s;
     int64_t now_ns = sp_clock_now_ns();
     house->next_lease += house->next_lease == UINT32_MAX ? 2 : 1; /* 0 means none */
     sp_submission submission = {
         .slot = request->slot,
-        .op = request->op,
+        .op = op,
         .lease = house->next_lease,
-        .output_kind = request->op == SP_OP_DECODE ? sp_chain_wanted_output(house) : request->output_kind,
-        .output_serial = request->output_serial,
+        .output_kind = output_kind,
+        .output_serial = output_kind ? request->output_serial : 0,
         .alone = request->suspect,
         .image_w = request->image_w,
         .image_h = request->image_h,
         .output_bytes = request->output_bytes,
-        .attempt_deadline_ns = sp_chain_attempt_deadline(house, worker, request, now_ns),
+        .attempt_deadline_ns = sp_chain_attempt_deadline(house, request, entry, worker, now_ns),
     };
+    if (worker->role == SP_ROLE_NET) {
+        submission.config_serial = request->snapshot->serial;
+        submission.remote = entry >= 0 ? (uint16_t)request->chain->entries[entry].remote : 0;
+        submission.key = key >= 0 ? (uint16_t)key : 0;
+    }
     if (!sp_submissions_push(&worker->page->submissions, &worker->submission_tail, &submission))
         return SP_FAIL(reterr, SP_BUSY, "the ring of %s is full", worker->name);
-    worker->leases[request->slot] = (sp_lease){ .number = submission.lease, .given_ns = now_ns };
+    sp_lease *lease = &worker->leases[request->slot];
+    *lease = (sp_lease){ .number = submission.lease, .live = true, .hedge = hedge, .op = (uint8_t)op, .entry = (int8_t)entry,
+                         .key = (int8_t)key, .link = -1, .given_ns = now_ns, .deadline_ns = submission.attempt_deadline_ns };
+    if (entry >= 0)
+        engage_link(request, lease, now_ns);
     worker->in_flight++;
     worker->reserved |= request->suspect; /* nobody beside it until it is back */
     house->leased_count++;
     request->state = SP_REQUEST_LEASED;
-    request->lease = submission.lease;
-    request->lease_worker = worker->index;
+    request->live_workers[request->live_count++] = worker->index;
     request->leases_out++;
-    request->attempt_deadline_ns = submission.attempt_deadline_ns;
-    if (request->attempt_deadline_ns < request->shared->deadline_ns)
-        s = sp_loop_timer_set(house->loop, &request->timer, request->attempt_deadline_ns, reterr);
     if (sp_ring_must_wake(&worker->page->worker_sleeping))
         sp_ring_bell(worker->submit_fd);
     sp_watchdog_arm(house);
     return SP_OK;
 }
 
-void sp_lease_returned(sp_worker *worker, sp_request *request)
+/* --- the way back ------------------------------------------------------------------------------------------------ */
+
+static void leave_live(const sp_worker *worker, sp_request *request)
 {
-    worker->leases[request->slot].number = 0;
+    for (int i = 0; i < request->live_count; i++) {
+        if (request->live_workers[i] == worker->index) {
+            request->live_workers[i] = request->live_workers[--request->live_count];
+            return;
+        }
+    }
+}
+
+static void release_link(sp_house *house, const sp_lease *lease, sp_verdict verdict, int64_t run_begun_ns)
+{
+    sp_link *link = &house->links[lease->link];
+    int64_t now_ns = sp_clock_now_ns(), took_ns = now_ns - lease->given_ns;
+    link->in_flight--;
+    sp_limiter_end(&link->limiter, verdict == SP_VERDICT_GOOD ? took_ns : 0,
+                   verdict == SP_VERDICT_BUSY || verdict == SP_VERDICT_FAILED, now_ns);
+    if (verdict == SP_VERDICT_GOOD) {
+        sp_latency_add(&link->latency, took_ns);
+        sp_metric_observe_ns(link->seconds_metric, took_ns);
+    }
+    if (!lease->has_ticket)
+        return;
+    bool told = run_begun_ns && run_begun_ns == link->run_begun_ns; /* a batch is one event, not as many as it has items */
+    if (verdict == SP_VERDICT_SILENT || verdict == SP_VERDICT_BUSY || told) {
+        sp_breaker_release(&link->breaker, lease->ticket);
+    } else {
+        link->run_begun_ns = run_begun_ns;
+        sp_breaker_record(&link->breaker, lease->ticket, verdict == SP_VERDICT_GOOD, now_ns);
+    }
+    sp_link_note_breaker(link, now_ns);
+}
+
+void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdict, int64_t run_begun_ns)
+{
+    sp_lease *lease = &worker->leases[request->slot];
+    if (lease->live)
+        leave_live(worker, request);
+    if (lease->link >= 0)
+        release_link(worker->house, lease, verdict, run_begun_ns);
+    lease->number = 0;
+    lease->live = false;
     worker->in_flight--;
     worker->house->leased_count--;
     request->leases_out--;
@@ -103,13 +197,47 @@ void sp_lease_returned(sp_worker *worker, sp_request *request)
         worker->reserved = false;
 }
 
+void sp_lease_blame(sp_worker *worker, sp_request *request)
+{
+    sp_lease *lease = &worker->leases[request->slot];
+    if (lease->link < 0 || !lease->has_ticket)
+        return;
+    sp_link *link = &worker->house->links[lease->link];
+    int64_t now_ns = sp_clock_now_ns();
+    sp_breaker_record(&link->breaker, lease->ticket, false, now_ns);
+    lease->has_ticket = false;
+    sp_link_note_breaker(link, now_ns);
+}
+
+/* --- withdrawal -------------------------------------------------------------------------------------------------- */
+
+/* A watermark withdraws all leases up to it; the one that is live and not above it is spared (worker/slot.h). */
 void sp_lease_cancel(sp_worker *worker, sp_request *request, bool overdue_kills)
 {
     sp_lease *given = &worker->leases[request->slot];
-    atomic_store_explicit(&request->shared->cancelled_lease, given->number, memory_order_relaxed);
+    SP_ASSERT(given->live);
+    given->live = false;
+    leave_live(worker, request);
+    uint32_t spared = 0, mark = atomic_load_explicit(&request->shared->cancelled_lease, memory_order_relaxed);
+    if (!mark || (int32_t)(given->number - mark) > 0)
+        mark = given->number;
+    if (request->live_count) {
+        uint32_t other = request->house->workers[request->live_workers[0]].leases[request->slot].number;
+        if ((int32_t)(mark - other) >= 0)
+            spared = other;
+    }
+    atomic_store_explicit(&request->shared->spared_lease, spared, memory_order_relaxed);
+    atomic_store_explicit(&request->shared->cancelled_lease, mark, memory_order_release);
     if (overdue_kills)
         given->overdue_ns = sp_clock_now_ns() + SP_LIMIT_LEASE_GRACE_MS * SP_NS_PER_MS;
-    request->lease = 0;
+    if (worker->role == SP_ROLE_NET && worker->submit_fd >= 0)
+        sp_ring_bell(worker->submit_fd); /* it waits for the network: a withdrawal must not wait with it */
+}
+
+void sp_lease_cancel_all(sp_request *request, bool overdue_kills)
+{
+    while (request->live_count)
+        sp_lease_cancel(&request->house->workers[request->live_workers[0]], request, overdue_kills);
 }
 
 bool sp_lease_in_hand(const sp_worker *worker, uint32_t slot, uint32_t lease_number)

@@ -2,6 +2,7 @@
  * A request's life in the house: a slot is leased, its body filled, the answer delivered, the slot recycled. What links
  * do with it is dispatch.c's. */
 #include "base/clock.h"
+#include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/supervisor.h"
 
@@ -14,28 +15,35 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* --- queues: doubly linked, a request is in one at most -------------------------------------------------------- */
+/* --- queues: doubly linked, by priority and age; a request is in one at most -------------------------------------------------------- */
 
-void sp_queue_push(sp_queue *queue, sp_request *request)
+static void insert_after(sp_queue *queue, sp_request *request, sp_request *before)
 {
     SP_ASSERT(!request->in_queue);
     request->in_queue = true;
-    request->next = NULL;
-    request->previous = queue->last;
-    *(queue->last ? &queue->last->next : &queue->first) = request;
-    queue->last = request;
+    request->previous = before;
+    request->next = before ? before->next : queue->first;
+    *(request->next ? &request->next->previous : &queue->last) = request;
+    *(before ? &before->next : &queue->first) = request;
     queue->count++;
+}
+
+void sp_queue_push(sp_queue *queue, sp_request *request)
+{
+    sp_request *before = queue->last;
+    while (before && before->priority < request->priority)
+        before = before->previous;
+    insert_after(queue, request, before);
 }
 
 void sp_queue_push_front(sp_queue *queue, sp_request *request)
 {
-    SP_ASSERT(!request->in_queue);
-    request->in_queue = true;
-    request->previous = NULL;
-    request->next = queue->first;
-    *(queue->first ? &queue->first->previous : &queue->last) = request;
-    queue->first = request;
-    queue->count++;
+    sp_request *before = NULL, *after = queue->first;
+    while (after && after->priority > request->priority) {
+        before = after;
+        after = after->next;
+    }
+    insert_after(queue, request, before);
 }
 
 void sp_queue_remove(sp_queue *queue, sp_request *request)
@@ -72,38 +80,116 @@ static int retry_after_s(const sp_house *house)
     return (int)SP_CLAMP(wait_ns / SP_NS_PER_S + 1, (int64_t)1, (int64_t)60);
 }
 
-/* The device worker's card of the model that is asked for; NULL with SP_NOT_FOUND when no worker has it. */
-static sp_status find_model(const sp_house *house, const char *model, const sp_worker_card **ret_card, sp_error *reterr)
+/* Whether the model that is asked for can be had here. It may be: nobody has said yet, or another house may know it. */
+static sp_status check_model(const sp_house *house, const sp_chain *chain, const char *model, sp_error *reterr)
 {
     const sp_worker_card *first = NULL;
-    bool devices = false;
-    for (int i = 0; i < house->worker_count; i++) {
-        const sp_worker *w = &house->workers[i];
-        devices |= w->role == SP_ROLE_DEVICE;
-        if (w->role != SP_ROLE_DEVICE || !w->has_card || !w->card.model[0])
+    bool far = false, unknown = false;
+    for (int e = 0; e < chain->count; e++) {
+        const sp_chain_entry *entry = &chain->entries[e];
+        far |= entry->worker < 0;
+        if (entry->worker < 0)
+            continue;
+        const sp_worker *w = &house->workers[entry->worker];
+        unknown |= !w->has_card;
+        if (!w->has_card || !w->card.model[0])
             continue;
         first = first ? first : &w->card;
-        if (model && strcmp(model, w->card.model) == 0) {
-            *ret_card = &w->card;
+        if (model && strcmp(model, w->card.model) == 0)
             return SP_OK;
-        }
     }
-    if (!devices)
-        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
-                            "no worker here can classify: start with a device worker (--workers codec0,cpu0)");
-    if (model && first)
+    if (model && first && !far)
         return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "no_such_model", "no model '%.64s' is served here; there is '%s'", model,
                             first->model);
-    *ret_card = first; /* NULL: no card yet, the request waits for the first one */
     return SP_OK;
 }
 
 static sp_status check_task(const sp_house *house, const sp_request_params *params, sp_error *reterr)
 {
-    const sp_worker_card *card = NULL;
-    if (params->task == SP_TASK_CLASSIFY)
-        return find_model(house, params->model, &card, reterr);
-    return house->worker_count ? SP_OK : SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link", "no worker is configured");
+    const sp_chain *chain = &house->snapshot->chains[params->task];
+    if ((params->url || params->task == SP_TASK_SEND) && !house->role_counts[SP_ROLE_NET])
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_net", "nobody here can reach the network: start with a net worker (--workers net0,...)");
+    if (params->url && params->local_only && params->task != SP_TASK_SEND)
+        return SP_FAIL_CODE(reterr, SP_DENIED, "local_only", "this caller's requests stay on this machine: send the bytes, not a URL");
+    if (params->url && strlen(params->url) >= SP_LIMIT_TARGET_BYTES)
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "url_too_long", "the URL has more than %d bytes", SP_LIMIT_TARGET_BYTES - 1);
+    if (params->send_headers && strlen(params->send_headers) >= SP_LIMIT_SEND_HEADERS_BYTES)
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "headers_too_long", "the headers to send have more than %d bytes",
+                            SP_LIMIT_SEND_HEADERS_BYTES - 1);
+    if (params->task == SP_TASK_SEND)
+        return SP_OK;
+    if (!chain->count && params->task == SP_TASK_CLASSIFY)
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
+                            "no worker here can classify: start with a device worker (--workers codec0,cpu0)");
+    if (!chain->count)
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link", "no worker is configured for %s", sp_task_name(params->task));
+    return params->task == SP_TASK_CLASSIFY ? check_model(house, chain, params->model, reterr) : SP_OK;
+}
+
+static int find_only(const sp_house *house, const sp_chain *chain, const char *name)
+{
+    for (int e = 0; e < chain->count; e++) {
+        if (strcmp(house->links[chain->entries[e].link].name, name) == 0)
+            return e;
+    }
+    return -2;
+}
+
+/* What policy will ask about. */
+static void take_facts(sp_request *request, const sp_request_params *params)
+{
+    sp_house *house = request->house;
+    request->snapshot = sp_snapshot_ref(house->snapshot);
+    request->chain = &request->snapshot->chains[params->task];
+    request->barred = 0;
+    memset(request->tries, 0, sizeof(request->tries));
+    request->pinned = -1;
+    request->only = params->only_link ? find_only(house, request->chain, params->only_link) : -1;
+    request->local_only = params->local_only;
+    request->force_cpu = params->force_cpu;
+    request->wants_fetch = params->url && params->task != SP_TASK_SEND;
+    request->no_decode = request->internal = false;
+    request->priority = SP_CLAMP(params->priority, -10, 10);
+    request->duration_s = SP_MAX(params->duration_s, 0.0);
+    request->retry_at_ns = request->hedge_at_ns = request->wake_ns = 0;
+    sp_chain_judge_open(request, params);
+}
+
+static void copy_text(char *dst, size_t size, const char *src)
+{
+    (void)snprintf(dst, size, "%s", src ? src : "");
+}
+
+static void fill_shared(sp_request *request, const sp_request_params *params)
+{
+    sp_slot_request *shared = request->shared;
+    memset(shared, 0, offsetof(sp_slot_request, target)); /* the long texts end at their first byte */
+    shared->target[0] = shared->send_headers[0] = 0;
+    atomic_store_explicit(&shared->cancelled_lease, 0, memory_order_relaxed);
+    atomic_store_explicit(&shared->spared_lease, 0, memory_order_relaxed);
+    shared->fetch_limit_bytes = 0;
+    if (params->request_id && *params->request_id)
+        copy_text(shared->request_id, sizeof(shared->request_id), params->request_id);
+    else
+        make_id(shared->request_id);
+    const sp_config *config = request->snapshot->config;
+    shared->deadline_ns = params->deadline_ns;
+    shared->top_k = params->top_k ? params->top_k : 5;
+    shared->flags = (params->decode_fast ? SP_SLOT_DECODE_FAST : 0u) | (params->local_only ? SP_SLOT_LOCAL_ONLY : 0u) |
+                    (params->private_ok ? SP_SLOT_PRIVATE_OK : 0u) | (params->send_put ? SP_SLOT_SEND_PUT : 0u) |
+                    (params->send_s3 ? SP_SLOT_SEND_S3 : 0u);
+    shared->task = params->task;
+    shared->hops = (uint32_t)SP_MAX(params->hops, 0);
+    copy_text(shared->model, sizeof(shared->model), params->model);
+    copy_text(shared->content_type, sizeof(shared->content_type), params->content_type);
+    if (params->url) {
+        copy_text(shared->target, sizeof(shared->target), params->url);
+        shared->fetch_limit_bytes = config->fetch_limit_bytes ? config->fetch_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES;
+        if (config->fetch_private && params->task != SP_TASK_SEND)
+            shared->flags |= SP_SLOT_PRIVATE_OK;
+    }
+    if (params->send_headers)
+        copy_text(shared->send_headers, sizeof(shared->send_headers), params->send_headers);
 }
 
 sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
@@ -135,10 +221,9 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     SP_ASSERT(request->state == SP_REQUEST_FREE && !request->leases_out);
     request->state = SP_REQUEST_FILLING;
     request->task = params->task;
-    request->step = 0;
-    request->lease = 0;
-    request->executed = request->hashed = request->suspect = false;
-    memset(request->tries, 0, sizeof(request->tries));
+    request->op = 0;
+    request->live_count = 0;
+    request->hashed = request->suspect = false;
     request->body = request->inline_body;
     request->body_bytes = 0;
     request->body_capacity = SP_LIMIT_SLOT_INLINE_BYTES;
@@ -147,16 +232,8 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     request->output_kind = SP_OUTPUT_NONE;
     memset(&request->answer, 0, offsetof(sp_answer, attempts)); /* attempt_count says how many of the rest are valid */
     request->answer.received_ns = params->received_ns;
-
-    sp_slot_request *shared = request->shared;
-    memset(shared, 0, sizeof(*shared));
-    if (params->request_id && *params->request_id)
-        (void)snprintf(shared->request_id, sizeof(shared->request_id), "%s", params->request_id);
-    else
-        make_id(shared->request_id);
-    shared->deadline_ns = params->deadline_ns;
-    shared->top_k = params->top_k ? params->top_k : 5;
-    shared->flags = params->decode_fast ? SP_SLOT_DECODE_FAST : 0;
+    take_facts(request, params);
+    fill_shared(request, params);
     (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", params->model ? params->model : "");
     house->open_count++;
     *ret_request = request;
@@ -230,10 +307,19 @@ void sp_request_set_deadline(sp_request *request, int64_t deadline_ns)
     request->shared->deadline_ns = deadline_ns;
 }
 
+void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns)
+{
+    if (deadline_ns <= request->shared->deadline_ns)
+        return;
+    request->shared->deadline_ns = deadline_ns;
+    if (request->state == SP_REQUEST_QUEUED || request->state == SP_REQUEST_LEASED)
+        sp_dispatch_arm(request);
+}
+
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast)
 {
     request->shared->top_k = top_k ? top_k : 5;
-    request->shared->flags = decode_fast ? SP_SLOT_DECODE_FAST : 0;
+    request->shared->flags = (request->shared->flags & ~SP_SLOT_DECODE_FAST) | (decode_fast ? SP_SLOT_DECODE_FAST : 0u);
 }
 
 const char *sp_request_id(const sp_request *request)
@@ -249,6 +335,41 @@ static void drop_body(sp_request *request)
     request->house->body_bytes_held -= request->body_bytes;
     request->body_bytes = 0;
     sp_fd_closep(&request->body_fd);
+}
+
+sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_error *reterr)
+{
+    sp_house *house = request->house;
+    struct stat st;
+    if (request->output_fd < 0 || fstat(request->output_fd, &st) < 0 || (uint64_t)st.st_size < size_bytes)
+        return SP_FAIL(reterr, SP_INTERNAL, "fewer bytes were fetched than was said");
+    if (!size_bytes)
+        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_body", "nothing lies at that URL");
+    if (size_bytes > request->shared->fetch_limit_bytes)
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "more than the %llu bytes allowed lie at that URL",
+                            (unsigned long long)request->shared->fetch_limit_bytes);
+    if (house->body_bytes_held + size_bytes > house->config.bodies_limit_bytes)
+        return SP_FAIL_CODE(reterr, SP_BUSY, "bodies", "%llu MiB of bodies are being held already; come back in 1 s",
+                            (unsigned long long)(house->body_bytes_held >> 20));
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL; /* whoever fetched it cannot change it any more */
+    if (fcntl(request->output_fd, F_ADD_SEALS, seals) < 0)
+        return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "sealing what was fetched");
+    void *memory = mmap(NULL, size_bytes, PROT_READ, MAP_SHARED, request->output_fd, 0);
+    if (memory == MAP_FAILED)
+        return SP_FAIL_ERRNO(reterr, SP_NOMEM, "mapping %llu fetched bytes", (unsigned long long)size_bytes);
+    drop_body(request);
+    request->body = memory;
+    request->body_bytes = request->body_capacity = size_bytes;
+    request->body_fd = request->output_fd;
+    request->output_fd = -1;
+    request->hashed = false;
+    house->body_bytes_held += size_bytes;
+    sp_slot_request *shared = request->shared;
+    shared->body_bytes = shared->payload_bytes = size_bytes;
+    shared->payload_offset = 0;
+    shared->body_in_memfd = 1;
+    shared->body_memfd_serial = ++house->next_serial;
+    return SP_OK;
 }
 
 /* --- submit, answer, close -------------------------------------------------------------------------------------- */
@@ -268,6 +389,7 @@ void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *cont
         /* From here on nobody, we included, can make a writable mapping or change its size. */
         (void)fcntl(request->body_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     }
+    request->house->active[request->task]++;
     sp_dispatch_submit(request);
 }
 
@@ -288,8 +410,10 @@ sp_attempt *sp_request_attempt_add(sp_request *request, const char *link, sp_sta
 static void settle(sp_request *request, sp_status status)
 {
     SP_ASSERT(!request->in_queue && request->state != SP_REQUEST_DONE && request->state != SP_REQUEST_CLOSED);
+    SP_ASSERT(!request->live_count);
     sp_loop_timer_clear(request->house->loop, &request->timer);
     request->state = SP_REQUEST_DONE;
+    request->house->active[request->task]--;
     request->answer.status = status;
     request->answer.total_ns = sp_clock_now_ns() - request->answer.received_ns;
     request->answer.decode_fast = (request->shared->flags & SP_SLOT_DECODE_FAST) != 0;
@@ -304,7 +428,7 @@ void sp_request_answer_now(sp_request *request)
 void sp_request_answer(sp_request *request, sp_status status)
 {
     settle(request, status);
-    if (status == SP_BUSY || status == SP_UNAVAILABLE || status == SP_NOMEM)
+    if (!request->answer.retry_after_s && (status == SP_BUSY || status == SP_UNAVAILABLE || status == SP_NOMEM))
         request->answer.retry_after_s = retry_after_s(request->house);
     sp_queue_push(&request->house->answered, request);
 }
@@ -330,6 +454,8 @@ void sp_request_recycle_if_done(sp_request *request)
         for (int i = 0; i < house->worker_count; i++)
             house->workers[i].output_serials[request->slot] = 0;
     }
+    sp_snapshot_unref(house, request->snapshot);
+    request->snapshot = NULL;
     request->state = SP_REQUEST_FREE;
     house->free_slots[house->free_count++] = request->slot;
 }
@@ -353,6 +479,7 @@ void sp_request_cancel(sp_request *request)
     if (request->state == SP_REQUEST_QUEUED || request->state == SP_REQUEST_LEASED) {
         sp_dispatch_withdraw(request);
         sp_loop_timer_clear(request->house->loop, &request->timer);
+        request->house->active[request->task]--;
         request->state = SP_REQUEST_DONE;
     }
     sp_request_close(request);

@@ -34,8 +34,6 @@
 #define BACKOFF_FIRST_NS (50 * SP_NS_PER_MS)
 #define BACKOFF_LONGEST_NS (10 * SP_NS_PER_S)
 
-extern char **environ;
-
 static void set_state(sp_worker *worker, sp_worker_state state)
 {
     worker->state = state;
@@ -94,7 +92,11 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
     (void)posix_spawnattr_setpgroup(&attributes, 0);
     (void)posix_spawnattr_setsigmask(&attributes, &blocked);
     (void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
-    code = posix_spawn(&worker->pid, config->executable, &actions, &attributes, (char *const *)(uintptr_t)argv, environ);
+    char **environment = sp_supervisor_environment(worker);
+    code = environment ? posix_spawn(&worker->pid, config->executable, &actions, &attributes,
+                                     (char *const *)(uintptr_t)argv, environment)
+                       : ENOMEM;
+    free(environment);
     (void)posix_spawnattr_destroy(&attributes);
     (void)posix_spawn_file_actions_destroy(&actions);
     if (code)
@@ -166,6 +168,8 @@ sp_status sp_supervisor_spawn(sp_worker *worker, sp_error *reterr)
     worker->spawned_ns = sp_clock_now_ns();
     set_state(worker, SP_WORKER_STARTING);
     s = greet(worker, reterr); /* lies in the socket until the child reads it */
+    if (!s)
+        sp_supervisor_send_configs(worker);
     if (!s)
         s = spawn_process(worker, pair[1], reterr);
     sp_fd_closep(&pair[1]);
