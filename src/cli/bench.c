@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 #include "base/machine.h"
-#include "cli/bench_http.h"
+#include "cli/bench_links.h"
 #include "cli/bench_load.h"
 
 #include <errno.h>
@@ -23,7 +23,6 @@
 #endif
 
 #define FILES 64
-#define BODY_LIMIT_BYTES (256u * 1024 * 1024)
 
 typedef struct options {
     const char *url_text;
@@ -31,7 +30,7 @@ typedef struct options {
     const char *files[FILES], *labels[FILES];
     int file_count, label_count;
     long body_bytes; /* -1 = none: a body of that many printable bytes */
-    const char *method, *content_type, *field, *expect_text;
+    const char *method, *content_type, *field, *expect_text, *links;
     const char *headers[SP_BENCH_HEADERS];
     int header_count;
     bool raw, json, no_keepalive, resend_stale, constant;
@@ -76,12 +75,17 @@ static const char help[] =
     "  --expect-label L     the answer's first \"label\" must be L; one for all, or one per --file in their order\n"
     "  --expect-text T      the answer must contain T\n"
     "  --resend-stale       send again, once, when a used connection was closed before any answer came\n"
+    "links against each other\n"
+    "  --links A,B,...      send each --file through each of these links instead (needs the admin scope), one call\n"
+    "                       after the other in turns: latency, speed-up against the first, cost, and how far the\n"
+    "                       probabilities differ; --requests N calls for each link (default 20 for each file)\n"
     "output\n"
     "  --json               one JSON object\n"
     "\n"
     "examples\n"
     "  spillway bench http://127.0.0.1:8000/infer --file cat.jpg --concurrency 8 --duration 10\n"
     "  spillway bench 'http://127.0.0.1:8000/infer?task=noop' --body-bytes 1024 --rate 20000\n"
+    "  spillway bench http://127.0.0.1:8000/infer --links cuda0,cpu0 --file cat.jpg --file dog.jpg\n"
     "\n"
     "exit codes: 0 all answers were 2xx and as expected; 1 some were not; 2 wrong usage; 3 no connection\n";
 
@@ -107,7 +111,7 @@ static sp_status list_add(const char *name, const char *value, const char **list
 enum option_id {
     OPT_FILE = 256, OPT_FIELD, OPT_RAW, OPT_BODY_BYTES, OPT_TYPE, OPT_METHOD, OPT_HEADER, OPT_NO_KEEPALIVE,
     OPT_CONCURRENCY, OPT_DURATION, OPT_REQUESTS, OPT_WARMUP, OPT_RATE, OPT_CONSTANT, OPT_SEED, OPT_TIMEOUT,
-    OPT_LABEL, OPT_TEXT, OPT_RESEND, OPT_JSON, OPT_HELP
+    OPT_LABEL, OPT_TEXT, OPT_LINKS, OPT_RESEND, OPT_JSON, OPT_HELP
 };
 
 static const struct option long_options[] = {
@@ -129,6 +133,7 @@ static const struct option long_options[] = {
     { "timeout", required_argument, NULL, OPT_TIMEOUT },
     { "expect-label", required_argument, NULL, OPT_LABEL },
     { "expect-text", required_argument, NULL, OPT_TEXT },
+    { "links", required_argument, NULL, OPT_LINKS },
     { "resend-stale", no_argument, NULL, OPT_RESEND },
     { "json", no_argument, NULL, OPT_JSON },
     { "help", no_argument, NULL, OPT_HELP },
@@ -148,13 +153,14 @@ static sp_status option_take(options *o, int id, const char *name, sp_error *ret
     case OPT_TYPE: o->content_type = optarg; return SP_OK;
     case OPT_METHOD: o->method = optarg; return SP_OK;
     case OPT_TEXT: o->expect_text = optarg; return SP_OK;
+    case OPT_LINKS: o->links = optarg; return SP_OK;
     case OPT_RAW: o->raw = true; return SP_OK;
     case OPT_NO_KEEPALIVE: o->no_keepalive = true; return SP_OK;
     case OPT_CONSTANT: o->constant = true; return SP_OK;
     case OPT_RESEND: o->resend_stale = true; return SP_OK;
     case OPT_JSON: o->json = true; return SP_OK;
     case OPT_BODY_BYTES:
-        s = number_parse(name, optarg, 0, BODY_LIMIT_BYTES, &value, reterr);
+        s = number_parse(name, optarg, 0, SP_BENCH_BODY_BYTES, &value, reterr);
         o->body_bytes = (long)value;
         return s;
     case OPT_CONCURRENCY:
@@ -207,9 +213,12 @@ static sp_status options_parse(int argc, char **argv, options *o, bool *ret_help
     if (o->label_count > 1 && o->label_count != o->file_count)
         return SP_FAIL(reterr, SP_INVALID, "%d times --expect-label for %d files: one for all, or one for each",
                        o->label_count, o->file_count);
+    if (o->links && (!o->file_count || o->rate > 0 || o->concurrency || o->duration_s > 0))
+        return SP_FAIL(reterr, SP_INVALID, "--links takes one --file or more, and --requests instead of --rate, --concurrency "
+                       "and --duration");
     if (!o->concurrency)
         o->concurrency = o->rate > 0 ? 64 : 1;
-    if (!o->requests && o->duration_s <= 0)
+    if (!o->requests && o->duration_s <= 0 && !o->links)
         o->duration_s = 10;
     if (o->warmup_s < 0)
         o->warmup_s = o->requests ? 0 : 1;
@@ -218,64 +227,23 @@ static sp_status options_parse(int argc, char **argv, options *o, bool *ret_help
     return sp_bench_url_parse(o->url_text, &o->url, reterr);
 }
 
-static const char *type_by_name(const char *name)
-{
-    static const struct { const char *end, *type; } types[] = {
-        { ".jpg", "image/jpeg" }, { ".jpeg", "image/jpeg" }, { ".png", "image/png" }, { ".webp", "image/webp" },
-        { ".gif", "image/gif" }, { ".bmp", "image/bmp" }, { ".tif", "image/tiff" }, { ".tiff", "image/tiff" },
-        { ".json", "application/json" }, { ".wav", "audio/wav" },
-    };
-    size_t n = strlen(name);
-    for (size_t i = 0; i < SP_ARRAY_LEN(types); i++) {
-        size_t m = strlen(types[i].end);
-        if (n > m && strcasecmp(name + n - m, types[i].end) == 0)
-            return types[i].type;
-    }
-    return "application/octet-stream";
-}
-
-static sp_status file_read(const char *name, sp_buf *ret_bytes, sp_error *reterr)
-{
-    uint8_t block[65536];
-    size_t n;
-    FILE *file = fopen(name, "rb");
-
-    if (!file)
-        return SP_FAIL_ERRNO(reterr, SP_NOT_FOUND, "%s", name);
-    while ((n = fread(block, 1, sizeof block, file)) > 0)
-        sp_buf_append(ret_bytes, block, n);
-    bool bad = ferror(file) != 0;
-    (void)fclose(file);
-    if (bad || !sp_buf_ok(ret_bytes))
-        return SP_FAIL(reterr, SP_INVALID, "%s cannot be read, or is larger than %u MiB", name, BODY_LIMIT_BYTES >> 20);
-    return SP_OK;
-}
-
 static sp_status shot_build(const options *o, int index, sp_buf *ret_request, sp_error *reterr)
 {
     SP_CLEANUP(sp_buf_done) sp_buf body = { 0 };
-    const char *name = index < o->file_count ? o->files[index] : NULL;
     sp_bench_request_params params = { .url = &o->url, .method = o->method, .headers = o->headers,
                                        .header_count = o->header_count, .keep_alive = !o->no_keepalive,
                                        .content_type = o->content_type };
 
-    sp_buf_init(&body, BODY_LIMIT_BYTES);
-    if (name) {
-        sp_status s = file_read(name, &body, reterr);
-        if (s)
-            return s;
-        const char *slash = strrchr(name, '/');
-        params.file_name = slash ? slash + 1 : name;
+    if (index < o->file_count) {
         params.multipart_field = o->raw ? NULL : o->field;
-        if (!params.content_type)
-            params.content_type = type_by_name(name);
-    } else {
-        for (long i = 0; i < o->body_bytes; i++)
-            sp_buf_append(&body, &"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+/"[i & 63], 1);
+        return sp_bench_file_request(&params, o->files[index], ret_request, reterr);
     }
-    params.has_body = name != NULL || o->body_bytes >= 0;
+    sp_buf_init(&body, SP_BENCH_BODY_BYTES);
+    for (long i = 0; i < o->body_bytes; i++)
+        sp_buf_append(&body, &"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+/"[i & 63], 1);
+    params.has_body = o->body_bytes >= 0;
     params.body = sp_buf_view(&body);
-    sp_buf_init(ret_request, BODY_LIMIT_BYTES + 65536);
+    sp_buf_init(ret_request, SP_BENCH_BODY_BYTES + 65536);
     return sp_bench_request_build(&params, ret_request, reterr);
 }
 
@@ -464,6 +432,16 @@ static sp_status bench_run(const options *o, sp_load_result *result, sp_error *r
     return s;
 }
 
+static int run_links(const options *o)
+{
+    const sp_links_params params = {
+        .url = &o->url, .links = o->links, .files = o->files, .file_count = o->file_count, .requests = o->requests,
+        .headers = o->headers, .header_count = o->header_count, .field = o->raw ? NULL : o->field,
+        .content_type = o->content_type, .timeout_ns = (int64_t)(o->timeout_s * 1e9), .json = o->json, .stop = &stop_asked,
+    };
+    return sp_bench_links(&params);
+}
+
 int sp_command_bench(int argc, char **argv)
 {
     static sp_load_result result; /* 120 KiB: not for the stack */
@@ -480,6 +458,8 @@ int sp_command_bench(int argc, char **argv)
         struct sigaction action = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
         (void)sigaction(SIGINT, &action, NULL);
         (void)sigaction(SIGTERM, &action, NULL);
+        if (o.links)
+            return run_links(&o);
         s = bench_run(&o, &result, &error);
     }
     if (s) {

@@ -10,6 +10,7 @@
 #define SP_BENCH_HEAD_BYTES (16u * 1024)  /* of one answer; longer is counted as a protocol error */
 #define SP_BENCH_KEPT_BYTES (64u * 1024)  /* of an answer's body, where it must be looked at */
 #define SP_BENCH_HEADERS 32               /* --header options */
+#define SP_BENCH_BODY_BYTES (256u * 1024 * 1024) /* of one request */
 
 typedef struct sp_bench_url {
     char host[256];
@@ -35,6 +36,10 @@ typedef struct sp_bench_request_params {
 
 /* The whole request as it goes over the wire, into *ret_bytes (an initialised sp_buf with room enough). */
 sp_status sp_bench_request_build(const sp_bench_request_params *params, sp_buf *ret_bytes, sp_error *reterr);
+
+/* The same with a file as its body (as a form's field when multipart_field is set); initialises *ret_request. SP_NOT_FOUND,
+ * SP_INVALID: it cannot be read, or is too large. */
+sp_status sp_bench_file_request(const sp_bench_request_params *like, const char *file, sp_buf *ret_request, sp_error *reterr);
 
 typedef enum sp_bench_phase {
     SP_BENCH_HEAD,

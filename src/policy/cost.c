@@ -28,6 +28,17 @@ int64_t sp_price_of(const sp_price *price, int64_t device_ns, int64_t media_ns)
     return add_saturating(cost, SP_MAX(price->per_call, 0));
 }
 
+/* In parts of a 3.6e12th of a microdollar, which both rates divide into. */
+int64_t sp_price_next(const sp_price *price, int64_t device_ns, int64_t media_ns, int64_t *carry)
+{
+    const int64_t parts = INT64_C(3600000000000);
+    __int128 cost = (__int128)SP_MAX(price->per_hour, 0) * SP_MAX(device_ns, 0) +
+                    (__int128)SP_MAX(price->per_minute, 0) * SP_MAX(media_ns, 0) * 60 + *carry;
+    *carry = (int64_t)(cost % parts);
+    cost = cost / parts + SP_MAX(price->per_call, 0);
+    return cost > INT64_MAX ? INT64_MAX : (int64_t)cost;
+}
+
 static int64_t round_money(double microdollars)
 {
     return microdollars < 9e18 ? (int64_t)llround(microdollars) : INT64_MAX;

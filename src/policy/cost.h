@@ -13,6 +13,10 @@ typedef struct sp_price {
 
 int64_t sp_price_of(const sp_price *price, int64_t device_ns, int64_t media_ns);
 
+/* The same for one of many: what an answer costs beyond whole microdollars goes on to the next in *carry (begins as 0), so
+ * that the sum is right where each costs less than one (5 ms at $0.05 an hour are 0.07 microdollars). */
+int64_t sp_price_next(const sp_price *price, int64_t device_ns, int64_t media_ns, int64_t *carry);
+
 /* `spillway cost`: the same work by a rented device and by an API. */
 typedef struct sp_cost_case {
     int64_t sessions;

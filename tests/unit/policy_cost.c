@@ -30,6 +30,22 @@ TEST(price_table)
         CHECK_INT(sp_price_of(&rows[i].price, rows[i].device_ns, rows[i].media_ns), rows[i].microdollars);
 }
 
+TEST(small_costs_add_up)
+{
+    sp_price cpu = { .per_hour = 50000 }, both = { .per_hour = 50000, .per_minute = 6000, .per_call = 2 };
+    int64_t carry = 0, sum = 0;
+    CHECK_INT(sp_price_of(&cpu, 5000000, 0), 0); /* 0.07 microdollars */
+    for (int i = 0; i < 720000; i++)             /* an hour of them */
+        sum += sp_price_next(&cpu, 5000000, 0, &carry);
+    CHECK_INT(sum, 50000);
+    CHECK_INT(carry, 0);
+    for (int i = 0; i < 1000; i++)
+        sum += sp_price_next(&both, 3600000, 7000000, &carry); /* 0.05 + 0.7 + 2 */
+    CHECK_INT(sum, 50000 + 2750);
+    CHECK_INT(sp_price_next(&(sp_price){ .per_hour = -1, .per_call = -1 }, -5, -5, &carry), 0);
+    CHECK_INT(sp_price_next(&(sp_price){ .per_hour = INT64_MAX }, INT64_MAX, 0, &carry), INT64_MAX);
+}
+
 /* 1,000 sessions of 60 s: $6.00 by the API at .006 a minute; 1.11 h = $0.22 on an L4 at 15x and $0.20 an hour. */
 TEST(a_thousand_minutes)
 {
