@@ -17,6 +17,8 @@ typedef struct command {
 static const command commands[] = {
     { "serve", sp_command_serve, "answer requests over HTTP" },
     { "classify", sp_command_classify, "say what pictures show, without a server" },
+    { "config", sp_command_config, "check a configuration file, or show what it comes to" },
+    { "token", sp_command_token, "make an access token" },
     { "doctor", sp_command_doctor, "show engines, devices and limits of this machine, and what is missing" },
     { "models", sp_command_models, "list the models that are here, or that can be pulled" },
     { "pull", sp_command_pull, "download a model of the catalogue" },

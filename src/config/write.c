@@ -23,6 +23,8 @@ static bool plain(const char *text)
     static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./$*";
     static const char inside[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-+@$*%=";
 
+    if (*text == '-' && text[1] >= '0' && text[1] <= '9')
+        text++; /* a number below zero */
     if (!*text || !strchr(safe, *text) || *text == '*' || !strcmp(text, "null") || !strcmp(text, "Null") || !strcmp(text, "NULL"))
         return false;
     for (const char *p = text; *p; p++) {
