@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The data directory: made when it is missing, held by one process at a time. */
-#include "store/jobs_internal.h"
+#include "store/directory.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -92,9 +92,4 @@ int64_t jobs_unix_ms(void);
 /* {"error": why, "code": code} as the result of a job that the store itself ends. Truncated text stays JSON. */
 void jobs_error_json(const char *code, const char *why, char *ret_text, size_t size_bytes);
 
-/* Makes the directory and those above it. */
-sp_status sp_store_directory_make(const char *path, sp_error *reterr);
-/* Locks data_dir/NAME for this process; the descriptor holds it. SP_UNAVAILABLE, code "data_dir_in_use". */
-sp_status sp_store_directory_lock(const char *data_dir, const char *name, int *ret_fd, sp_error *reterr);
-
 #endif

@@ -13,6 +13,8 @@
  *   jobs_webhook  (webhook_at_unix_ms)                 webhooks that are due; pending only */
 #include "store/jobs_sqlite.h"
 
+#include "store/directory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
