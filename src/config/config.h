@@ -164,6 +164,8 @@ typedef struct sp_config {
     char log_level[16];
     int trusted_peer_count; /* whose X-Spillway-Tier, -Tenant and -Hops are believed */
     char trusted_peers[16][64]; /* address or CIDR */
+    int host_count; /* names in Host and Origin that mean this server, beside those of loopback (without tokens) */
+    char hosts[8][128];
     uint64_t fetch_limit_bytes; /* of user-given URLs; default SP_LIMIT_IMAGE_BODY_BYTES */
     bool fetch_private;         /* user-given URLs may point into private address ranges; default false */
     char preset[24];            /* "" = none */

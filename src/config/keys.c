@@ -145,6 +145,33 @@ static void peers_write(sp_writer *writer, const sp_key *key, const void *object
         write_items(writer, key->name, config->trusted_peers[0], sizeof(config->trusted_peers[0]), config->trusted_peer_count);
 }
 
+static void take_host(sp_reader *reader, const sp_yaml_node *node, const char *item, void *context)
+{
+    sp_config *config = context;
+    size_t n = strlen(item);
+
+    if (!n || n >= sizeof(config->hosts[0]) || strspn(item, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:") != n)
+        sp_reader_complain(reader, node, "'%.60s' is no host name (inference.example.org, without scheme and port)", item);
+    else if (config->host_count == (int)SP_ARRAY_LEN(config->hosts))
+        sp_reader_complain(reader, node, "more than %zu hosts", SP_ARRAY_LEN(config->hosts));
+    else
+        (void)snprintf(config->hosts[config->host_count++], sizeof(config->hosts[0]), "%s", item);
+}
+
+static void hosts_read(sp_reader *reader, const sp_yaml_node *node, void *object)
+{
+    ((sp_config *)object)->host_count = 0;
+    read_items(reader, node, take_host, object);
+}
+
+static void hosts_write(sp_writer *writer, const sp_key *key, const void *object)
+{
+    const sp_config *config = object;
+
+    if (config->host_count)
+        write_items(writer, key->name, config->hosts[0], sizeof(config->hosts[0]), config->host_count);
+}
+
 /* drain_delay: whole seconds, with or without a unit; -1 = by the place it runs in. */
 static void drain_read(sp_reader *reader, const sp_yaml_node *node, void *object)
 {
@@ -461,6 +488,7 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "use_gpu", SP_KEY_BOOL, use_gpu), FLAT },
     { SP_ROW(sp_config, "preset", SP_KEY_CUSTOM, preset), FLAT, .read = preset_read, .write = preset_write },
     { SP_ROW(sp_config, "trusted_peers", SP_KEY_CUSTOM, trusted_peers), FLAT, .read = peers_read, .write = peers_write },
+    { SP_ROW(sp_config, "hosts", SP_KEY_CUSTOM, hosts), FLAT, .read = hosts_read, .write = hosts_write },
     { .name = "fetch", .kind = SP_KEY_MAP, .size = sizeof(sp_config), .schema = &fetch_schema },
     { SP_ROW(sp_config, "chains", SP_KEY_NAMED, chains), .size = sizeof(sp_chain_config), .most = SP_LIMIT_CHAINS, .heap = true,
       .count_offset = offsetof(sp_config, chain_count), .name_bytes = sizeof(((sp_chain_config *)0)->task), .schema = &sp_chain_schema },

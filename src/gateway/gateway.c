@@ -3,6 +3,7 @@
 #include "gateway/gateway.h"
 
 #include "gateway/jobs.h"
+#include "gateway/auth.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -39,6 +40,7 @@ static void announce(const gw_server *server)
         .address = server->address_text,
         .http_port = server->listeners[GW_LISTEN_HTTP].port,
         .metrics_port = server->listeners[GW_LISTEN_METRICS].port,
+        .admin_port = server->listeners[GW_LISTEN_ADMIN].port,
     };
     if (!config->quiet) {
         (void)printf("Spillway is serving on http://%s%s%s:%d/", open, ports.address, shut, ports.http_port);
@@ -157,6 +159,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
         s = gw_listen_open(server, GW_LISTEN_HTTP, config->http_port, reterr);
     if (!s && config->metrics_port >= 0)
         s = gw_listen_open(server, GW_LISTEN_METRICS, config->metrics_port, reterr);
+    if (!s && server->snapshot->admin_port >= 0)
+        s = gw_listen_open(server, GW_LISTEN_ADMIN, server->snapshot->admin_port, reterr);
     if (s)
         return s;
     const sp_house_config house = {
@@ -182,6 +186,7 @@ static void end(gw_server *server)
         return;
     gw_listen_close(server);
     gw_http_stop(server);
+    gw_auth_free(server);
     gw_jobs_close(server);
     if (server->house)
         sp_house_free(server->house, GW_WORKER_GRACE_MS);

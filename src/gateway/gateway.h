@@ -19,10 +19,11 @@ typedef struct sp_gateway_ports {
     int http_port;
     int grpc_port;    /* 0 until the gRPC API is there */
     int metrics_port; /* 0 = off */
+    int admin_port;   /* 0 = admin routes are on http_port */
 } sp_gateway_ports;
 
 typedef struct sp_gateway_config {
-    const char *bind_address;     /* loopback only: "127.0.0.1" (also "localhost"), "::1", another 127.x.y.z */
+    const char *bind_address;     /* "127.0.0.1" (also "localhost"), "::1"; others only with tokens in `config` */
     int http_port;                /* 0 = any free one */
     int metrics_port;             /* 0 = any free one; -1 = none */
     const char *executable;       /* what workers are spawned from; NULL = /proc/self/exe */
@@ -51,7 +52,7 @@ sp_gateway_config sp_gateway_config_default(void);
 
 /* Serves until SIGTERM or SIGINT has drained it: /readyz turns 503, the drain delay passes, the backlog is accepted,
  * the listeners close, every accepted request is answered, the workers end. A second signal stops at once.
- * SP_OK after a drain. SP_INVALID: an address that is not loopback, a port or a worker list that cannot be.
+ * SP_OK after a drain. SP_INVALID: an address off loopback without tokens, a port or a worker list that cannot be.
  * SP_UNAVAILABLE: a port is taken. Strings are borrowed until it returns.
  * Blocks SIGTERM and SIGINT and ignores SIGPIPE in the calling thread, which becomes the loop's. Call it once, before
  * other threads start. */

@@ -8,6 +8,7 @@
  *   - MHD_stop_daemon with a suspended connection aborts: each is resumed and answered first;
  *   - suspend and resume cost eight system calls; returning without an answer instead makes it ask again on its next
  *     run, which is what very short requests get (GW_POLL_NS). */
+#include "gateway/auth.h"
 #include "gateway/events.h"
 #include "gateway/server.h"
 
@@ -153,6 +154,8 @@ static enum MHD_Result answer_send(gw_conn *conn)
 static void problem_make(gw_conn *conn)
 {
     gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
+    if (conn->challenge)
+        gw_reply_header(conn, "WWW-Authenticate", conn->challenge);
     if (conn->error_status == 426) {
         gw_reply_header(conn, "Upgrade", "websocket");
         gw_reply_header(conn, "Sec-WebSocket-Version", "13");
@@ -177,7 +180,8 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     gw_headers_read(conn, version);
     gw_conn_enter(conn, GW_SWALLOW); /* a page is made when the body, which it has no use for, is through */
     conn->body_begin_ns = conn->since_ns;
-    conn->access = (gw_access){ .scopes = SP_SCOPE_INFER | SP_SCOPE_ADMIN | SP_SCOPE_METRICS };
+    conn->method = method;
+    conn->challenge = NULL;
     conn->head = strcmp(method, "HEAD") == 0;
     gw_route_find(conn, url, method);
     bool at_once = conn->headers.expects_continue && has_body(conn);
@@ -193,8 +197,10 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
                            SP_LIMIT_CONNECTIONS_PER_ADDRESS);
         gw_conn_fail(conn, 429, &err, 1);
         conn->close_after = true;
-    } else if (!conn->error_status && conn->route->begin) {
-        conn->route->begin(conn);
+    } else if (!conn->error_status) {
+        gw_auth_check(conn);
+        if (!conn->error_status && conn->route->begin)
+            conn->route->begin(conn);
     }
     if (conn->phase != GW_SWALLOW || !conn->error_status || !at_once)
         return MHD_YES;
@@ -346,10 +352,7 @@ static void address_take(gw_conn *conn)
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     if (!info || !info->client_addr)
         return;
-    if (info->client_addr->sa_family == AF_INET6)
-        memcpy(conn->address, &((struct sockaddr_in6 *)(void *)info->client_addr)->sin6_addr, 16);
-    else
-        memcpy(conn->address, &((struct sockaddr_in *)(void *)info->client_addr)->sin_addr, 4);
+    gw_address_bytes(info->client_addr, conn->address);
 }
 
 static void conn_add(gw_server *server, struct MHD_Connection *mhd, void **socket_context)

@@ -11,6 +11,30 @@ static bool is_form(const gw_conn *conn)
     return conn->headers.content_type && gw_media_is(conn->headers.content_type, "multipart/form-data");
 }
 
+/* What goes around policy, or before others, is not for everybody. */
+static sp_status admin_options_check(const gw_conn *conn, sp_error *reterr)
+{
+    if (conn->access.scopes & SP_SCOPE_ADMIN)
+        return SP_OK;
+    if (*conn->options.link)
+        return SP_FAIL_CODE(reterr, SP_DENIED, "scope",
+                            "the parameter link= goes around the chain and needs a token with the scope admin");
+    if (conn->options.priority > 0)
+        return SP_FAIL_CODE(reterr, SP_DENIED, "scope",
+                            "a priority above 0 goes before others and needs a token with the scope admin");
+    return SP_OK;
+}
+
+static const char *fact_header(void *context, const char *name)
+{
+    return gw_header(context, name);
+}
+
+static const char *fact_parameter(void *context, const char *name)
+{
+    return gw_query(context, name);
+}
+
 /* Type, length and options, before a slot is taken. 0 or the HTTP status to refuse with. */
 static int check(gw_conn *conn, sp_error *reterr)
 {
@@ -18,11 +42,9 @@ static int check(gw_conn *conn, sp_error *reterr)
     sp_status s = gw_options_read(conn, reterr);
     if (s)
         return gw_http_status(s, reterr);
-    if (*conn->options.link && !(conn->access.scopes & SP_SCOPE_ADMIN)) {
-        (void)SP_FAIL_CODE(reterr, SP_DENIED, "scope",
-                           "the parameter link= goes around the chain and needs a token with the scope admin");
-        return 403;
-    }
+    s = admin_options_check(conn, reterr);
+    if (s)
+        return gw_http_status(s, reterr);
     if (h->content_type && !is_form(conn) && !gw_media_is(h->content_type, "image/") &&
         !gw_media_is(h->content_type, "application/octet-stream")) {
         (void)SP_FAIL_CODE(
@@ -60,6 +82,14 @@ static sp_status open_request(gw_conn *conn, sp_request **ret_request, int *ret_
         .decode_fast = conn->options.decode_fast,
         .only_link = *conn->options.link ? conn->options.link : NULL,
         .force_cpu = conn->options.force_cpu,
+        .tier = conn->access.tier,
+        .tenant = conn->access.tenant,
+        .local_only = conn->options.local_only,
+        .priority = conn->options.priority,
+        .hops = conn->access.hops,
+        .header = fact_header,
+        .parameter = fact_parameter,
+        .facts_context = conn,
         .body_bytes_hint = conn->headers.has_length ? conn->headers.content_length : 0,
         .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
     };
@@ -98,7 +128,8 @@ void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
 static sp_status field_take(gw_options *options, sp_view body, const sp_multipart_part *part, sp_multipart_part *file,
                             sp_error *reterr)
 {
-    static const char *const known[] = { "timeout_ms", "top_k", "decode", "model", "force_cpu" };
+    static const char *const known[] = { "timeout_ms", "top_k",      "decode",  "model",
+                                        "force_cpu",  "local_only", "priority" };
     if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
         if (file->offset)
             return SP_FAIL_CODE(reterr, SP_INVALID, "second_file",
@@ -137,7 +168,7 @@ static sp_status form_read(gw_conn *conn, sp_view body, sp_multipart_part *ret_f
     return SP_OK;
 }
 
-/* A form may name its model or force_cpu after the picture: then the request is opened anew with the chain that fits. */
+/* A form may name its model, or what policy asks about, after the picture: then the request is opened anew with the chain that fits. */
 static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_error *reterr)
 {
     sp_request *other = NULL;
@@ -189,7 +220,10 @@ void gw_infer_run(gw_conn *conn)
         const gw_options before = conn->options;
         sp_multipart_part file = { 0 };
         s = form_read(conn, body, &file, &err);
-        if (!s && (strcmp(before.model, conn->options.model) != 0 || before.force_cpu != conn->options.force_cpu))
+        if (!s)
+            s = admin_options_check(conn, &err);
+        if (!s && (strcmp(before.model, conn->options.model) != 0 || before.force_cpu != conn->options.force_cpu ||
+                   before.local_only != conn->options.local_only || before.priority != conn->options.priority))
             s = reopen(conn, body, &retry_after_s, &err);
         if (!s) {
             sp_request_set_payload(conn->request, file.offset, file.size_bytes);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Listening sockets. We accept ourselves and hand the sockets to libmicrohttpd, because it knows no words for a
  * connection over a limit (it just closes) and cannot take a backlog in before it stops listening. */
-#include "gateway/server.h"
+#include "gateway/auth.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,7 +23,7 @@ typedef union sockaddr_any {
 } sockaddr_any;
 
 static sp_status address_read(const char *text, int port, sockaddr_any *ret_address, socklen_t *ret_bytes,
-                              sp_error *reterr)
+                              bool *ret_loopback, sp_error *reterr)
 {
     sockaddr_any a = { 0 };
     if (!text || !*text || strcasecmp(text, "localhost") == 0)
@@ -40,33 +40,30 @@ static sp_status address_read(const char *text, int port, sockaddr_any *ret_addr
         *ret_bytes = sizeof(a.v6);
         loopback = IN6_IS_ADDR_LOOPBACK(&a.v6.sin6_addr);
     } else {
-        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_address", "\"%.60s\" is no IP address; use 127.0.0.1 or ::1",
-                            text);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_address",
+                            "\"%.60s\" is no IP address; use 127.0.0.1, ::1, or with tokens 0.0.0.0 or ::", text);
     }
-    if (!loopback)
-        return SP_FAIL_CODE(
-            reterr, SP_INVALID, "not_loopback",
-            "refusing to listen on %.60s: there is no access control yet, so anybody who reaches that address "
-            "could use this server; listen on 127.0.0.1 or ::1 (put a proxy with authentication in front)",
-            text);
+    *ret_loopback = loopback;
     *ret_address = a;
     return SP_OK;
 }
 
-static void address_bytes(const sockaddr_any *address, uint8_t ret_bytes[16])
+void gw_address_bytes(const struct sockaddr *address, uint8_t ret_bytes[16])
 {
-    memset(ret_bytes, 0, 16);
-    if (address->any.sa_family == AF_INET6)
-        memcpy(ret_bytes, &address->v6.sin6_addr, 16);
-    else
-        memcpy(ret_bytes, &address->v4.sin_addr, 4);
+    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+    if (address->sa_family == AF_INET6) {
+        memcpy(ret_bytes, &((const struct sockaddr_in6 *)(const void *)address)->sin6_addr, 16);
+    } else {
+        memcpy(ret_bytes, mapped, sizeof(mapped));
+        memcpy(ret_bytes + sizeof(mapped), &((const struct sockaddr_in *)(const void *)address)->sin_addr, 4);
+    }
 }
 
 static int count_from(const gw_server *server, const sockaddr_any *address)
 {
     uint8_t bytes[16];
     int count = 0;
-    address_bytes(address, bytes);
+    gw_address_bytes(&address->any, bytes);
     for (const gw_conn *c = server->conns; c; c = c->next)
         count += memcmp(c->address, bytes, 16) == 0;
     return count;
@@ -123,16 +120,11 @@ static void listener_ready(sp_watch *watch, uint32_t epoll_events, void *context
         listener->server->mhd_due = true;
 }
 
-static sp_status bind_and_listen(int fd, const char *text, int port, sp_error *reterr)
+static sp_status bind_and_listen(int fd, const sockaddr_any *address, socklen_t size, int port, sp_error *reterr)
 {
-    sockaddr_any address;
-    socklen_t size = 0;
-    sp_status s = address_read(text, port, &address, &size, reterr);
-    if (s)
-        return s;
     int one = 1;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)); /* a restart need not wait for TIME_WAIT */
-    if (bind(fd, &address.any, size) < 0)
+    if (bind(fd, &address->any, size) < 0)
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "cannot listen on port %d; choose another one, or 0 for any",
                              port);
     if (listen(fd, LISTEN_BACKLOG) < 0)
@@ -148,13 +140,17 @@ sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_
         return SP_FAIL_CODE(reterr, SP_INVALID, "bad_port", "port %d is not between 0 and 65535", port);
     sockaddr_any address;
     socklen_t size = 0;
-    sp_status s = address_read(text, port, &address, &size, reterr);
+    bool loopback = false;
+    sp_status s = address_read(text, port, &address, &size, &loopback, reterr);
+    if (!s)
+        s = gw_auth_may_bind(server, loopback, text, reterr);
     if (s)
         return s;
+    server->loopback = loopback; /* one address for all listeners */
     SP_CLEANUP(sp_fd_closep) int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "cannot make a socket");
-    s = bind_and_listen(fd, text, port, reterr);
+    s = bind_and_listen(fd, &address, size, port, reterr);
     if (s)
         return s;
     size = sizeof(address);

@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #define TOP_K_MAX 100
+#define PRIORITY_MAX 10
 
 /* Digits only, no sign, no blanks. */
 static bool number_read(sp_view text, uint64_t max, uint64_t *ret_number)
@@ -90,6 +91,8 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
     case 21:
         if (strcasecmp(key, "X-Spillway-Timeout-Ms") == 0)
             h->timeout_text = value;
+        else if (strcasecmp(key, "X-Spillway-Local-Only") == 0)
+            h->local_text = value;
         break;
     default:
         break;
@@ -100,7 +103,7 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
 void gw_headers_read(gw_conn *conn, const char *version)
 {
     gw_headers *h = &conn->headers;
-    h->content_type = h->timeout_text = NULL;
+    h->content_type = h->timeout_text = h->local_text = NULL;
     h->content_length = 0;
     h->has_length = h->chunked = h->expects_continue = h->has_request_id = false;
     h->status = 0;
@@ -164,11 +167,20 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
         if (!sp_view_equals(value, "fast") && !sp_view_equals(value, "exact"))
             return bad_option(value, where, key, "\"exact\" or \"fast\"", reterr);
         options->decode_fast = sp_view_equals(value, "fast");
-    } else if (strcmp(key, "force_cpu") == 0) {
+    } else if (strcmp(key, "force_cpu") == 0 || strcmp(key, "local_only") == 0) {
         bool yes = sp_view_equals(value, "1") || sp_view_equals(value, "true");
         if (!yes && !sp_view_equals(value, "0") && !sp_view_equals(value, "false"))
             return bad_option(value, where, key, "true or false", reterr);
-        options->force_cpu = yes;
+        if (*key == 'f')
+            options->force_cpu = yes;
+        else
+            options->local_only = options->local_only || yes; /* whoever says it last cannot take it back */
+    } else if (strcmp(key, "priority") == 0) {
+        bool negative = value.size_bytes && value.data[0] == '-';
+        sp_view digits = sp_view_make(value.data + negative, value.size_bytes - negative);
+        if (!number_read(digits, PRIORITY_MAX, &number))
+            return bad_option(value, where, key, "a whole number from -10 to 10", reterr);
+        options->priority = negative ? -(int)number : (int)number;
     } else if (strcmp(key, "model") == 0) {
         if (!name_take(value, options->model, sizeof(options->model)))
             return bad_option(value, where, key, "a model's name (letters, digits, '-', '_', '.')", reterr);
@@ -209,6 +221,10 @@ sp_status gw_options_read(gw_conn *conn, sp_error *reterr)
     if (!state.status && conn->headers.timeout_text)
         state.status = gw_option_set(&conn->options, "timeout_ms", sp_view_of(conn->headers.timeout_text),
                                      "header X-Spillway-Timeout-Ms:", reterr);
+    if (!state.status && conn->headers.local_text)
+        state.status = gw_option_set(&conn->options, "local_only", sp_view_of(conn->headers.local_text),
+                                     "header X-Spillway-Local-Only:", reterr);
+    conn->options.local_only = conn->options.local_only || conn->access.local_only;
     return state.status;
 }
 

@@ -9,11 +9,13 @@
 
 #define ON_HTTP    (1u << GW_LISTEN_HTTP)
 #define ON_METRICS (1u << GW_LISTEN_METRICS)
-#define ON_ALL     (ON_HTTP | ON_METRICS)
+#define ON_ADMIN   (1u << GW_LISTEN_ADMIN)
+#define ON_ALL     (ON_HTTP | ON_METRICS | ON_ADMIN)
 
 #define INFER   SP_SCOPE_INFER
 #define ADMIN   SP_SCOPE_ADMIN
 #define METRICS (SP_SCOPE_METRICS | SP_SCOPE_ADMIN)
+#define ANY     (SP_SCOPE_INFER | SP_SCOPE_METRICS | SP_SCOPE_ADMIN)
 
 /* The busiest come first: the search is linear. A path that is written out goes before one with a parameter. */
 static const gw_route routes[] = {
@@ -21,7 +23,7 @@ static const gw_route routes[] = {
     { "GET", "/healthz", ON_ALL, 0, gw_page_healthz, NULL, NULL },
     { "GET", "/readyz", ON_ALL, 0, gw_page_readyz, NULL, NULL },
     { "GET", "/metrics", ON_ALL, METRICS, gw_page_metrics, NULL, NULL },
-    { "GET", "/", ON_HTTP, 0, gw_page_landing, NULL, NULL },
+    { "GET", "/", ON_HTTP, ANY, gw_page_landing, NULL, NULL },
     { "POST", "/v1/jobs", ON_HTTP, INFER, gw_jobs_run, gw_jobs_begin, gw_jobs_append },
     { "GET", "/v1/jobs/{id}", ON_HTTP, INFER | ADMIN, gw_jobs_get, NULL, NULL },
     { "GET", "/v1/jobs", ON_HTTP, INFER | ADMIN, gw_jobs_list, NULL, NULL },
@@ -31,9 +33,9 @@ static const gw_route routes[] = {
     { "GET", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_get, NULL, NULL },
     { "DELETE", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_delete, NULL, NULL },
     { "GET", "/v1/costs", ON_HTTP, INFER | ADMIN, gw_costs, NULL, NULL },
-    { "GET", "/v1/events", ON_HTTP, INFER | ADMIN, gw_events_run, NULL, NULL },
-    { "GET", "/v1/events/ws", ON_HTTP, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
-    { "GET", "/favicon.ico", ON_HTTP, 0, gw_page_icon, NULL, NULL },
+    { "GET", "/v1/events", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_run, NULL, NULL },
+    { "GET", "/v1/events/ws", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
+    { "GET", "/favicon.ico", ON_HTTP, ANY, gw_page_icon, NULL, NULL },
 };
 
 #define ROUTES SP_ARRAY_LEN(routes)
@@ -70,7 +72,10 @@ void gw_route_find(gw_conn *conn, const char *url, const char *method)
     const gw_route *other = NULL; /* has the path, but not the method */
     conn->route = NULL;
     for (const gw_route *route = routes; route < routes + ROUTES; route++) {
-        if (!(route->listeners & 1u << conn->listener) || !path_fits(route->path, url, conn->params))
+        /* With an admin port, what only admins may do is only there. */
+        bool moved = route->scopes == ADMIN && conn->listener == GW_LISTEN_HTTP &&
+                     conn->server->listeners[GW_LISTEN_ADMIN].port;
+        if (moved || !(route->listeners & 1u << conn->listener) || !path_fits(route->path, url, conn->params))
             continue;
         if (method_fits(route, method)) {
             conn->route = route;

@@ -92,7 +92,7 @@ typedef enum gw_phase {
     GW_DEAD
 } gw_phase;
 
-typedef enum gw_listener_kind { GW_LISTEN_HTTP, GW_LISTEN_METRICS, GW_LISTEN_COUNT } gw_listener_kind;
+typedef enum gw_listener_kind { GW_LISTEN_HTTP, GW_LISTEN_METRICS, GW_LISTEN_ADMIN, GW_LISTEN_COUNT } gw_listener_kind;
 
 typedef struct gw_conn gw_conn;
 
@@ -106,7 +106,7 @@ typedef struct gw_route {
     void (*append)(gw_conn *conn, const void *data, size_t size_bytes);
 } gw_route;
 
-/* Who asks. Until a token says otherwise, everybody on loopback may do everything. */
+/* Who asks (auth.c). Without tokens everybody on loopback may do everything. */
 typedef struct gw_access {
     char token[48];  /* name of the token; "" = none was needed */
     char tenant[48]; /* "" = the operator's */
@@ -121,6 +121,7 @@ typedef struct gw_access {
 typedef struct gw_headers {
     const char *content_type; /* NULL = none */
     const char *timeout_text; /* X-Spillway-Timeout-Ms */
+    const char *local_text;   /* X-Spillway-Local-Only */
     uint64_t content_length;  /* when has_length */
     bool has_length, chunked;
     bool expects_continue;
@@ -138,6 +139,8 @@ typedef struct gw_options {
     char model[64];     /* "" = default */
     char link[32];      /* this link or none; "" = the chain. Admins only: it goes around policy */
     bool force_cpu;
+    bool local_only;    /* nothing of it may leave this machine */
+    int priority;       /* -10 .. 10; above 0 only for admins */
     int64_t timeout_ms; /* least of all that were given; 0 = none */
 } gw_options;
 
@@ -154,7 +157,7 @@ struct gw_conn {
     bool polled;      /* WAITING, asked again by libmicrohttpd */
     bool half_closed; /* the client has ended its sending side: 100 Continue tells whether it still reads */
     int64_t probed_ns;
-    uint8_t address[16];
+    uint8_t address[16]; /* IPv4 as ::ffff:a.b.c.d */
     gw_phase phase;
     int64_t since_ns;    /* of the phase, for the sweep */
     int64_t received_ns; /* request line seen */
@@ -163,6 +166,7 @@ struct gw_conn {
     /* The request in hand: */
     const gw_route *route; /* NULL = there is none */
     char params[GW_PARAMS][GW_PARAM_BYTES]; /* what stood where the route's path has braces */
+    const char *method;        /* libmicrohttpd's text */
     gw_access access;
     bool head;
     char request_id[SP_LIMIT_REQUEST_ID_BYTES];
@@ -184,6 +188,7 @@ struct gw_conn {
     sp_error error;
     int error_status;
     int retry_after_s;
+    const char *challenge; /* WWW-Authenticate; NULL = none */
     bool close_after;
 };
 
@@ -221,6 +226,8 @@ struct gw_server {
     sp_timer drain_timer, hard_stop;
     int64_t started_ns;
     uint64_t id_state[2];
+    bool loopback;         /* every listener is on loopback */
+    struct gw_auth *auth;
     uint32_t boot_id; /* of this process; stands in event ids */
     struct gw_follower *followers;
     int follower_count;
@@ -242,6 +249,7 @@ sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_
 void gw_listen_drain(gw_server *server); /* takes what is in the backlogs, then closes the listeners */
 void gw_listen_close(gw_server *server);
 void gw_listen_resume(gw_server *server); /* after accept had failed */
+void gw_address_bytes(const struct sockaddr *address, uint8_t ret_bytes[16]);
 
 /* http.c: libmicrohttpd's callbacks and the phases. */
 sp_status gw_http_start(gw_server *server, sp_error *reterr);
@@ -294,6 +302,7 @@ void gw_page_icon(gw_conn *conn);
 void gw_page_healthz(gw_conn *conn);
 void gw_page_readyz(gw_conn *conn);
 void gw_page_metrics(gw_conn *conn);
+void gw_page_links(gw_conn *conn);
 
 /* reply.c: the one place where answers get their headers. `who` NULL = the gateway itself answers. */
 typedef struct gw_who {

@@ -69,7 +69,7 @@ def test_clients_that_hang_up(start, labels):
     server = start()
     path = next(iter(labels))
     picture = path.read_bytes()
-    request = b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s" % (
+    request = b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s" % (
         len(picture), picture)
     seed = 11
     print("seed", seed)

@@ -76,7 +76,7 @@ class Raw:
 
 
 def post(path, body, headers=None):
-    lines = ["POST %s HTTP/1.1" % path, "Host: x", "Content-Length: %d" % len(body)]
+    lines = ["POST %s HTTP/1.1" % path, "Host: localhost", "Content-Length: %d" % len(body)]
     for key, value in {**OCTETS, **(headers or {})}.items():
         lines.append("%s: %s" % (key, value))
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
@@ -110,7 +110,7 @@ class Server:
             return sock.reply(head_only)
 
     def get(self, path, method="GET"):
-        return self.ask(("%s %s HTTP/1.1\r\nHost: x\r\n\r\n" % (method, path)).encode(), method == "HEAD")
+        return self.ask(("%s %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (method, path)).encode(), method == "HEAD")
 
     def post(self, path, body, headers=None):
         return self.ask(post(path, body, headers))

@@ -19,11 +19,11 @@ def request(rng):
     body = (b"SLEEP=%d," % rng.choice((0, 0, 1, 3, 50, 60000))) * rng.randrange(2) + bytes(rng.randrange(256) for _ in range(50)) * (size // 50)
     kind = rng.randrange(8)
     if kind == 0:
-        return b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % rng.choice((b"/", b"/healthz", b"/readyz", b"/metrics", b"/no"))
+        return b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % rng.choice((b"/", b"/healthz", b"/readyz", b"/metrics", b"/no"))
     if kind == 1:
         return post("/infer", form([("top_k", rng.randrange(200)), ("image", body)]), form_headers())
     if kind == 2:
-        head = b"POST /infer?task=noop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /infer?task=noop HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         return head + chunked([body[i:i + 1 + rng.randrange(9000)] for i in range(0, len(body), 9000)] or [b"x"])
     if kind == 3:
         return post("/infer", body, {"Content-Type": rng.choice(("text/plain", "image/png", "multipart/form-data; boundary=q"))})

@@ -74,7 +74,7 @@ def test_a_drain_under_load_loses_none(own_gateway, number):
 def test_draining_tells_balancers_first(own_gateway):
     server = own_gateway("127.0.0.1", "1500")
     with server.raw() as kept:
-        kept.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        kept.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert kept.reply().status == 200
         server.signal()
         server.wait_for(lambda h: h["draining"], "draining")
@@ -110,7 +110,7 @@ def test_a_second_signal_stops_at_once(own_gateway):
         sock.send(post("/infer", b"SLEEP=25000, very slow"))
         uploading.send(post("/infer", b"x" * 100000)[:50000])
         headers.send(b"POST /infer HTTP/1.1\r\nHost:")
-        idle.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.reply().status == 200
         server.wait_for(lambda h: h["requests_open"] == 2, "they are open")
         server.signal()

@@ -61,7 +61,7 @@ def test_every_reply_names_who_answered(gateway):
         "no such model": (404, gateway.post("/infer?model=missing", b"x")),
         "method": (405, gateway.get("/infer")),
         "method of a page": (405, gateway.post("/healthz", b"x")),
-        "no length": (411, gateway.ask(b"POST /infer HTTP/1.1\r\nHost: x\r\n\r\n")),
+        "no length": (411, gateway.ask(b"POST /infer HTTP/1.1\r\nHost: localhost\r\n\r\n")),
         "empty": (400, gateway.post("/infer", b"")),
         "media type": (415, gateway.post("/infer", b"x", {"Content-Type": "text/plain"})),
         "compressed": (415, gateway.post("/infer", b"x", {"Content-Encoding": "gzip"})),
@@ -217,7 +217,7 @@ def chunked(parts):
 
 
 def test_chunked_bodies(gateway):
-    head = b"POST /infer?task=noop HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /infer?task=noop HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     parts = [b"a", b"bc" * 3000, b"d" * 30000]
     with gateway.raw() as sock:
         for _ in range(2):  # the second on the same connection
@@ -237,7 +237,7 @@ def test_chunked_bodies(gateway):
 ])
 def test_ambiguous_framing_is_refused_and_closed(gateway, lines):
     with gateway.raw() as sock:
-        sock.send(("POST /infer?task=noop HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%s\r\n\r\n" % lines).encode())
+        sock.send(("POST /infer?task=noop HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n%s\r\n\r\n" % lines).encode())
         reply = sock.reply()
         assert reply.status == 400 and reply.headers["connection"] == "close", reply.body
         check_named(reply, lines)
@@ -248,7 +248,7 @@ def test_ambiguous_framing_is_refused_and_closed(gateway, lines):
 def test_bad_lengths_are_refused(gateway, lines):
     """By libmicrohttpd itself, whose page this is (docs/known-limits.md)."""
     with gateway.raw() as sock:
-        sock.send(("POST /infer HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % lines).encode())
+        sock.send(("POST /infer HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % lines).encode())
         text = b"".join(iter(lambda: sock.sock.recv(65536), b""))
         assert text.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 ")) and b"Connection: close" in text
 
@@ -270,14 +270,14 @@ def test_keep_alive_survives_errors(gateway):
             for path, body, status in (("/nothing", b"x" * 50000, 404), ("/infer?top_k=x", b"y" * 50000, 400), ("/infer?task=noop", b"z", 200)):
                 sock.send(post(path, body))
                 assert sock.reply().status == status
-        sock.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert sock.reply().status == 200
 
 
 def test_head_has_no_body(gateway):
     for path in ("/", "/healthz", "/metrics", "/nothing"):
         with gateway.raw() as sock:
-            sock.send(("HEAD %s HTTP/1.1\r\nHost: x\r\n\r\nGET /readyz HTTP/1.1\r\nHost: x\r\n\r\n" % path).encode())
+            sock.send(("HEAD %s HTTP/1.1\r\nHost: localhost\r\n\r\nGET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n" % path).encode())
             assert int(sock.reply(head_only=True).headers["content-length"]) > 0
             assert sock.reply().json()["status"] == "ready"
     assert gateway.get("/infer", "HEAD").status == 405
@@ -292,7 +292,7 @@ def test_http_1_0(gateway):
 
 def test_bytes_that_are_no_request(gateway):
     for junk in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
-                 b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 60000 + b"\r\n\r\n", b"GET /" + b"a" * 60000 + b" HTTP/1.1\r\n\r\n"):
+                 b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"y" * 60000 + b"\r\n\r\n", b"GET /" + b"a" * 60000 + b" HTTP/1.1\r\n\r\n"):
         with gateway.raw() as sock:
             try:
                 sock.send(junk)
@@ -326,7 +326,7 @@ def test_the_page_needs_nothing_from_elsewhere(gateway):
 # ---- Expect and bodies that are too large ----
 
 def test_expect_continue(gateway):
-    head = b"POST /infer?task=noop HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nExpect: 100-continue\r\nContent-Length: "
+    head = b"POST /infer?task=noop HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nExpect: 100-continue\r\nContent-Length: "
     with gateway.raw() as sock:
         sock.send(head + b"5\r\n\r\n")
         sock.sock.settimeout(10)
@@ -343,11 +343,11 @@ def test_too_large_is_seen_by_raw_sockets(gateway):
     for framing in ("length", "chunks"):
         with gateway.raw() as sock:
             if framing == "length":
-                sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % LARGE)
+                sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % LARGE)
                 for _ in range(LARGE // 65536):
                     sock.send(b"\0" * 65536)
             else:
-                sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+                sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
                 for _ in range(LARGE // 65536):
                     sock.send(b"10000\r\n" + b"\0" * 65536 + b"\r\n")
                 sock.send(b"0\r\n\r\n")
@@ -383,7 +383,7 @@ def test_more_than_is_swallowed_is_answered_inside_the_body(gateway):
     resident = gateway.resident_bytes()
     size = 160 * 1024 * 1024
     with gateway.raw() as sock:
-        sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (2 * size))
+        sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (2 * size))
         try:
             for _ in range(size // 65536):
                 sock.send(b"\0" * 65536)
@@ -396,16 +396,16 @@ def test_more_than_is_swallowed_is_answered_inside_the_body(gateway):
 def test_slow_clients_are_told_so(gateway):
     """All at once, since each of them takes seconds by its nature."""
     def slow_body(sock):
-        sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 1000)
+        sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 1000)
 
     def slow_header(sock):
-        sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\n")
+        sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\n")
 
     def slow_too_large(sock):
-        sock.send(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc" % LARGE)
+        sock.send(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\nabc" % LARGE)
 
     def slow_needless(sock):
-        sock.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc")
+        sock.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nabc")
 
     cases = [(slow_body, 408, "slow_upload"), (slow_header, 408, "slow_headers"), (slow_too_large, 413, "body_too_large"),
              (slow_needless, 408, "slow_upload")]
@@ -428,7 +428,7 @@ def test_a_steady_slow_upload_is_taken(gateway):
     """Above the floor, however long it lasts: 24 KiB/s for 6 s."""
     with gateway.raw() as sock:
         total = 24 * 1024 * 6
-        sock.send(b"POST /infer?task=noop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % total)
+        sock.send(b"POST /infer?task=noop HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % total)
         for _ in range(24):
             sock.send(b"x" * (total // 24))
             time.sleep(0.25)
