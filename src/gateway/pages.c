@@ -82,6 +82,35 @@ static void workers_write(sp_buf *out, const gw_server *server)
     sp_buf_append_text(out, "]");
 }
 
+static void link_write(sp_buf *out, const sp_link_info *l)
+{
+    sp_buf_append_text(out, "{\"task\":");
+    sp_buf_append_json_text(out, l->task ? l->task : "");
+    text_field(out, "name", l->name ? l->name : "");
+    text_field(out, "worker", l->worker ? l->worker : "");
+    text_field(out, "breaker", sp_breaker_state_name(l->breaker));
+    text_field(out, "reason", l->reason ? l->reason : "");
+    sp_buf_printf(out,
+                  ",\"remote\":%s,\"quarantined\":%s,\"retry_in_ms\":%.3f,\"in_flight\":%d,\"limit\":%d,"
+                  "\"p50_ms\":%.3f,\"p95_ms\":%.3f,\"p99_ms\":%.3f,\"dollars_today\":%.6f}",
+                  l->remote ? "true" : "false", l->quarantined ? "true" : "false", (double)l->retry_in_ns / 1e6,
+                  l->in_flight, l->limit, (double)l->p50_ns / 1e6, (double)l->p95_ns / 1e6, (double)l->p99_ns / 1e6,
+                  (double)l->microdollars_today / 1e6);
+}
+
+static void links_write(sp_buf *out, const gw_server *server)
+{
+    sp_buf_append_text(out, "\"links\":[");
+    for (int i = 0; i < sp_house_link_count(server->house); i++) {
+        sp_link_info info = { 0 };
+        sp_house_link_info(server->house, i, &info);
+        if (i)
+            sp_buf_append_text(out, ",");
+        link_write(out, &info);
+    }
+    sp_buf_append_text(out, "]");
+}
+
 /* Why /readyz would say no; "" when it would not. */
 static const char *not_ready_reason(const gw_server *server, bool *ret_degraded)
 {
@@ -131,7 +160,19 @@ void gw_page_healthz(gw_conn *conn)
         degraded ? "true" : "false", server->draining ? "true" : "false", sp_house_open_count(server->house),
         sp_house_leased_count(server->house), server->conn_count);
     workers_write(&json, server);
+    sp_buf_append_text(&json, ",");
+    links_write(&json, server);
     tail_write(&json, reason);
+    gw_reply_json(conn, 200, &json, NULL);
+}
+
+void gw_page_links(gw_conn *conn)
+{
+    sp_buf json;
+    sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
+    sp_buf_append_text(&json, "{");
+    links_write(&json, conn->server);
+    sp_buf_append_text(&json, "}\n");
     gw_reply_json(conn, 200, &json, NULL);
 }
 

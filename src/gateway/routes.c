@@ -35,6 +35,7 @@ static const gw_route routes[] = {
     { "GET", "/v1/costs", ON_HTTP, INFER | ADMIN, gw_costs, NULL, NULL },
     { "GET", "/v1/events", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_run, NULL, NULL },
     { "GET", "/v1/events/ws", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
+    { "GET", "/v1/links", ON_HTTP | ON_ADMIN, METRICS, gw_page_links, NULL, NULL },
     { "GET", "/favicon.ico", ON_HTTP, ANY, gw_page_icon, NULL, NULL },
 };
 

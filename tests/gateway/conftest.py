@@ -97,6 +97,7 @@ class Server:
                 raise RuntimeError("ended at start with %s: %s" % (self.process.wait(), text))
             text += more.decode()
         selector.close()
+        self.text = text
         self.port = int(re.search(http, text).group(1))
         self.metrics_port = int(re.search(metrics, text).group(1))
         self.url = "http://127.0.0.1:%d" % self.port

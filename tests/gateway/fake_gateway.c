@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The gateway with the fake house: fake_gateway [BIND [DRAIN_DELAY_MS]]. Any free ports; prints "http PORT metrics PORT". */
+ * The gateway with the fake house: fake_gateway [BIND [DRAIN_DELAY_MS]]. Any free ports; prints "http PORT metrics PORT
+ * admin PORT". FAKE_CONFIG (environment) names a configuration file for tokens and the like. */
 #include "gateway/gateway.h"
 
 #include <stdio.h>
@@ -8,7 +9,7 @@
 static void bound(const sp_gateway_ports *ports, void *context)
 {
     (void)context;
-    (void)printf("http %d metrics %d\n", ports->http_port, ports->metrics_port);
+    (void)printf("http %d metrics %d admin %d\n", ports->http_port, ports->metrics_port, ports->admin_port);
     (void)fflush(stdout);
 }
 
@@ -21,9 +22,20 @@ int main(int argc, char **argv)
     config.quiet = true;
     config.bound = bound;
     sp_error err = { 0 };
+    config.config_path = getenv("FAKE_CONFIG");
+    if (config.config_path) {
+        sp_complaints complaints;
+        sp_complaints_init(&complaints);
+        if (sp_config_load_over(config.config_path, NULL, 0, &config.config, &complaints, &err)) {
+            (void)fprintf(stderr, "%s\n%s", err.message, complaints.text.data ? (char *)complaints.text.data : "");
+            return 2;
+        }
+        sp_complaints_done(&complaints);
+    }
     if (sp_gateway_run(&config, &err)) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
     }
+    sp_config_unref(config.config);
     return 0;
 }

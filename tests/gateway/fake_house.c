@@ -3,6 +3,7 @@
  * first bytes of the payload.
  *
  *   SLEEP=ms        the answer comes that much later          FAIL=n,code,text  fails with sp_status n
+ *   PARAMS          noop answers what the request was opened with (tier, tenant, ...)
  *   PIXELS=...      classify answers two made-up classes      anything else     noop echoes, classify answers classes
  *
  * At most FAKE_SLOTS (environment, default 256) requests are open at once. */
@@ -25,7 +26,7 @@ struct sp_house {
 struct sp_request {
     sp_house *house;
     sp_task task;
-    char id[SP_LIMIT_REQUEST_ID_BYTES], model[64];
+    char id[SP_LIMIT_REQUEST_ID_BYTES], model[64], params[512];
     uint8_t *body;
     size_t size_bytes, capacity_bytes, limit_bytes, offset, payload_bytes;
     int64_t received_ns, deadline_ns;
@@ -83,7 +84,9 @@ static void answer(sp_request *r)
         (void)snprintf(a.device, sizeof(a.device), "cpu");
         (void)snprintf(a.precision, sizeof(a.precision), "fp32");
         (void)snprintf(a.model, sizeof(a.model), "%s", *r->model ? r->model : "fake");
-        if (r->task == SP_TASK_NOOP)
+        if (r->task == SP_TASK_NOOP && r->payload_bytes == 6 && !memcmp(r->body + r->offset, "PARAMS", 6))
+            a.payload = sp_view_of(r->params);
+        else if (r->task == SP_TASK_NOOP)
             a.payload = sp_view_make(r->body + r->offset, r->payload_bytes);
         else
             answer_classes(r, &a);
@@ -138,6 +141,12 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *p, sp_reques
     r->deadline_ns = p->deadline_ns;
     r->top_k = p->top_k;
     r->decode_fast = p->decode_fast;
+    const char *wish = p->header ? p->header(p->facts_context, "X-Wish") : NULL;
+    const char *parameter = p->parameter ? p->parameter(p->facts_context, "wish") : NULL;
+    (void)snprintf(r->params, sizeof(r->params),
+                   "tier=%s tenant=%s local_only=%d force_cpu=%d priority=%d hops=%d link=%s header=%s parameter=%s",
+                   p->tier ? p->tier : "", p->tenant ? p->tenant : "", p->local_only, p->force_cpu, p->priority, p->hops,
+                   p->only_link ? p->only_link : "", wish ? wish : "", parameter ? parameter : "");
     *ret_request = r;
     return SP_OK;
 }
@@ -260,4 +269,17 @@ int sp_house_open_count(const sp_house *house)
 int sp_house_leased_count(const sp_house *house)
 {
     return house->cancelled; /* so that tests see cancellations on /healthz */
+}
+
+int sp_house_link_count(const sp_house *house)
+{
+    (void)house;
+    return 1;
+}
+
+void sp_house_link_info(const sp_house *house, int index, sp_link_info *ret_info)
+{
+    (void)house;
+    (void)index;
+    *ret_info = (sp_link_info){ .task = "classify", .name = "cpu0", .worker = "cpu0", .reason = "", .limit = 4 };
 }
