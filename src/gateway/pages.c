@@ -221,6 +221,7 @@ void gw_page_metrics(gw_conn *conn)
     sp_buf_init(&text, SP_LIMIT_JSON_BYTES);
     worker_gauges(conn->server);
     sp_telemetry_write(&text);
+    gw_devices_metrics(conn->server, &text);
     char *page = sp_buf_take(&text, &size_bytes);
     if (page) {
         gw_reply(conn, 200, "text/plain; version=0.0.4; charset=utf-8", page, size_bytes, GW_TAKE, NULL);

@@ -32,6 +32,7 @@ static const gw_route routes[] = {
     { "GET", "/v1/results", ON_HTTP, INFER | ADMIN, gw_results_list, NULL, NULL },
     { "GET", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_get, NULL, NULL },
     { "DELETE", "/v1/results/{id}", ON_HTTP, INFER | ADMIN, gw_results_delete, NULL, NULL },
+    { "GET", "/v1/devices", ON_ALL, METRICS, gw_page_devices, NULL, NULL },
     { "GET", "/v1/costs", ON_HTTP, INFER | ADMIN, gw_costs, NULL, NULL },
     { "GET", "/v1/events", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_run, NULL, NULL },
     { "GET", "/v1/events/ws", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_socket_run, NULL, NULL },

@@ -303,6 +303,9 @@ void gw_page_healthz(gw_conn *conn);
 void gw_page_readyz(gw_conn *conn);
 void gw_page_metrics(gw_conn *conn);
 void gw_page_links(gw_conn *conn);
+void gw_page_devices(gw_conn *conn); /* devices.c */
+#define GW_DEVICES 32 /* samples shown at most */
+void gw_devices_metrics(const gw_server *server, sp_buf *out);
 
 /* reply.c: the one place where answers get their headers. `who` NULL = the gateway itself answers. */
 typedef struct gw_who {

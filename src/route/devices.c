@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FRESH_NS (15 * SP_NS_PER_S)  /* a sampler writes every one to five seconds */
-#define SILENT_NS (20 * SP_NS_PER_S) /* a sampler that has not written for so long hangs in a library */
-#define ROUND_NS (2 * SP_NS_PER_S)
+/* In periods; a sampler writes every one to five of them. */
+#define FRESH_PERIODS 15
+#define SILENT_PERIODS 20 /* a sampler that has not written for so long hangs in a library */
+#define ROUND_PERIODS 2
 
 static bool is_sampler(const sp_worker *worker)
 {
@@ -28,9 +29,14 @@ static bool read_sample(const sp_worker *worker, int place, sp_device_sample *re
            sp_device_sample_read(&worker->page->samples[place], ret_sample);
 }
 
+static int64_t periods_ns(int count)
+{
+    return count * sp_sample_period_ns(getenv("SPILLWAY_SAMPLE_MS"));
+}
+
 static bool is_fresh(const sp_device_sample *sample)
 {
-    return sp_clock_now_ns() - sample->sampled_ns < FRESH_NS;
+    return sp_clock_now_ns() - sample->sampled_ns < periods_ns(FRESH_PERIODS);
 }
 
 /* The number in its name: cuda1 is the second GPU that the sampler sees. */
@@ -56,10 +62,11 @@ bool sp_worker_throttled(const sp_worker *worker)
         return false;
     const sp_worker *source = simulated ? worker : sampler_of(worker->house);
     int place = simulated ? 0 : number_of(worker);
-    if (!source || place >= SP_LIMIT_DEVICE_SAMPLES || !read_sample(source, place, &sample) || !is_fresh(&sample))
+    if (!source || place >= SP_LIMIT_DEVICE_SAMPLES || !read_sample(source, place, &sample) ||
+        (!simulated && !is_fresh(&sample)))
         return false;
-    if (!simulated && strcmp(sample.source, "host") == 0)
-        return false;
+    if (!simulated && (!sample.source[0] || strcmp(sample.source, "host") == 0))
+        return false; /* there are not so many GPUs */
     return sample.throttle_thermal == 1 || sample.throttle_power == 1;
 }
 
@@ -99,9 +106,10 @@ int sp_house_device_samples(const sp_house *house, sp_device_info *ret_devices, 
             continue;
         for (int place = 0; place < SP_LIMIT_DEVICE_SAMPLES && count < capacity; place++) {
             sp_device_info *info = &ret_devices[count];
-            if (!read_sample(worker, place, &info->sample))
-                continue;
+            if (!read_sample(worker, place, &info->sample) || !info->sample.source[0])
+                continue; /* never written, or its device is gone */
             info->worker = worker->name;
+            info->number = place;
             info->fresh = !is_sampler(worker) || is_fresh(&info->sample);
             count++;
         }
@@ -121,15 +129,15 @@ static void judge_sampler(sp_worker *worker, int64_t now_ns)
         if (read_sample(worker, place, &sample))
             newest_ns = SP_MAX(newest_ns, SP_MIN(sample.sampled_ns, now_ns));
     }
-    if (now_ns - newest_ns > SILENT_NS)
-        sp_supervisor_kill(worker, SP_DEATH_WATCHDOG, "sampler hung: no sample for 20 s");
+    if (now_ns - newest_ns > periods_ns(SILENT_PERIODS))
+        sp_supervisor_kill(worker, SP_DEATH_WATCHDOG, "sampler hung: no sample for a while");
 }
 
 static void look_round(sp_timer *timer, void *context)
 {
     sp_house *house = context;
     int64_t now_ns = sp_clock_now_ns();
-    bool late = now_ns - house->devices_due_ns > ROUND_NS; /* we were starved ourselves: so was it */
+    bool late = now_ns - house->devices_due_ns > periods_ns(ROUND_PERIODS); /* we were starved ourselves: so was it */
     for (int i = 0; i < house->worker_count && !late; i++) {
         if (is_sampler(&house->workers[i]))
             judge_sampler(&house->workers[i], now_ns);
@@ -143,7 +151,7 @@ void sp_devices_arm(sp_house *house)
         return;
     house->devices_timer.fire = look_round;
     house->devices_timer.context = house;
-    house->devices_due_ns = sp_clock_now_ns() + ROUND_NS;
+    house->devices_due_ns = sp_clock_now_ns() + periods_ns(ROUND_PERIODS);
     sp_error err = { 0 };
     if (sp_loop_timer_set(house->loop, &house->devices_timer, house->devices_due_ns, &err))
         sp_log_error("no timer for the sampler", NULL, &err);

@@ -160,6 +160,7 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
  * ret_devices. Values that nobody knows are NaN. */
 typedef struct sp_device_info {
     const char *worker; /* who measured */
+    int number;         /* of the device, there */
     bool fresh;         /* false: it has not been measured for a while */
     sp_device_sample sample;
 } sp_device_info;

@@ -19,10 +19,10 @@
 
 static const int pause_factors[] = { 1, 3, 6, 30, 60 };
 
-/* A device that may be away while its worker's program is fine. */
-static bool is_remote_silicon(const sp_worker *worker)
+/* It stands on a driver's libraries, which may fail while its program is fine. */
+static bool is_on_a_driver(const sp_worker *worker)
 {
-    return worker->role == SP_ROLE_DEVICE && strcmp(worker->kind, "cpu") != 0;
+    return worker->role == SP_ROLE_SAMPLER || (worker->role == SP_ROLE_DEVICE && strcmp(worker->kind, "cpu") != 0);
 }
 
 static int64_t pause_ns(int level)
@@ -66,7 +66,7 @@ static sp_metric *series(sp_metric_kind kind, const char *name, const sp_worker 
 void sp_quarantine_note_death(sp_worker *worker, sp_death_cause cause, bool early, bool loading)
 {
     int64_t lived_ns = worker->ready_ns >= worker->spawned_ns ? sp_clock_now_ns() - worker->ready_ns : 0;
-    if (cause == SP_DEATH_WATCHDOG && is_remote_silicon(worker))
+    if (cause == SP_DEATH_WATCHDOG && is_on_a_driver(worker))
         (void)snprintf(worker->code, sizeof(worker->code), "hang");
     else if (!worker->said_why)
         worker->code[0] = 0;
@@ -74,9 +74,9 @@ void sp_quarantine_note_death(sp_worker *worker, sp_death_cause cause, bool earl
         return;
     if (lived_ns > FORGIVEN_NS)
         worker->pauses = 0;
-    bool fault = worker->code[0] && is_remote_silicon(worker);
+    bool fault = worker->code[0] && is_on_a_driver(worker);
     if (fault)
-        worker->strikes = lived_ns > LIVED_NS ? 1 : worker->strikes + 1;
+        worker->strikes = lived_ns > (worker->role == SP_ROLE_SAMPLER ? FORGIVEN_NS : LIVED_NS) ? 1 : worker->strikes + 1;
     else
         worker->strikes = early ? worker->strikes + 1 : 0; /* a crash, a model that does not load */
     if (fault) {
@@ -100,12 +100,12 @@ static bool another_is_ready(const sp_worker *worker)
 
 static bool has_deserved_it(const sp_worker *worker, bool loading)
 {
-    if (!is_remote_silicon(worker))
+    if (!is_on_a_driver(worker))
         return loading && (worker->cannot_start || worker->early_deaths >= EARLY_DEATHS_OF_OTHERS);
     if (loading)
         return worker->cannot_start || worker->again_at_ns || worker->strikes >= STRIKES_OF_DEVICES;
     /* One that works between its faults is better than nothing. */
-    return worker->strikes >= STRIKES_OF_DEVICES && another_is_ready(worker);
+    return worker->strikes >= STRIKES_OF_DEVICES && (worker->role == SP_ROLE_SAMPLER || another_is_ready(worker));
 }
 
 bool sp_quarantine_begin(sp_worker *worker, bool loading, int64_t *ret_wait_ns)

@@ -19,6 +19,7 @@ const sp_worker_kind *sp_worker_kind_find(const char *kind)
         { "sim", &sp_worker_kind_device },
         { "net", &sp_worker_kind_net },
         { "noop", &sp_worker_kind_noop },
+        { "sampler", &sp_worker_kind_sampler },
     };
     for (size_t i = 0; i < SP_ARRAY_LEN(rows); i++) {
         if (strcmp(rows[i].name, kind) == 0)

@@ -8,6 +8,7 @@
 extern const sp_worker_kind sp_worker_kind_codec; /* decodes pictures, sandboxed; worker/codec.c */
 extern const sp_worker_kind sp_worker_kind_device; /* "cpu", "cuda", "tensorrt", "sim"; worker/device.c */
 extern const sp_worker_kind sp_worker_kind_net; /* remotes, fetches, sends; worker/net.c */
+extern const sp_worker_kind sp_worker_kind_sampler; /* measures devices, takes no leases; worker/sampler.c */
 extern const sp_worker_kind sp_worker_kind_noop; /* answers no-ops only: for measuring the hop */
 
 #endif

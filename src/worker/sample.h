@@ -4,13 +4,22 @@
 #ifndef SP_WORKER_SAMPLE_H
 #define SP_WORKER_SAMPLE_H
 
+#include "base/clock.h"
 #include "worker/slot.h"
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SP_SAMPLE_TRIES 8
+
+/* SPILLWAY_SAMPLE_MS: from one sample to the next; 1 s when it is not set or makes no sense. Gateway and sampler read it. */
+static inline int64_t sp_sample_period_ns(const char *text)
+{
+    long ms = text ? strtol(text, NULL, 10) : 0;
+    return (ms >= 10 && ms <= 60000 ? ms : 1000) * SP_NS_PER_MS;
+}
 
 /* Everything behind the sequence. */
 #define SP_SAMPLE_BODY_OFFSET offsetof(sp_device_sample, name)

@@ -255,6 +255,11 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
                                   .card = &card };
 }
 
+int sp_house_device_samples(const sp_house *house, sp_device_info *ret_devices, int capacity)
+{
+    return 0;
+}
+
 bool sp_house_ready(const sp_house *house, bool *ret_degraded)
 {
     *ret_degraded = false;
