@@ -4,6 +4,7 @@
 #include "route/chain.h"
 
 #include "base/clock.h"
+#include "route/devices.h"
 #include "route/quota.h"
 
 #include <string.h>
@@ -185,7 +186,7 @@ static int64_t p99_of(const sp_house *house, const sp_chain_entry *entry)
 /* --- the choice -------------------------------------------------------------------------------------------------- */
 
 /* Order of preference; least first. */
-enum { AS_WRITTEN = 0, DEMOTED = 1, SLOW = 2, AGAINST_ITS_LOAD = 3 };
+enum { AS_WRITTEN = 0, THROTTLED = 1, DEMOTED = 2, SLOW = 3, AGAINST_ITS_LOAD = 4 };
 
 typedef struct candidate {
     int entry;
@@ -216,6 +217,8 @@ static sp_skip judge_for_now(sp_house *house, const sp_request *request, int e, 
     sp_skip skip = sp_quota_look(house, request, entry, now_ns, ret_key, ret_wake_ns);
     if (skip)
         return skip;
+    if (entry->worker >= 0 && sp_worker_throttled(&house->workers[entry->worker]))
+        *ret_class = THROTTLED;
     if (!allowed)
         *ret_class = DEMOTED; /* a local link is never shut: it may be the last */
     if (sp_chain_p50_ns(house, entry) > request->shared->deadline_ns - now_ns)
@@ -286,7 +289,8 @@ static void weigh(sp_house *house, sp_request *request, int e, int64_t now_ns, b
         all->ahead = one;
     if (!room && better(&one, &all->best))
         all->best = one;
-    *ret_skip = room ? room : class == SLOW ? SP_SKIP_SLOW : class == DEMOTED ? SP_SKIP_BREAKER : SP_SKIP_NONE;
+    *ret_skip = room ? room : class == SLOW ? SP_SKIP_SLOW : class == DEMOTED ? SP_SKIP_BREAKER :
+                class == THROTTLED ? SP_SKIP_THROTTLED : SP_SKIP_NONE;
 }
 
 void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *ret_pick)

@@ -62,8 +62,7 @@ bool sp_worker_throttled(const sp_worker *worker)
         return false;
     const sp_worker *source = simulated ? worker : sampler_of(worker->house);
     int place = simulated ? 0 : number_of(worker);
-    if (!source || place >= SP_LIMIT_DEVICE_SAMPLES || !read_sample(source, place, &sample) ||
-        (!simulated && !is_fresh(&sample)))
+    if (!source || place >= SP_LIMIT_DEVICE_SAMPLES || !read_sample(source, place, &sample) || !is_fresh(&sample))
         return false;
     if (!simulated && (!sample.source[0] || strcmp(sample.source, "host") == 0))
         return false; /* there are not so many GPUs */

@@ -14,7 +14,7 @@
 const char *sp_skip_name(sp_skip skip)
 {
     static const char *const names[] = { "none",      "only",    "cannot",     "tried",   "local_only", "not_cpu", "condition",
-                                         "load",      "quarantine", "breaker", "quota",   "cost",       "slow",    "down",
+                                         "load",      "quarantine", "throttled", "breaker", "quota",   "cost",       "slow",    "down",
                                          "full" };
     _Static_assert(SP_ARRAY_LEN(names) == SP_SKIP_COUNT, "a name for each reason");
     return (unsigned)skip < SP_SKIP_COUNT ? names[skip] : "unknown";

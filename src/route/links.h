@@ -59,6 +59,7 @@ typedef enum sp_skip {
     SP_SKIP_CONDITION,
     SP_SKIP_LOAD,       /* its queue_depth condition */
     SP_SKIP_QUARANTINE,
+    SP_SKIP_THROTTLED,  /* its device is too hot or short of power */
     SP_SKIP_BREAKER,
     SP_SKIP_QUOTA,
     SP_SKIP_COST,

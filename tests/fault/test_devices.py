@@ -165,15 +165,20 @@ def test_a_device_that_hangs(start, labels):
     assert server.metric("spillway_poisoned_requests_total") == 0
 
 
-def test_a_throttled_device_says_so(start, labels, tmp_path):
+def test_a_throttled_device_is_spared(start, labels, tmp_path):
+    """It says that it is hot; the CPU has the requests; after a while without news it is tried again."""
     hot = tmp_path / "hot"
-    server = start(workers=BOTH, sim=f"sim0:latency=1ms,fault=throttle=3@if={hot}")
-    crowd(server, labels, 4)
+    server = start(workers=BOTH, sim=f"sim0:latency=1ms,fault=throttle=3@if={hot}", env={"SPILLWAY_SAMPLE_MS": "200"})
+    assert by_link(crowd(server, labels, 4, threads=1)) == {"sim0": 4}
     assert "throttled" not in device(server, "sim0")
     hot.touch()
-    crowd(server, labels, 8)
+    crowd(server, labels, 1, threads=1)
     assert device(server, "sim0")["throttled"]
+    assert by_link(crowd(server, labels, 4, threads=1)) == {"cpu0": 4}
+    assert server.metric('spillway_link_skipped_total') >= 4
     hot.unlink()
+    wait_for(lambda: "throttled" not in device(server, "sim0"))
+    assert by_link(crowd(server, labels, 4, threads=1)) == {"sim0": 4}
 
 
 def test_the_device_dies_with_64_requests_in_flight(start, labels, tmp_path, record_property):
