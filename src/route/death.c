@@ -11,6 +11,14 @@ static bool is_suspicious(sp_death_cause cause)
     return cause == SP_DEATH_CRASH || cause == SP_DEATH_OOM || cause == SP_DEATH_WATCHDOG || cause == SP_DEATH_OVERDUE;
 }
 
+static void costs_a_try(sp_request *request, const sp_worker *worker, const sp_lease *given)
+{
+    if (given->entry < 0)
+        request->pool_tries[worker->index]++;
+    else if (++request->tries[given->entry] > request->chain->entries[given->entry].config->retry.retries)
+        request->barred |= 1u << given->entry;
+}
+
 /* The request had its live lease there; it has been taken back already. */
 static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *given, sp_death_cause cause, bool in_hand,
                      const char *reason)
@@ -19,18 +27,19 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
     const char *name = given->link >= 0 ? house->links[given->link].name : worker->name;
     sp_request_attempt_add(request, name, SP_UNAVAILABLE, given->given_ns, reason);
     sp_metric_add(house->requeued_metric, 1);
-    if (in_hand && is_suspicious(cause)) {
+    if (worker->role == SP_ROLE_NET) {
+        /* It carries bodies, it does not read them: hundreds that were in the air are not suspects. */
+        if (in_hand && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED)
+            costs_a_try(request, worker, given);
+    } else if (in_hand && is_suspicious(cause)) {
         if (sp_poison_death(&house->poison, sp_poison_hash(request), sp_clock_now_ns()) == SP_POISON_REFUSED) {
             sp_lease_cancel_all(request, false);
             sp_dispatch_answer_poisoned(request);
             return;
         }
         request->suspect = true;
-    } else if (in_hand && cause == SP_DEATH_EXIT && given->entry < 0) {
-        request->pool_tries[worker->index]++;
     } else if (in_hand && cause == SP_DEATH_EXIT) {
-        if (++request->tries[given->entry] > request->chain->entries[given->entry].config->retry.retries)
-            request->barred |= 1u << given->entry;
+        costs_a_try(request, worker, given);
     }
     if (request->live_count)
         sp_dispatch_arm(request); /* it was asked elsewhere as well */
@@ -39,9 +48,9 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
 }
 
 /* Nobody waits for it any more, but what it did is remembered: hanging up must not make a crasher anonymous. */
-static void abandoned(sp_request *request, sp_death_cause cause, bool in_hand)
+static void abandoned(sp_request *request, sp_worker_role role, sp_death_cause cause, bool in_hand)
 {
-    if (in_hand && is_suspicious(cause))
+    if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET)
         (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), sp_clock_now_ns());
     sp_request_recycle_if_done(request);
 }
@@ -59,7 +68,7 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
         if (request->state == SP_REQUEST_LEASED && given.live)
             orphaned(worker, request, &given, cause, in_hand, reason);
         else
-            abandoned(request, cause, in_hand);
+            abandoned(request, worker->role, cause, in_hand);
     }
     worker->reserved = false;
 }
