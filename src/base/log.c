@@ -32,10 +32,15 @@ static atomic_uint_fast64_t log_dropped;
 
 static const char *const level_names[] = { "debug", "info", "warn", "error" };
 
+void sp_log_set_level(sp_log_level least)
+{
+    __atomic_store_n(&log_least, least, __ATOMIC_RELAXED);
+}
+
 void sp_log_open(const char *component, sp_log_level least)
 {
     log_component = component;
-    log_least = least;
+    sp_log_set_level(least);
     log_is_terminal = isatty(STDERR_FILENO);
     if (log_fd != STDERR_FILENO)
         sp_fd_closep(&log_fd);
@@ -131,7 +136,7 @@ static void write_line(sp_buf *line)
 
 void sp_log_write(sp_log_level level, const char *message, const sp_log_field *fields, size_t field_count)
 {
-    if (level < log_least)
+    if (level < __atomic_load_n(&log_least, __ATOMIC_RELAXED))
         return;
     int saved_errno = errno;
     bool terminal = log_is_terminal > 0;

@@ -36,6 +36,7 @@ void sp_log_write(sp_log_level level, const char *message, const sp_log_field *f
 
 /* Process-wide; before the first thread. `component` ("gateway", "codec0") stands on each line and is not copied. */
 void sp_log_open(const char *component, sp_log_level least);
+void sp_log_set_level(sp_log_level least); /* any thread, any time */
 /* "debug" | "info" | "warn" | "error"; false when it is none of them. */
 bool sp_log_level_parse(const char *text, sp_log_level *ret_level);
 

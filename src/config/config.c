@@ -461,6 +461,7 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "model_repository", strcmp(from->model_repository, to->model_repository) != 0 },
         { "model", strcmp(from->model, to->model) != 0 },
         { "data_dir", strcmp(from->data_dir, to->data_dir) != 0 },
+        { "drain_delay", from->drain_delay_s != to->drain_delay_s },
         { "require_sandbox", from->require_sandbox != to->require_sandbox },
         { "spin_us", from->spin_us != to->spin_us },
         { "link_timeout_ms", from->link_timeout_ms != to->link_timeout_ms },

@@ -97,6 +97,10 @@ static void signal_ready(sp_watch *watch, uint32_t epoll_events, void *context)
     gw_server *server = context;
     struct signalfd_siginfo info;
     while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP) {
+            gw_reload_begin(server);
+            continue;
+        }
         if (server->drain_signals++) {
             sp_log(SP_LOG_WARN, "second signal, stopping at once", SP_LOG_INT("signal", info.ssi_signo));
             sp_loop_stop(server->loop);
@@ -119,6 +123,7 @@ static sp_status signals_open(gw_server *server, sp_error *reterr)
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGHUP);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "cannot set signals up");
     server->signal_watch =
@@ -153,6 +158,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
         s = sp_loop_new(&server->loop, reterr);
     if (!s)
         s = sp_events_open(server->loop, reterr);
+    if (!s)
+        s = gw_reload_open(server, reterr);
     if (!s)
         s = signals_open(server, reterr);
     if (!s)
@@ -190,6 +197,7 @@ static void end(gw_server *server)
     gw_jobs_close(server);
     if (server->house)
         sp_house_free(server->house, GW_WORKER_GRACE_MS);
+    gw_reload_close(server);
     sp_loop_unwatch(server->loop, &server->signal_watch);
     sp_fd_closep(&server->signal_watch.fd);
     sp_loop_timer_clear(server->loop, &server->drain_timer);

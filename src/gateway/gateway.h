@@ -53,8 +53,8 @@ sp_gateway_config sp_gateway_config_default(void);
 /* Serves until SIGTERM or SIGINT has drained it: /readyz turns 503, the drain delay passes, the backlog is accepted,
  * the listeners close, every accepted request is answered, the workers end. A second signal stops at once.
  * SP_OK after a drain. SP_INVALID: an address off loopback without tokens, a port or a worker list that cannot be.
- * SP_UNAVAILABLE: a port is taken. Strings are borrowed until it returns.
- * Blocks SIGTERM and SIGINT and ignores SIGPIPE in the calling thread, which becomes the loop's. Call it once, before
+ * SP_UNAVAILABLE: a port is taken. Strings are borrowed until it returns. SIGHUP reads the configuration again.
+ * Blocks SIGTERM, SIGINT and SIGHUP and ignores SIGPIPE in the calling thread, which becomes the loop's. Call it once, before
  * other threads start. */
 sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr);
 

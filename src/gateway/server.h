@@ -92,6 +92,7 @@ typedef enum gw_phase {
     GW_DEAD
 } gw_phase;
 
+typedef struct gw_reload gw_reload;
 typedef enum gw_listener_kind { GW_LISTEN_HTTP, GW_LISTEN_METRICS, GW_LISTEN_ADMIN, GW_LISTEN_COUNT } gw_listener_kind;
 
 typedef struct gw_conn gw_conn;
@@ -202,6 +203,7 @@ typedef struct gw_listener {
 struct gw_server {
     const sp_gateway_config *config;
     sp_config *snapshot; /* read it through gw_config */
+    gw_reload *reload;   /* reload.c */
     sp_loop *loop;
     sp_house *house;
     struct MHD_Daemon *daemon;
@@ -243,6 +245,11 @@ static inline sp_config *gw_config(const gw_server *server)
 {
     return server->snapshot;
 }
+
+/* reload.c: SIGHUP. */
+sp_status gw_reload_open(gw_server *server, sp_error *reterr);
+void gw_reload_begin(gw_server *server);
+void gw_reload_close(gw_server *server);
 
 /* listen.c: binds, accepts under the limits. */
 sp_status gw_listen_open(gw_server *server, gw_listener_kind kind, int port, sp_error *reterr);

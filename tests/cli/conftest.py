@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of the command line share: the program, and a way to run it."""
+import contextlib
+import http.client
 import os
 import pathlib
+import re
+import signal
 import subprocess
 
 import pytest
@@ -29,3 +33,47 @@ def run(program):
                               stdin=subprocess.DEVNULL, **keywords)
 
     return call
+
+
+class Served:
+    def __init__(self, process):
+        self.process = process
+        self.said = []
+        for line in process.stdout:
+            self.said.append(line.rstrip("\n"))
+            if line.startswith("try: "):
+                break
+        assert self.said and self.said[-1].startswith("try: "), process.stderr.read()
+        self.port = int(re.search(r"listens on http://[^ ]*:(\d+)$", self.said[0])[1])
+
+    def get(self, path, port=None):
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def serve(program):
+    """serve("--x", ...) as a context: starts it on free ports with no drain delay, and ends it by SIGTERM."""
+
+    @contextlib.contextmanager
+    def start(*words, ports=("--http-port", "0", "--metrics-port", "0"), env=None):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLWAY_")} | (env or {})
+        with subprocess.Popen([program, "serve", *ports, "--drain-delay", "0", *map(str, words)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, env=environment) as process:
+            served = Served(process)
+            try:
+                yield served
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    served.errors = process.communicate(timeout=30)[1]
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+    return start

@@ -1,62 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`spillway serve`: what it prints, where its settings come from, what it refuses. The API itself has its own tests."""
-import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
-import signal
 import socket
-import subprocess
 
 import pytest
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", TREE.parent / "shared/assets")) / "media/images"
-
-class Served:
-    def __init__(self, process):
-        self.process = process
-        self.said = []
-        for line in process.stdout:
-            self.said.append(line.rstrip("\n"))
-            if line.startswith("try: "):
-                break
-        assert self.said and self.said[-1].startswith("try: "), process.stderr.read()
-        self.port = int(re.search(r"listens on http://[^ ]*:(\d+)$", self.said[0])[1])
-
-    def get(self, path, port=None):
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-
-@pytest.fixture
-def serve(program):
-    """serve("--x", ...) as a context: starts it on free ports with no drain delay, and ends it by SIGTERM."""
-
-    @contextlib.contextmanager
-    def start(*words, ports=("--http-port", "0", "--metrics-port", "0"), env=None):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLWAY_")} | (env or {})
-        with subprocess.Popen([program, "serve", *ports, "--drain-delay", "0", *map(str, words)], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, env=environment) as process:
-            served = Served(process)
-            try:
-                yield served
-            finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    served.errors = process.communicate(timeout=30)[1]
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise
-
-    return start
 
 
 def test_it_says_where_it_listens_and_what_to_try(serve):
