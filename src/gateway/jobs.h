@@ -17,6 +17,8 @@
 #define GW_PAGE_MOST    200
 /* What a client is told when a store is down. */
 #define GW_STORE_RETRY_S 5
+/* A store that could not be opened is tried again so often: the disk may have room again, the other server may be gone. */
+#define GW_STORE_REOPEN_MS 5000
 /* Running jobs and webhooks get this long after SIGTERM before they go back to the queue. */
 #define GW_JOBS_DRAIN_MS 10000
 
@@ -29,6 +31,7 @@ typedef struct gw_jobs {
     sp_store_thread *hasher; /* NULL until the first idempotency key */
     uint64_t body_bytes;  /* of submissions in hand */
     char why[256], results_why[256];
+    sp_timer reopen;
 } gw_jobs;
 
 /* jobs_submit.c: one submission, from wherever its fields come. */

@@ -38,32 +38,42 @@ static void owner_make(const gw_server *server, char *ret_owner, size_t size_byt
     (void)snprintf(ret_owner, size_bytes, "%.20s-%d-%08x", host, (int)getpid(), (unsigned)server->id_state[0]);
 }
 
-static void store_open(gw_jobs *jobs, const sp_config *config)
+/* Says it once, not every few seconds. */
+static void not_open(char why[256], const char *what, const sp_error *err)
 {
-    gw_server *server = jobs->server;
-    sp_error err = { 0 };
-    char owner[64];
-    owner_make(server, owner, sizeof(owner));
-    if (sp_jobs_open(server->loop, &config->jobs, config->data_dir, owner, &jobs->store, &jobs->durability, &err)) {
-        (void)snprintf(jobs->why, sizeof(jobs->why), "%s", err.message);
-        sp_log_error("no job store: /v1/jobs answers 503", "", &err);
-    }
-    err = (sp_error){ 0 };
-    if (sp_results_open && sp_results_open(server->loop, &config->results, config->data_dir, &jobs->results, &err)) {
-        (void)snprintf(jobs->results_why, sizeof(jobs->results_why), "%s", err.message);
-        sp_log_error("no result store: /v1/results answers 503", "", &err);
-    }
+    if (strcmp(why, err->message) != 0)
+        sp_log_error(what, "", err);
+    (void)snprintf(why, 256, "%s", err->message);
 }
 
-sp_status gw_jobs_open(gw_server *server, sp_error *reterr)
+static void jobs_open(gw_jobs *jobs, const sp_config *config)
 {
-    gw_jobs *jobs = calloc(1, sizeof(*jobs));
-    if (!jobs)
-        return SP_FAIL(reterr, SP_NOMEM, "no memory for the jobs");
-    server->jobs = jobs;
-    jobs->server = server;
-    store_open(jobs, gw_config(server));
+    sp_error err = { 0 };
+    char owner[64];
+    owner_make(jobs->server, owner, sizeof(owner));
+    if (sp_jobs_open(jobs->server->loop, &config->jobs, config->data_dir, owner, &jobs->store, &jobs->durability, &err))
+        not_open(jobs->why, "no job store: /v1/jobs answers 503", &err);
+}
+
+static void results_open(gw_jobs *jobs, const sp_config *config)
+{
+    sp_error err = { 0 };
+    if (sp_results_open && sp_results_open(jobs->server->loop, &config->results, config->data_dir, &jobs->results, &err))
+        not_open(jobs->results_why, "no result store: /v1/results answers 503", &err);
+}
+
+/* The runner comes with the job store. A result store that comes later than it is for /v1/results only. */
+static sp_status open_what_is_missing(gw_jobs *jobs, sp_error *reterr)
+{
+    gw_server *server = jobs->server;
+    const sp_config *config = gw_config(server);
+    if (!jobs->results)
+        results_open(jobs, config);
     if (!jobs->store)
+        jobs_open(jobs, config);
+    if ((!jobs->store || (!jobs->results && sp_results_open)) && !server->draining)
+        (void)sp_loop_timer_set(server->loop, &jobs->reopen, sp_loop_now_ns(server->loop) + GW_STORE_REOPEN_MS * SP_NS_PER_MS, NULL);
+    if (!jobs->store || jobs->runner)
         return SP_OK;
     const sp_runner_config runner = {
         .loop = server->loop,
@@ -75,6 +85,29 @@ sp_status gw_jobs_open(gw_server *server, sp_error *reterr)
         .answer_write = answer_write,
     };
     return sp_runner_new(&runner, &jobs->runner, reterr);
+}
+
+static void reopen_fire(sp_timer *timer, void *context)
+{
+    (void)timer;
+    gw_jobs *jobs = context;
+    sp_error err = { 0 };
+    bool had = jobs->store != NULL;
+    if (open_what_is_missing(jobs, &err))
+        sp_jobs_close(SP_STEAL(jobs->store)); /* no memory for the runner: next time */
+    else if (!had && jobs->store)
+        sp_log(SP_LOG_INFO, "job store opened");
+}
+
+sp_status gw_jobs_open(gw_server *server, sp_error *reterr)
+{
+    gw_jobs *jobs = calloc(1, sizeof(*jobs));
+    if (!jobs)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the jobs");
+    server->jobs = jobs;
+    jobs->server = server;
+    jobs->reopen = (sp_timer){ .fire = reopen_fire, .context = jobs };
+    return open_what_is_missing(jobs, reterr);
 }
 
 void gw_jobs_drain(gw_server *server)
@@ -95,6 +128,7 @@ void gw_jobs_close(gw_server *server)
     gw_jobs *jobs = SP_STEAL(server->jobs);
     if (!jobs)
         return;
+    sp_loop_timer_clear(jobs->server->loop, &jobs->reopen);
     sp_runner_stop(jobs->runner);
     if (jobs->results)
         sp_results_close(jobs->results);

@@ -284,13 +284,16 @@ sp_status gw_submission_parse(gw_submission *submission, sp_view json, sp_error 
 
 /* --- the whole ---------------------------------------------------------------------------------------------------- */
 
-/* Time first, so that ids sort by it; then 64 bits that nobody has to guess twice. */
-static sp_status id_make(char ret_id[SP_LIMIT_JOB_ID_BYTES], int64_t unix_ms, sp_error *reterr)
+/* Time first (us, never the same twice in this process), so that ids sort in the order in which jobs came; then 64 bits
+ * that nobody has to guess twice. */
+static sp_status id_make(char ret_id[SP_LIMIT_JOB_ID_BYTES], sp_error *reterr)
 {
+    static int64_t last_us;
     uint64_t random;
+    last_us = SP_MAX(sp_clock_wall_ns() / SP_NS_PER_US, last_us + 1);
     if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "no randomness for the job's id");
-    (void)snprintf(ret_id, SP_LIMIT_JOB_ID_BYTES, "job-%011llx-%016llx", (unsigned long long)unix_ms, (unsigned long long)random);
+    (void)snprintf(ret_id, SP_LIMIT_JOB_ID_BYTES, "job-%013llx-%016llx", (unsigned long long)last_us, (unsigned long long)random);
     return SP_OK;
 }
 
@@ -357,7 +360,7 @@ sp_status gw_submission_check(gw_submission *submission, const gw_server *server
     if (!s && json_object_size(submission->parameters))
         s = json_store(job->parameters, sizeof(job->parameters), submission->parameters, "parameters", reterr);
     if (!s)
-        s = id_make(job->id, now, reterr);
+        s = id_make(job->id, reterr);
     if (s)
         return s;
     (void)snprintf(job->tenant, sizeof(job->tenant), "%s", access->tenant);
