@@ -38,17 +38,19 @@ static curl_socket_t on_open_socket(void *context, curlsocktype purpose, struct 
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-static void keep_header(sp_net_call *call, const char *line, size_t size_bytes)
+static void keep_header(sp_net_call *call, int index, const char *line, size_t size_bytes)
 {
-    size_t name = strlen(call->keep_header);
-    if (!name || size_bytes <= name || line[name] != ':' || strncasecmp(line, call->keep_header, name) != 0)
+    const char *wanted = call->request.keep_headers[index];
+    size_t name = wanted ? strlen(wanted) : 0;
+    if (!name || size_bytes <= name || line[name] != ':' || strncasecmp(line, wanted, name) != 0)
         return;
     const char *value = line + name + 1, *end = line + size_bytes;
     while (value < end && (*value == ' ' || *value == '\t'))
         value++;
     while (end > value && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' '))
         end--;
-    (void)snprintf(call->kept, sizeof(call->kept), "%.*s", (int)SP_MIN(end - value, (ptrdiff_t)sizeof(call->kept) - 1), value);
+    size_t room = sizeof(call->kept[index]) - 1;
+    (void)snprintf(call->kept[index], room + 1, "%.*s", (int)SP_MIN((size_t)(end - value), room), value);
 }
 
 static size_t on_header(char *line, size_t one, size_t size_bytes, void *context)
@@ -61,8 +63,9 @@ static size_t on_header(char *line, size_t one, size_t size_bytes, void *context
         return 0;
     }
     if (size_bytes > 5 && strncmp(line, "HTTP/", 5) == 0)
-        call->kept[0] = 0; /* another answer begins: a 1xx came first */
-    keep_header(call, line, size_bytes);
+        memset(call->kept, 0, sizeof(call->kept)); /* another answer begins: a 1xx came first */
+    for (int i = 0; i < SP_NET_KEPT; i++)
+        keep_header(call, i, line, size_bytes);
     return size_bytes;
 }
 
@@ -351,8 +354,6 @@ sp_status sp_net_call_new(sp_net *net, const sp_http_request *request, sp_net_ca
     call->net = net;
     call->request = *request;
     call->body_bytes = request->body[0].size_bytes + request->body[1].size_bytes;
-    if (request->keep_header)
-        (void)snprintf(call->keep_header, sizeof(call->keep_header), "%s", request->keep_header);
     sp_buf_init(&call->body, request->sink_fd >= 0 ? SP_NET_ERROR_PAGE_BYTES : (size_t)request->body_limit_bytes);
     sp_status s = read_url(request->url, call->host, sizeof(call->host), call->port, sizeof(call->port), &call->https, reterr);
     if (!s) {

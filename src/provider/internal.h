@@ -40,7 +40,6 @@ struct sp_net_call {
     CURLcode setup; /* the first option that could not be set */
     struct curl_slist *headers;
     sp_http_request request; /* texts inside are not valid after start, but for `body` */
-    char keep_header[64];
     char host[256]; /* of the first URL, for redirects and messages */
     char port[8];
     bool https;
@@ -56,7 +55,7 @@ struct sp_net_call {
     const char *refused; /* by the guard: what the address was */
     bool opened;         /* a socket was opened to one that it let through */
     sp_buf body;
-    char kept[64];
+    char kept[SP_NET_KEPT][256];
     char text[CURL_ERROR_SIZE];
 };
 

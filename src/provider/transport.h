@@ -28,6 +28,8 @@
 /* A pause longer than this that a server asks for is cut to it. */
 #define SP_LIMIT_RETRY_AFTER_S 86400
 
+#define SP_NET_KEPT 4
+
 typedef struct sp_net sp_net;
 typedef struct sp_net_call sp_net_call;
 
@@ -49,7 +51,7 @@ typedef struct sp_http_result {
     uint64_t sink_bytes;     /* written to sink_fd */
     int64_t retry_after_ns;  /* as asked for by the answer, seconds or a date; 0 = not */
     char content_type[96];
-    char kept[64];           /* value of keep_header; "" = not there */
+    char kept[SP_NET_KEPT][256]; /* values of keep_headers; "" = not there */
 } sp_http_result;
 
 typedef struct sp_http_request {
@@ -69,7 +71,7 @@ typedef struct sp_http_request {
     int sink_fd;         /* >= 0: where the body of a 2xx answer goes, from offset 0, by pwrite */
     uint64_t body_limit_bytes; /* of the answer's body; error pages are cut at it, or at 16 KiB when there is a sink */
     bool cut_body;             /* a body in memory is cut at its limit, what is behind it is read and dropped */
-    const char *keep_header;   /* this header's value goes into result.kept; NULL = none */
+    const char *keep_headers[SP_NET_KEPT]; /* these headers' values go into result.kept; NULL = none; not copied */
     void (*done)(void *context, const sp_http_result *result);
     void *context;
 } sp_http_request;

@@ -73,19 +73,6 @@ static void done_lane(classify_lane *lane)
     sp_prep_scratch_free(lane->scratch);
 }
 
-/* When nobody said whether the model ends in a softmax, its first answer does: a row of logits that is non-negative and
- * sums to one does not occur. */
-static void find_meaning(sp_model *model, const float *row)
-{
-    double sum = 0;
-    bool negative = false;
-    for (uint32_t i = 0; i < model->class_count; i++) {
-        sum += (double)row[i];
-        negative = negative || row[i] < 0;
-    }
-    model->meaning = !negative && fabs(sum - 1) < 1e-2 ? SP_OUTPUT_PROBABILITIES : SP_OUTPUT_LOGITS;
-}
-
 static sp_status warm_up(sp_classifier *c, sp_error *reterr)
 {
     for (int lane = 0; lane < c->lane_count; lane++) {
@@ -95,7 +82,7 @@ static sp_status warm_up(sp_classifier *c, sp_error *reterr)
         if (s)
             return s;
         if (c->model->meaning == SP_OUTPUT_UNKNOWN)
-            find_meaning(c->model, sp_classify_raw(c, lane, 0));
+            c->model->meaning = sp_rank_meaning(sp_classify_raw(c, lane, 0), c->model->class_count);
         s = sp_classify_answer(c, lane, 0, 1, &score, &count, reterr);
         if (s)
             return s;
@@ -227,18 +214,6 @@ sp_status sp_classify_run(sp_classifier *c, int lane_index, const void *input, i
     return sp_session_run(c->session, lane_index, &tensor, 1, lane->outputs, c->output_count, reterr);
 }
 
-/* IEEE 754 half to float; exact. */
-static float widen_f16(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent == 0) /* zero and subnormals: fraction * 2^-24 */
-        return (sign ? -1.0f : 1.0f) * (float)fraction * 0x1p-24f;
-    uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
 const float *sp_classify_raw(sp_classifier *c, int lane_index, int index)
 {
     SP_ASSERT(lane_index >= 0 && lane_index < c->lane_count && index >= 0 && index < c->max_batch);
@@ -250,7 +225,7 @@ const float *sp_classify_raw(sp_classifier *c, int lane_index, int index)
         for (uint32_t i = 0; i < c->model->class_count; i++) {
             uint16_t half;
             memcpy(&half, row + 2 * (size_t)i, sizeof(half));
-            lane->values[i] = widen_f16(half);
+            lane->values[i] = sp_rank_widen_f16(half);
         }
     }
     return lane->values;
@@ -261,23 +236,6 @@ sp_status sp_classify_answer(sp_classifier *c, int lane_index, int index, int to
 {
     const sp_model *model = c->model;
     const float *values = sp_classify_raw(c, lane_index, index);
-    float *probabilities = c->lanes[lane_index].probabilities;
-    int n = (int)model->class_count;
-    for (int i = 0; i < n; i++)
-        if (!isfinite(values[i]))
-            return SP_FAIL_CODE(reterr, SP_CORRUPT, "not_finite", "model %s gives no finite number for class %d",
-                                model->name, i);
-    if (model->meaning == SP_OUTPUT_PROBABILITIES)
-        memcpy(probabilities, values, (size_t)n * sizeof(float));
-    else
-        sp_kernels.softmax_f32(probabilities, values, n);
-    int32_t ids[SP_LIMIT_TOP_K];
-    float best[SP_LIMIT_TOP_K];
-    int k = SP_CLAMP(top_k, 1, SP_MIN(n, SP_LIMIT_TOP_K));
-    /* Ranked by the model's own numbers: softmax keeps their order but may round two of them to one. */
-    sp_kernels.topk_f32(ids, best, values, n, k);
-    for (int i = 0; i < k; i++)
-        ret_scores[i] = (sp_class_score){ (uint32_t)ids[i], probabilities[ids[i]] };
-    *ret_count = k;
-    return SP_OK;
+    return sp_rank_top(model->name, values, model->class_count, model->meaning, top_k, c->lanes[lane_index].probabilities,
+                       ret_scores, ret_count, reterr);
 }

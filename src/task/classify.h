@@ -14,8 +14,7 @@
 
 #include "engine/engine.h"
 #include "task/model.h"
-
-#define SP_LIMIT_TOP_K 100 /* what an answer's slot and a reader's patience hold with room to spare */
+#include "task/rank.h"
 
 typedef struct sp_classifier sp_classifier;
 
@@ -55,11 +54,6 @@ sp_status sp_classify_prepare(sp_classifier *classifier, int lane, int index, co
 /* Runs items 0 .. count - 1. `input`: NULL = the lane's own places; else tensor_bytes * count elsewhere (only read; aligned
  * to its element), used in place. As sp_session_run. */
 sp_status sp_classify_run(sp_classifier *classifier, int lane, const void *input, int count, sp_error *reterr);
-
-typedef struct sp_class_score {
-    uint32_t class_id;
-    float probability;
-} sp_class_score;
 
 /* The `top_k` (cut to the class count and SP_LIMIT_TOP_K) most probable classes of item `index` of the last run, best
  * first, equal ones by class id. SP_CORRUPT: the model's numbers are not finite. */

@@ -253,6 +253,28 @@ sp_status sp_model_find(const char *repository, const char *asked, sp_model **re
     return s;
 }
 
+sp_status sp_model_describe(const char *repository, const char *asked, sp_model **ret_model, sp_error *reterr)
+{
+    SP_CLEANUP(sp_model_freep) sp_model *model = calloc(1, sizeof(*model));
+    if (!model)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for a model");
+    sp_status s = choose_name(repository, asked, model->name, reterr);
+    if (s)
+        return s;
+    char directory[PATH_BYTES - 64];
+    if ((size_t)snprintf(directory, sizeof(directory), "%s/%s", repository, model->name) >= sizeof(directory) ||
+        access(directory, R_OK) != 0)
+        return SP_FAIL(reterr, SP_NOT_FOUND, "no model '%s' in %s", model->name, repository);
+    model->settings_path = format_path(directory, "spillway.json");
+    if (!model->settings_path)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for a model");
+    model->max_batch = SP_LIMIT_BATCH;
+    s = read_description(model, directory, reterr);
+    if (!s)
+        *ret_model = SP_STEAL(model);
+    return s;
+}
+
 void sp_model_free(sp_model *model)
 {
     if (!model)

@@ -51,6 +51,10 @@ typedef struct sp_model {
  * the file. SP_NOT_FOUND: no such repository, model or version; SP_INVALID: a key or value of spillway.json, or the
  * labels (the message names file and key); SP_TOO_LARGE: a file beyond its limit; SP_NOMEM. */
 sp_status sp_model_find(const char *repository, const char *name, sp_model **ret_model, sp_error *reterr);
+/* Only the description and the labels, for whoever has the model run elsewhere: the model file need not be there, and what
+ * comes of it (digest, version, class_count, prep) is not filled. As sp_model_find otherwise;
+ * SP_NOT_FOUND: no such directory. */
+sp_status sp_model_describe(const char *repository, const char *name, sp_model **ret_model, sp_error *reterr);
 void sp_model_free(sp_model *model); /* NULL is fine */
 SP_DEFINE_CLEANUP(sp_model, sp_model_free)
 

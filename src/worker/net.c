@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "kernels/kernels.h"
 #include "provider/load.h"
 #include "worker/kinds.h"
 
@@ -82,16 +83,63 @@ sp_status net_config(const net *self, const sp_submission *submission, const sp_
                         submission->config_serial);
 }
 
+/* --- models ------------------------------------------------------------------------------------------------------ */
+
+const sp_model *net_model_find(net *self, const char *name)
+{
+    if (!self->repository || !*name)
+        return NULL;
+    for (int i = 0; i < NET_MODELS; i++) {
+        if (strcmp(self->models[i].name, name) == 0)
+            return self->models[i].model;
+    }
+    net_model *place = &self->models[self->next_model++ % NET_MODELS];
+    sp_error err = { 0 };
+    sp_model_free(SP_STEAL(place->model));
+    (void)snprintf(place->name, sizeof(place->name), "%s", name);
+    sp_status s = sp_model_describe(self->repository, name, &place->model, &err);
+    if (s && s != SP_NOT_FOUND)
+        sp_log_error("a model's description is not usable; its remote answers go without labels", NULL, &err);
+    return place->model;
+}
+
+/* The model that requests mean which name none: the house's. */
+static sp_status find_default_model(net *self, const sp_worker_config *config)
+{
+    self->repository = config->model_repository;
+    self->default_model = config->model;
+    sp_model *first = NULL;
+    sp_error err = { 0 };
+    if (self->repository && !self->default_model && sp_model_describe(self->repository, NULL, &first, &err) == SP_OK) {
+        self->default_model = strdup(first->name);
+        self->models[0].model = first;
+        (void)snprintf(self->models[0].name, sizeof(self->models[0].name), "%s", first->name);
+        self->next_model = 1;
+        return self->default_model ? SP_OK : SP_NOMEM;
+    }
+    return SP_OK;
+}
+
 /* --- jobs ------------------------------------------------------------------------------------------------------- */
 
 void net_job_finish(net_job *job)
 {
     sp_work_item *item = job->item;
     SP_ASSERT(!job->call);
-    item->done.inference_ns = item->done.batch_run_ns = sp_clock_now_ns() - job->begun_ns;
+    if (!item->done.inference_ns) /* a remote may have said what it took there */
+        item->done.inference_ns = item->done.batch_run_ns = sp_clock_now_ns() - job->begun_ns;
     item->own = NULL;
+    sp_config_unref(job->config);
+    sp_buf_done(&job->head);
+    explicit_bzero(job->key, sizeof(job->key));
     free(job);
     sp_worker_finish(item);
+}
+
+void net_job_fail(net_job *job, sp_status status)
+{
+    job->item->status = status;
+    net_job_finish(job);
 }
 
 void net_job_ask(net_job *job, sp_http_request *request)
@@ -124,6 +172,8 @@ static void start(void *state, sp_work_item *item)
         net_fetch(job);
     } else if (item->submission->op == SP_OP_SEND) {
         net_send(job);
+    } else if (item->submission->op == SP_OP_REMOTE) {
+        net_remote(job);
     } else {
         item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the net worker cannot do operation %u", item->submission->op);
         net_job_finish(job);
@@ -157,6 +207,8 @@ static void net_close(void *state)
         self->api->close(self->transport);
     for (int i = 0; i < NET_SNAPSHOTS; i++)
         sp_config_unref(self->snapshots[i].config);
+    for (int i = 0; i < NET_MODELS; i++)
+        sp_model_free(self->models[i].model);
     free(self);
 }
 
@@ -174,7 +226,6 @@ static void fill_card(const net *self, sp_worker_card *card)
 
 static sp_status net_open(const sp_worker_config *config, sp_worker_card *card, void **ret_state, sp_error *reterr)
 {
-    (void)config;
     sp_net_options options = { 0 };
     net *self = calloc(1, sizeof(*self));
     if (!self)
@@ -182,7 +233,10 @@ static sp_status net_open(const sp_worker_config *config, sp_worker_card *card, 
 #ifdef SP_FAULTS
     options.fault = curl_fault;
 #endif
-    sp_status s = sp_net_load(&self->api, reterr);
+    sp_kernels_init();
+    sp_status s = find_default_model(self, config);
+    if (!s)
+        s = sp_net_load(&self->api, reterr);
     if (!s)
         s = self->api->open(&options, &self->transport, reterr);
     if (s) {

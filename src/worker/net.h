@@ -5,7 +5,10 @@
 #define SP_WORKER_NET_H
 
 #include "config/config.h"
+#include "provider/answer.h"
+#include "provider/kserve.h"
 #include "provider/transport.h"
+#include "task/model.h"
 #include "worker/worker.h"
 
 #define NET_SNAPSHOTS 4 /* requests that were opened before a reload still count in the older ones */
@@ -15,10 +18,29 @@ typedef struct net_snapshot {
     sp_config *config;
 } net_snapshot;
 
+/* What models mean (labels, logits or probabilities), from the local repository; read when first asked for. */
+#define NET_MODELS 16
+typedef struct net_model {
+    char name[SP_LIMIT_MODEL_NAME_BYTES]; /* "" = free */
+    sp_model *model;                      /* NULL = the repository knows nothing of it */
+} net_model;
+
+/* What KServe servers said of their models. */
+#define NET_KSERVE_MODELS 32
+typedef struct net_kserve_model {
+    char url[640]; /* of the model; "" = free */
+    sp_kserve_model model;
+} net_kserve_model;
+
 typedef struct net {
     const sp_net_api *api;
     sp_net *transport;
     net_snapshot snapshots[NET_SNAPSHOTS]; /* newest first */
+    const char *repository, *default_model; /* NULL = none */
+    net_model models[NET_MODELS];
+    int next_model;
+    net_kserve_model kserve_models[NET_KSERVE_MODELS];
+    int next_kserve_model;
 } net;
 
 typedef struct net_job {
@@ -27,6 +49,14 @@ typedef struct net_job {
     sp_net_call *call; /* NULL = none out */
     int64_t begun_ns;
     int64_t deadline_ns;
+    /* REMOTE: */
+    sp_config *config;             /* a reference */
+    const sp_remote_config *remote; /* in it */
+    char key[512];                 /* secret; "" = none */
+    char model[SP_LIMIT_MODEL_NAME_BYTES]; /* that is asked for; "" = the remote's default */
+    sp_buf head;                   /* kserve: in front of the tensor */
+    char model_url[640];           /* kserve */
+    sp_kserve_model kserve_model;  /* kserve */
 } net_job;
 
 /* Hands the item back with what item->status says and frees the job. */
@@ -42,5 +72,19 @@ sp_status net_config(const net *self, const sp_submission *submission, const sp_
 /* The ops. Each ends in net_job_finish, at once or later. */
 void net_fetch(net_job *job);
 void net_send(net_job *job);
+void net_remote(net_job *job);
+
+/* Parts of REMOTE. */
+void net_kserve(net_job *job);
+/* Fills in what a request to job->remote has of it: TLS, time-outs, limits, key. */
+void net_remote_fill(const net_job *job, sp_http_request *request);
+/* The answer into the slot. */
+void net_remote_put(net_job *job, const sp_provider_answer *answer);
+/* What the transport could not do, said of the remote: never the caller's fault, so never the end of the chain. */
+sp_status net_remote_transport_failed(const net_job *job, const sp_http_result *result, sp_error *reterr);
+/* The item fails with the status that item->error has, and the job is gone. */
+void net_job_fail(net_job *job, sp_status status);
+/* The local description of a model; NULL = none. Until close. */
+const sp_model *net_model_find(net *self, const char *name);
 
 #endif

@@ -36,12 +36,6 @@ static sp_status target_of(const net_job *job, char ret_url[SP_LIMIT_TARGET_BYTE
     return SP_OK;
 }
 
-static void fail_early(net_job *job, sp_status status)
-{
-    job->item->status = status;
-    net_job_finish(job);
-}
-
 /* --- FETCH ------------------------------------------------------------------------------------------------------ */
 
 static bool is_passing(int http_status)
@@ -97,7 +91,7 @@ void net_fetch(net_job *job)
     if (!s)
         s = sp_worker_output_fd(job->item, &fd, &job->item->error);
     if (s) {
-        fail_early(job, s);
+        net_job_fail(job, s);
         return;
     }
     sp_http_request request = {
@@ -195,7 +189,7 @@ void net_send(net_job *job)
     if (!s && (asked->flags & SP_SLOT_SEND_S3))
         s = read_signing(job, &signing, err);
     if (s) {
-        fail_early(job, s);
+        net_job_fail(job, s);
         return;
     }
     bool signs = signing.scheme[0] != 0;

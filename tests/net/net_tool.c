@@ -30,6 +30,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* src/worker/net_remote.c knows these two by number: the room of sp_task lies above it. */
+_Static_assert(SP_TASK_NOOP == 0 && SP_TASK_CLASSIFY == 1, "tasks that can be forwarded");
+
 typedef struct lease {
     bool out;
     json_int_t id;
