@@ -86,6 +86,19 @@ static void error_fill(sp_error *err, sp_status status, const char *code, const 
     (void)snprintf(err->file, sizeof(err->file), "%s", file_tail(file));
 }
 
+static void (*watcher)(const sp_error *err);
+
+void sp_error_watch(void (*unexpected)(const sp_error *err))
+{
+    watcher = unexpected;
+}
+
+static void tell_watcher(const sp_error *err)
+{
+    if (SP_UNLIKELY(err->status == SP_INTERNAL && watcher))
+        watcher(err);
+}
+
 sp_status sp_error_set(sp_error *reterr, sp_status status, const char *code, const char *origin, int origin_code,
                        const char *file, int line, const char *format, ...)
 {
@@ -96,6 +109,7 @@ sp_status sp_error_set(sp_error *reterr, sp_status status, const char *code, con
     va_start(args, format);
     (void)vsnprintf(reterr->message, sizeof(reterr->message), format, args);
     va_end(args);
+    tell_watcher(reterr);
     return status;
 }
 
@@ -114,6 +128,7 @@ sp_status sp_error_set_errno(sp_error *reterr, sp_status status, const char *fil
         const char *words = strerror_r(saved, text, sizeof(text));
         (void)snprintf(reterr->message + n, sizeof(reterr->message) - (size_t)n, ": %s", words);
     }
+    tell_watcher(reterr);
     errno = saved;
     return status;
 }

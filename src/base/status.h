@@ -74,6 +74,10 @@ sp_status sp_error_set(sp_error *reterr, sp_status status, const char *code, con
 sp_status sp_error_set_errno(sp_error *reterr, sp_status status, const char *file, int line, const char *format, ...)
     SP_PRINTF(5, 6);
 
+/* From now on `unexpected` is called with each error of status SP_INTERNAL, on the thread that makes it, before its maker
+ * has it back. Set before the second thread; NULL = nobody. */
+void sp_error_watch(void (*unexpected)(const sp_error *err));
+
 /* "ok", "invalid", "too_large", ...: the word used in JSON, metrics labels and logs. Never NULL. */
 const char *sp_status_name(sp_status status);
 

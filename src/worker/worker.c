@@ -18,6 +18,7 @@
 #include "worker/control.h"
 #include "worker/maps.h"
 #include "worker/ring.h"
+#include "worker/unexpected.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -628,6 +629,7 @@ static sp_status start_executors(sp_error *reterr)
 int sp_worker_main(const sp_worker_config *config)
 {
     leave_the_shell_alone(config->name);
+    sp_unexpected_watch();
     sp_error err = { 0 };
     sp_status s = start(config, &err);
     if (!s)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What GPUs do to a server, on a machine without one: the simulated device (docs/internals/device-faults.md) runs out of
 memory, fails for good, hangs, is not there. No request is lost, each answer is right, attempts[] name the cause."""
+import json
 import os
+import re
 import signal
 import time
 
@@ -211,6 +213,18 @@ def test_the_device_dies_with_64_requests_in_flight(start, labels, tmp_path, rec
     record_property("first_answer_after_death_ms", round(first * 1e3))
     record_property("last_answer_after_death_ms", round(last * 1e3))
     record_property("cpu_own_time_ms", round(alone * 1e3))
+
+
+def test_an_unexpected_error_is_logged_with_its_place_once(start, labels):
+    """In the sandboxed codec worker, too."""
+    server = start(workers=BOTH, faults="sim0/worker.batch:fail@every=2,codec0/worker.batch:fail@every=5")
+    crowd(server, labels, 30)
+    lines = [json.loads(l) for l in server.log_text().splitlines() if '"unexpected error"' in l]
+    assert sorted(l["component"] for l in lines) == ["codec0", "sim0"], lines
+    for line in lines:
+        assert re.fullmatch(r"worker/worker\.c:\d+", line["where"]) and "worker.batch" in line["reason"]
+        assert line["backtrace"].count(" < ") >= 1, line
+    assert server.restarts() == 0
 
 
 def test_a_script_that_cannot_be_read_is_said(tmp_path, labels):
