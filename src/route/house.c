@@ -138,6 +138,19 @@ static sp_status add_worker(sp_house *house, const char *name, size_t length, sp
     return SP_OK;
 }
 
+/* A GPU that is routed to is measured, whether or not anybody thought of a sampler. */
+static sp_status add_sampler(sp_house *house, sp_error *reterr)
+{
+    bool gpu = false;
+    for (int i = 0; i < house->worker_count; i++) {
+        const char *kind = house->workers[i].kind;
+        gpu |= strcmp(kind, "cuda") == 0 || strcmp(kind, "tensorrt") == 0;
+        if (house->workers[i].role == SP_ROLE_SAMPLER)
+            return SP_OK;
+    }
+    return gpu && house->worker_count < SP_LIMIT_WORKERS ? add_worker(house, "sampler0", strlen("sampler0"), reterr) : SP_OK;
+}
+
 static sp_status parse_workers(sp_house *house, sp_error *reterr)
 {
     const char *text = house->config.workers;
@@ -147,7 +160,7 @@ static sp_status parse_workers(sp_house *house, sp_error *reterr)
         if (s)
             return s;
         if (!text[length])
-            return SP_OK;
+            return add_sampler(house, reterr);
         text += length + 1;
     }
 }

@@ -36,8 +36,3 @@ const char *sp_device_code_of(const char *reason)
     }
     return "no_device";
 }
-
-bool sp_device_code_is_known(const char *code)
-{
-    return sp_device_remedy(code)[0] != 0;
-}

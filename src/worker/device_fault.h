@@ -7,15 +7,10 @@
 #ifndef SP_WORKER_DEVICE_FAULT_H
 #define SP_WORKER_DEVICE_FAULT_H
 
-#include <stdbool.h>
-
 /* "" for a word that has none. */
 const char *sp_device_remedy(const char *code);
 
 /* The word for an engine's reason ("no driver: ..."); "no_device" when it begins like none of the known ones. */
 const char *sp_device_code_of(const char *reason);
-
-/* It may be cured without us (a driver comes back, another process frees memory): worth a probe now and then. */
-bool sp_device_code_is_known(const char *code);
 
 #endif

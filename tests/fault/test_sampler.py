@@ -179,3 +179,9 @@ def test_it_ends_with_the_server(tmp_path):
     with Gpus(tmp_path, "dcgm") as gpus:
         pid = gpus.server.worker("sampler0")["pid"]
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_gpu_worker_brings_a_sampler(tmp_path):
+    with Gpus(tmp_path, "nvml", workers="noop0,cuda0") as gpus:
+        assert [w["name"] for w in gpus.server.health()["workers"]] == ["noop0", "cuda0", "sampler0"]
+        gpus.wait(lambda d: sources(d)[:1] == ["nvml"])
