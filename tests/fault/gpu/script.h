@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <time.h>
 
 #define FAKE_API __attribute__((visibility("default")))
 
@@ -27,8 +27,9 @@ static int says(const char *word)
 
 static inline void hang_if(const char *word)
 {
+    const struct timespec nap = { 0, 10000000 };
     while (says(word))
-        (void)usleep(10000);
+        (void)nanosleep(&nap, NULL);
 }
 
 #endif
