@@ -80,6 +80,11 @@ static void predictions_write(sp_buf *out, const sp_answer_classes *classes)
 
 void gw_answer_write(sp_buf *out, const char *request_id, const sp_answer *answer)
 {
+    gw_answer_write_cache(out, request_id, answer, "off");
+}
+
+void gw_answer_write_cache(sp_buf *out, const char *request_id, const sp_answer *answer, const char *cache)
+{
     gw_who who = gw_who_of(answer);
     double run_s = (double)answer->batch_run_ns / (double)SP_NS_PER_S;
     sp_buf_append_text(out, "{\"request_id\":");
@@ -95,9 +100,9 @@ void gw_answer_write(sp_buf *out, const char *request_id, const sp_answer *answe
     predictions_write(out, answer->classes);
     sp_buf_printf(
         out,
-        ",\"cost_usd\":%.6f,\"simpler\":%s,\"decode\":\"%s\",\"latency_ms\":{\"queue\":%.3f,\"decode\":%.3f,"
+        ",\"cost_usd\":%.6f,\"simpler\":%s,\"cache\":\"%s\",\"decode\":\"%s\",\"latency_ms\":{\"queue\":%.3f,\"decode\":%.3f,"
         "\"preprocess\":%.3f,\"inference\":%.3f,\"postprocess\":%.3f,\"total\":%.3f},\"throughput\":%.2f,\"batch_size\":%u}\n",
-        (double)answer->microdollars / 1e6, answer->simpler ? "true" : "false", answer->decode_fast ? "fast" : "exact",
+        (double)answer->microdollars / 1e6, answer->simpler ? "true" : "false", cache, answer->decode_fast ? "fast" : "exact",
         ms(answer->queue_ns), ms(answer->decode_ns), ms(answer->preprocess_ns), ms(answer->inference_ns),
         ms(answer->postprocess_ns), ms(answer->total_ns),
         run_s > 0 ? (double)answer->batch_size / run_s : 0.0, answer->batch_size);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * POST /infer: the body goes into the house's slot as it arrives, a form's fields are found there in place, the answer
  * comes back through a callback. */
+#include "gateway/flight.h"
 #include "gateway/multipart.h"
 #include "gateway/server.h"
 
@@ -108,10 +109,12 @@ void gw_infer_begin(gw_conn *conn)
             refused = gw_http_status(s, &err);
         }
     }
-    if (refused)
+    if (refused) {
         gw_conn_fail(conn, refused, &err, retry_after_s);
-    else
-        gw_conn_enter(conn, GW_BODY);
+        return;
+    }
+    gw_flight_begin(conn, !is_form(conn));
+    gw_conn_enter(conn, GW_BODY);
 }
 
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
@@ -121,6 +124,8 @@ void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
     if (s) {
         sp_request_close(SP_STEAL(conn->request));
         gw_conn_fail(conn, gw_http_status(s, &err), &err, 0);
+    } else if (conn->state) {
+        gw_flight_append(conn, data, size_bytes);
     }
 }
 
@@ -129,7 +134,7 @@ static sp_status field_take(gw_options *options, sp_view body, const sp_multipar
                             sp_error *reterr)
 {
     static const char *const known[] = { "timeout_ms", "top_k",      "decode",  "model",
-                                        "force_cpu",  "local_only", "priority" };
+                                        "force_cpu",  "local_only", "priority", "cache" };
     if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
         if (file->offset)
             return SP_FAIL_CODE(reterr, SP_INVALID, "second_file",
@@ -185,9 +190,8 @@ static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_
     return SP_OK;
 }
 
-static void done(sp_request *request, const sp_answer *answer, void *context)
+void gw_infer_reply(gw_conn *conn, const sp_answer *answer, const char *cache)
 {
-    gw_conn *conn = context;
     gw_who who = gw_who_of(answer);
     if (answer->status) {
         gw_log_failure(conn, gw_http_status(answer->status, &answer->error), &answer->error);
@@ -199,13 +203,19 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     } else {
         sp_buf json;
         sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-        gw_answer_write(&json, conn->request_id, answer);
+        gw_answer_write_cache(&json, conn->request_id, answer, cache);
         gw_reply_json(conn, 200, &json, &who);
     }
+    gw_reply_header(conn, "X-Spillway-Cache", cache);
+}
+
+static void done(sp_request *request, const sp_answer *answer, void *context)
+{
+    gw_conn *conn = context;
+    gw_infer_reply(conn, answer, "off");
     conn->request = NULL;
     sp_request_close(request);
-    gw_conn_enter(conn, GW_READY);
-    gw_conn_resume(conn);
+    gw_conn_answered(conn);
 }
 
 void gw_infer_run(gw_conn *conn)
@@ -229,6 +239,8 @@ void gw_infer_run(gw_conn *conn)
             sp_request_set_payload(conn->request, file.offset, file.size_bytes);
             sp_request_set_deadline(conn->request, gw_deadline_ns(conn));
             sp_request_set_options(conn->request, conn->options.top_k, conn->options.decode_fast);
+            body = sp_request_body(conn->request);
+            body = sp_view_make(body.data + file.offset, file.size_bytes);
         }
     }
     if (s) {
@@ -236,6 +248,8 @@ void gw_infer_run(gw_conn *conn)
         gw_conn_fail(conn, gw_http_status(s, &err), &err, retry_after_s);
         return;
     }
+    if (conn->state && gw_flight_enter(conn, body))
+        return;
     conn->server->longest_deadline_ns = SP_MAX(conn->server->longest_deadline_ns, gw_deadline_ns(conn));
     gw_conn_enter(conn, GW_WAITING);
     sp_request_submit(conn->request, done, conn);

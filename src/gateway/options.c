@@ -175,6 +175,10 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
             options->force_cpu = yes;
         else
             options->local_only = options->local_only || yes; /* whoever says it last cannot take it back */
+    } else if (strcmp(key, "cache") == 0) {
+        if (!sp_view_equals(value, "0") && !sp_view_equals(value, "1"))
+            return bad_option(value, where, key, "0 or 1", reterr);
+        options->cache = sp_view_equals(value, "1") ? GW_CACHE_ON : GW_CACHE_OFF;
     } else if (strcmp(key, "priority") == 0) {
         bool negative = value.size_bytes && value.data[0] == '-';
         sp_view digits = sp_view_make(value.data + negative, value.size_bytes - negative);

@@ -132,6 +132,9 @@ typedef struct gw_headers {
     sp_error error;
 } gw_headers;
 
+/* cache=0 (neither look nor keep), cache=1 (even for a task that is not kept by itself). */
+typedef enum gw_cache_wish { GW_CACHE_DEFAULT, GW_CACHE_OFF, GW_CACHE_ON } gw_cache_wish;
+
 /* What the client asked for beside the picture. */
 typedef struct gw_options {
     sp_task task;
@@ -141,11 +144,13 @@ typedef struct gw_options {
     char link[32];      /* this link or none; "" = the chain. Admins only: it goes around policy */
     bool force_cpu;
     bool local_only;    /* nothing of it may leave this machine */
+    gw_cache_wish cache;
     int priority;       /* -10 .. 10; above 0 only for admins */
     int64_t timeout_ms; /* least of all that were given; 0 = none */
 } gw_options;
 
 typedef struct gw_server gw_server;
+typedef struct gw_flights gw_flights;
 
 struct gw_conn {
     gw_server *server;
@@ -230,6 +235,7 @@ struct gw_server {
     uint64_t id_state[2];
     bool loopback;         /* every listener is on loopback */
     struct gw_auth *auth;
+    gw_flights *flights;   /* NULL = neither cache nor single-flight (flight.h) */
     uint32_t boot_id; /* of this process; stands in event ids */
     struct gw_follower *followers;
     int follower_count;
@@ -302,6 +308,8 @@ void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES
 void gw_infer_begin(gw_conn *conn);
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes);
 void gw_infer_run(gw_conn *conn);
+/* The answer as the reply. `cache`: what the cache did for it, "hit", "miss", "shared" or "off". */
+void gw_infer_reply(gw_conn *conn, const sp_answer *answer, const char *cache);
 
 /* pages.c: what the gateway answers by itself; each sets conn->response. */
 void gw_page_landing(gw_conn *conn);
@@ -336,6 +344,7 @@ int gw_http_status(sp_status status, const sp_error *err);
 
 /* answer.c: the house's answer as JSON. */
 void gw_answer_write(sp_buf *out, const char *request_id, const sp_answer *answer);
+void gw_answer_write_cache(sp_buf *out, const char *request_id, const sp_answer *answer, const char *cache);
 void gw_who_write(sp_buf *out, const gw_who *who); /* "provider", "device", "precision", "reason", "attempts" */
 gw_who gw_who_of(const sp_answer *answer);
 

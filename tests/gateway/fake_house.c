@@ -3,13 +3,16 @@
  * first bytes of the payload.
  *
  *   SLEEP=ms        the answer comes that much later          FAIL=n,code,text  fails with sp_status n
+ *   GATE...         waits until a request OPEN comes (or OPENFAIL: then it fails with UNAVAILABLE, OPENBAD: INVALID)
+ *   SIMPLER...      answered by a simpler link
  *   PARAMS          noop answers what the request was opened with (tier, tenant, ...)
  *   PIXELS=...      classify answers two made-up classes      anything else     noop echoes, classify answers classes
  *
- * At most FAKE_SLOTS (environment, default 256) requests are open at once. */
+ * fake_submitted_total counts what was computed, fake_gated what waits at the gate. At most FAKE_SLOTS (environment, default 256) requests are open at once. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/event.h"
+#include "base/metrics.h"
 #include "route/house.h"
 
 #include <stdio.h>
@@ -32,6 +35,7 @@ struct sp_request {
     int64_t received_ns, deadline_ns;
     uint32_t top_k;
     bool decode_fast;
+    sp_status fails;
     sp_timer timer;
     sp_request_done_fn *done;
     void *context;
@@ -60,6 +64,55 @@ static void answer_classes(sp_request *r, sp_answer *a)
     a->classes = &classes;
 }
 
+#define GATED 16
+
+static sp_request *gated[GATED];
+
+static sp_metric *metric(sp_metric_kind kind, const char *name)
+{
+    return sp_metric_get(kind, name, "", "The fake house's");
+}
+
+static bool begins(const sp_request *r, const char *word)
+{
+    size_t n = strlen(word);
+    return r->payload_bytes >= n && memcmp(r->body + r->offset, word, n) == 0;
+}
+
+static void gate_leave(const sp_request *r)
+{
+    for (int i = 0; i < GATED; i++) {
+        if (gated[i] == r) {
+            gated[i] = NULL;
+            sp_metric_add(metric(SP_METRIC_GAUGE, "fake_gated"), -1);
+        }
+    }
+}
+
+static bool gate_enter(sp_request *r)
+{
+    for (int i = 0; i < GATED; i++) {
+        if (!gated[i]) {
+            gated[i] = r;
+            sp_metric_add(metric(SP_METRIC_GAUGE, "fake_gated"), 1);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void gate_open(const sp_request *opener)
+{
+    for (int i = 0; i < GATED; i++) {
+        sp_request *r = gated[i];
+        if (!r)
+            continue;
+        gate_leave(r);
+        r->fails = begins(opener, "OPENFAIL") ? SP_UNAVAILABLE : begins(opener, "OPENBAD") ? SP_INVALID : SP_OK;
+        SP_ASSERT(!sp_loop_timer_set(r->house->loop, &r->timer, sp_clock_now_ns(), NULL));
+    }
+}
+
 static void answer(sp_request *r)
 {
     sp_answer a = { .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode_fast = r->decode_fast };
@@ -73,7 +126,11 @@ static void answer(sp_request *r)
                    (char *)r->body + r->offset);
     int status = 0, at = 0;
     char code[32] = "";
-    if (sscanf(text, "FAIL=%d,%31[a-z_],%n", &status, code, &at) == 2) {
+    a.simpler = begins(r, "SIMPLER");
+    if (r->fails) {
+        a.status = r->fails;
+        (void)SP_FAIL_CODE(&a.error, a.status, "gate", "the gate said no");
+    } else if (sscanf(text, "FAIL=%d,%31[a-z_],%n", &status, code, &at) == 2) {
         a.status = (sp_status)status;
         (void)SP_FAIL_CODE(&a.error, a.status, code, "%s", text + at);
         a.attempts[1].status = a.status;
@@ -182,6 +239,11 @@ void sp_request_set_deadline(sp_request *r, int64_t deadline_ns)
     r->deadline_ns = deadline_ns;
 }
 
+void sp_request_extend_deadline(sp_request *r, int64_t deadline_ns)
+{
+    r->deadline_ns = SP_MAX(r->deadline_ns, deadline_ns);
+}
+
 void sp_request_set_options(sp_request *r, uint32_t top_k, bool decode_fast)
 {
     r->top_k = top_k;
@@ -211,12 +273,20 @@ void sp_request_submit(sp_request *r, sp_request_done_fn *done, void *context)
         (void)sscanf((char *)r->body + r->offset, "SLEEP=%d", &ms);
     emit_events(r);
     r->timer = (sp_timer){ .fire = timer_fire, .context = r };
+    r->fails = SP_OK;
+    if (begins(r, "OPEN"))
+        gate_open(r);
+    else
+        sp_metric_add(metric(SP_METRIC_COUNTER, "fake_submitted_total"), 1);
+    if (begins(r, "GATE") && gate_enter(r))
+        return;
     SP_ASSERT(!sp_loop_timer_set(r->house->loop, &r->timer, sp_clock_now_ns() + ms * SP_NS_PER_MS, NULL));
 }
 
 void sp_request_cancel(sp_request *r)
 {
     sp_loop_timer_clear(r->house->loop, &r->timer);
+    gate_leave(r);
     r->house->cancelled++;
     sp_request_close(r);
 }
@@ -246,7 +316,7 @@ int sp_house_worker_count(const sp_house *house)
 
 void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_info)
 {
-    static const sp_worker_card card = { .device = "cpu", .model = "fake", .precision = "fp32", .sandbox = "full" };
+    static const sp_worker_card card = { .device = "cpu", .model = "fake", .precision = "fp32", .sandbox = "full", .digest = "00ff" };
     *ret_info = (sp_worker_info){ .name = index ? "cpu0" : "codec0",
                                   .kind = index ? "cpu" : "codec",
                                   .pid = 1,
