@@ -58,7 +58,7 @@ static void jobs_open(gw_jobs *jobs, const sp_config *config)
 static void results_open(gw_jobs *jobs, const sp_config *config)
 {
     sp_error err = { 0 };
-    if (sp_results_open && sp_results_open(jobs->server->loop, &config->results, config->data_dir, &jobs->results, &err))
+    if (sp_results_open(jobs->server->loop, &config->results, config->data_dir, &jobs->results, &err))
         not_open(jobs->results_why, "no result store: /v1/results answers 503", &err);
 }
 
@@ -71,7 +71,7 @@ static sp_status open_what_is_missing(gw_jobs *jobs, sp_error *reterr)
         results_open(jobs, config);
     if (!jobs->store)
         jobs_open(jobs, config);
-    if ((!jobs->store || (!jobs->results && sp_results_open)) && !server->draining)
+    if ((!jobs->store || !jobs->results) && !server->draining)
         (void)sp_loop_timer_set(server->loop, &jobs->reopen, sp_loop_now_ns(server->loop) + GW_STORE_REOPEN_MS * SP_NS_PER_MS, NULL);
     if (!jobs->store || jobs->runner)
         return SP_OK;
@@ -130,8 +130,7 @@ void gw_jobs_close(gw_server *server)
         return;
     sp_loop_timer_clear(jobs->server->loop, &jobs->reopen);
     sp_runner_stop(jobs->runner);
-    if (jobs->results)
-        sp_results_close(jobs->results);
+    sp_results_close(jobs->results);
     sp_jobs_close(jobs->store);
     sp_runner_free(jobs->runner);
     sp_store_thread_free(jobs->hasher);

@@ -10,16 +10,6 @@
 
 #define SP_TIME_TEXT_BYTES 32
 
-/* Until the result store is there: an absent symbol is a store that cannot be opened. */
-#pragma weak sp_results_open
-#pragma weak sp_results_close
-#pragma weak sp_results_put
-#pragma weak sp_results_query
-#pragma weak sp_results_get
-#pragma weak sp_results_erase
-#pragma weak sp_results_costs
-#pragma weak sp_results_sweep
-
 /* "2026-11-21T14:15:16.789Z" (RFC 3339, UTC). */
 void sp_time_text(int64_t unix_ms, char ret_text[SP_TIME_TEXT_BYTES]);
 int64_t sp_unix_ms(void);

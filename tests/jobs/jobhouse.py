@@ -96,8 +96,8 @@ class Server:
         finally:
             connection.close()
 
-    def submit(self, body=b"hello", query="task=noop", headers=None):
-        return self.ask("POST", "/v1/jobs?" + query, body, {"Content-Type": "application/octet-stream", **(headers or {})})
+    def submit(self, body=b"hello", query="task=noop", headers=None, timeout=30):
+        return self.ask("POST", "/v1/jobs?" + query, body, {"Content-Type": "application/octet-stream", **(headers or {})}, timeout)
 
     def submit_json(self, fields, headers=None):
         body = fields if isinstance(fields, (bytes, str)) else json.dumps(fields)
