@@ -18,7 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DELIVERIES 8         /* at once */
+#define DELIVERIES 16        /* at once */
 #define HOSTS 64             /* breakers kept; the one not used for longest goes first */
 #define LOOK_MS 1000         /* between two looks while something is owed */
 #define LOOK_IDLE_MS 5000    /* else: other servers' jobs */
@@ -48,7 +48,7 @@ struct sp_webhooks {
     sp_runner *runner;
     delivery deliveries[DELIVERIES];
     hook_host hosts[HOSTS];
-    int host_count, busy, looks_out;
+    int host_count, busy, looks_out, asked;
     bool look_again, stopped;
     sp_timer look;
     sp_metric *delivered, *failed, *given_up;
@@ -67,7 +67,8 @@ static void delivery_end(delivery *d)
 {
     d->id[0] = 0;
     d->webhooks->busy--;
-    if (d->webhooks->look_again && !d->webhooks->stopped)
+    /* Each look is a write to the store: not for every place that becomes free. */
+    if (d->webhooks->look_again && d->webhooks->busy <= DELIVERIES / 2)
         look(d->webhooks);
 }
 
@@ -293,18 +294,24 @@ static void due(const sp_job_reply *reply, void *context)
         if (!in_hand(webhooks, reply->jobs[i].id))
             begin(webhooks, &reply->jobs[i]);
     }
-    webhooks->look_again = webhooks->busy == DELIVERIES; /* as soon as a place is free */
+    /* All that were asked for came, so there may be more; or somebody woke us while we looked. */
+    bool again = !reply->status && (webhooks->look_again || reply->count >= webhooks->asked);
+    webhooks->look_again = again;
     look_in(webhooks, reply->status || reply->count ? LOOK_MS : LOOK_IDLE_MS);
+    if (again && webhooks->busy <= DELIVERIES / 2)
+        look(webhooks);
 }
 
 static void look(sp_webhooks *webhooks)
 {
     webhooks->look_again = true;
-    if (webhooks->looks_out || webhooks->busy == DELIVERIES)
+    if (webhooks->stopped || webhooks->looks_out || webhooks->busy == DELIVERIES)
         return;
+    webhooks->look_again = false;
     webhooks->looks_out++;
     /* What is handed out is not handed out again for a while: no more than there are places for. */
-    sp_jobs_webhooks_due(webhooks->runner->config.jobs, DELIVERIES - webhooks->busy, due, webhooks);
+    webhooks->asked = DELIVERIES - webhooks->busy;
+    sp_jobs_webhooks_due(webhooks->runner->config.jobs, webhooks->asked, due, webhooks);
 }
 
 static void look_fire(sp_timer *timer, void *context)

@@ -10,7 +10,7 @@ import time
 import jobhouse
 from jobhouse import until
 
-KILLS = 50 if jobhouse.FULL else 8
+KILLS = 50 if jobhouse.FULL else 12
 SECRET = "a secret of the test"
 
 
