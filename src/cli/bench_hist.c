@@ -64,3 +64,13 @@ double sp_hist_mean(const sp_hist *hist)
 {
     return hist->count ? hist->sum / (double)hist->count : 0;
 }
+
+void sp_hist_merge(sp_hist *hist, const sp_hist *other)
+{
+    for (int i = 0; i < SP_HIST_BUCKETS; i++)
+        hist->buckets[i] += other->buckets[i];
+    hist->count += other->count;
+    hist->sum += other->sum;
+    hist->min = other->min < hist->min ? other->min : hist->min;
+    hist->max = other->max > hist->max ? other->max : hist->max;
+}

@@ -23,6 +23,9 @@ void sp_hist_init(sp_hist *hist);
 /* Negative values count as 0. */
 void sp_hist_add(sp_hist *hist, int64_t value);
 
+/* Adds all that `other` has seen. */
+void sp_hist_merge(sp_hist *hist, const sp_hist *other);
+
 /* The upper edge of the bucket that holds the quantile (0..1), never above the exact maximum; 0 when empty. */
 int64_t sp_hist_quantile(const sp_hist *hist, double quantile);
 

@@ -23,6 +23,7 @@ static const command commands[] = {
     { "models", sp_command_models, "list the models that are here, or that can be pulled" },
     { "pull", sp_command_pull, "download a model of the catalogue" },
     { "bench", sp_command_bench, "put load on a server and measure it" },
+    { "chaos", sp_command_chaos, "make faults in a live server and count what was lost" },
     { "cost", sp_command_cost, "compare the cost of rented devices with that of an API" },
     { "version", sp_command_version, "print versions" },
     { "worker", sp_command_worker, NULL }, /* spawned by serve, never by hand */

@@ -20,7 +20,7 @@
 typedef struct settings {
     int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms;
     const char *bind, *model_repository, *model, *workers, *log_level, *data_dir, *config;
-    bool require_sandbox;
+    bool require_sandbox, allow_chaos;
     sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX]; /* environment, then command line */
     int override_count;
 } settings;
@@ -73,6 +73,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "look for work this long before sleeping, where it usually comes\nsooner and the core is free (default 100; 0 = never)" },
         { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms,
           .most = SP_LIMIT_DEADLINE_MAX_MS, .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
+        { .name = "allow-chaos", .kind = SP_OPTION_FLAG, .target = &s->allow_chaos,
+          .help = "let `spillway chaos` make faults in this server (tests only)" },
     };
     const sp_usage usage = {
         .command = "serve", .arguments = "",
@@ -184,6 +186,7 @@ static int run(const settings *s, sp_config *snapshot, sp_log_level level)
     config.config_path = s->config;
     config.overrides = s->overrides;
     config.override_count = s->override_count;
+    config.allow_chaos = s->allow_chaos;
     config.quiet = true; /* print_where says it */
     config.bound = print_where;
     if (sp_gateway_run(&config, &err) == SP_OK)

@@ -35,6 +35,7 @@ typedef struct sp_gateway_config {
     int link_timeout_ms; /* longest attempt on one link while another may still answer; 0 = the deadline */
     int drain_delay_ms;  /* SP_DRAIN_DELAY_AUTO or >= 0 */
     sp_log_level log_level;
+    bool allow_chaos; /* /healthz tells `spillway chaos` that it may make faults here */
     bool quiet; /* no URL and curl line on stdout */
     /* Chains, tokens, stores, ...: the first snapshot, of which the gateway takes a reference; NULL = built-in defaults. */
     sp_config *config;

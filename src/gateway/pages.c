@@ -155,9 +155,10 @@ void gw_page_healthz(gw_conn *conn)
     sp_buf_printf(
         &json,
         "{\"status\":\"live\",\"version\":\"%s\",\"uptime_s\":%.3f,\"ready\":%s,\"degraded\":%s,\"draining\":%s,"
-        "\"requests_open\":%d,\"leases_out\":%d,\"connections\":%d",
+        "\"chaos\":%s,\"requests_open\":%d,\"leases_out\":%d,\"connections\":%d",
         SP_VERSION, (double)(sp_clock_now_ns() - server->started_ns) / 1e9, *reason ? "false" : "true",
-        degraded ? "true" : "false", server->draining ? "true" : "false", sp_house_open_count(server->house),
+        degraded ? "true" : "false", server->draining ? "true" : "false",
+        server->config->allow_chaos ? "true" : "false", sp_house_open_count(server->house),
         sp_house_leased_count(server->house), server->conn_count);
     workers_write(&json, server);
     sp_buf_append_text(&json, ",");

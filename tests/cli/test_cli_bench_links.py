@@ -18,6 +18,7 @@ LINKS = {  # delay, cost in dollars, probabilities by class
 
 class Stand(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     asked = []
 
     def do_POST(self):
@@ -49,7 +50,7 @@ class Stand(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def url():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stand)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/infer"
     server.shutdown()
     server.server_close()

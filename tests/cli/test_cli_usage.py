@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-COMMANDS = ["serve", "classify", "doctor", "models", "pull", "cost", "version"]
+COMMANDS = ["serve", "classify", "doctor", "models", "pull", "chaos", "cost", "version"]
 
 
 def test_without_a_command_help_goes_to_stderr(run):
