@@ -128,7 +128,8 @@ static sp_status open_store(sp_jobs *jobs, sp_durability *ret_durability, sp_err
     jobs_settings settings = { .config = &jobs->config, .data_dir = jobs->data_dir, .owner = jobs->owner,
                                .renew_ns = jobs->renew_ns, .depth = &jobs->depth };
     if (jobs->config.redis[0]) {
-        return SP_FAIL(reterr, SP_UNSUPPORTED, "jobs in Redis are not built in");
+        jobs->table = &jobs_redis_table;
+        return jobs_redis_open(&settings, &jobs->store, ret_durability, reterr);
     }
     jobs->table = &jobs_sqlite_table;
     *ret_durability = SP_DURABILITY_DISK;
