@@ -334,7 +334,9 @@ static sp_status set_up(sp_net_call *call, const sp_http_request *request, sp_er
         s = add_bearer(call, request->bearer, reterr);
     if (!s && request->sigv4)
         s = add_signing(call, request, reterr);
-    if (!s && (!add_header(call, "Expect:") || /* waiting for a 100 costs a round trip, or a second */
+    /* Waiting for a 100 costs a round trip, or a second. An empty header would be signed, though (libcurl 7.88). */
+    SET(call, CURLOPT_EXPECT_100_TIMEOUT_MS, 1L);
+    if (!s && ((!request->sigv4 && !add_header(call, "Expect:")) ||
                (!has_type && request->method != SP_HTTP_GET && !add_header(call, "Content-Type: application/octet-stream"))))
         s = SP_FAIL(reterr, SP_NOMEM, "no memory for headers");
     SET(call, CURLOPT_HTTPHEADER, call->headers);

@@ -168,6 +168,8 @@ static sp_status read_signing(const net_job *job, s3_signing *ret_signing, sp_er
         s = sp_secret_read(&config->s3.access_key, ret_signing->access_key, sizeof(ret_signing->access_key), reterr);
     if (!s)
         s = sp_secret_read(&config->s3.secret_key, ret_signing->secret_key, sizeof(ret_signing->secret_key), reterr);
+    if (s == SP_NOT_FOUND) /* the operator's to mend: the store is down until then */
+        s = reterr->status = SP_UNAVAILABLE;
     if (s)
         return s;
     (void)snprintf(ret_signing->scheme, sizeof(ret_signing->scheme), "aws:amz:%s:s3",

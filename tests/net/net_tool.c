@@ -9,7 +9,7 @@
  *        {"id":4,"op":"cancel","of":1}    {"op":"config","serial":1,"text":"..."}
  *   out  {"ready":true,"pid":N,...} first, then {"id":1,"status":"ok",...} as leases come back
  *
- * One slot a lease, bodies always in a memfd of their own. Ends with its standard input. */
+ * One slot a lease, bodies in a memfd of their own. Ends with its standard input. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "route/house.h"
@@ -223,9 +223,9 @@ static void fill_request(sp_slot_request *request, const json_t *line, int slot)
     (void)snprintf(request->send_headers, sizeof(request->send_headers), "%s", text_of(line, "headers"));
     fill_prep(&request->prep, line);
     if (*text_of(line, "body_file")) {
-        request->body_in_memfd = 1;
         give_file(slot, text_of(line, "body_file"), SP_CONTROL_BODY, &request->body_memfd_serial, &request->body_bytes);
         request->payload_bytes = request->body_bytes;
+        request->body_in_memfd = request->body_bytes > 0; /* an empty one cannot be mapped, and the gateway makes none */
     }
 }
 
