@@ -53,12 +53,12 @@ static sp_engine_status translate(OrtErrorCode code, const char *text, ort_phase
                                           "CUDNN_STATUS_ALLOC_FAILED",
                                           NULL };
     static const char *const cancelled[] = { "terminate flag", NULL };
-    static const char *const lost[] = { "CUDA failure 700",
-                                        "CUDA failure 710",
-                                        "CUDA failure 719",
-                                        "CUDA failure 999",
-                                        "illegal memory access",
-                                        "unspecified launch failure",
+    /* cudaError_t numbers after which every later call of the process fails: ECC, launch timeout, context destroyed, assert,
+     * hardware stack, illegal instruction, misaligned or invalid address, invalid pc, launch failure, unknown. */
+    static const char *const lost[] = { "CUDA failure 214", "CUDA failure 700", "CUDA failure 702", "CUDA failure 709",
+                                        "CUDA failure 710", "CUDA failure 714", "CUDA failure 715", "CUDA failure 716",
+                                        "CUDA failure 717", "CUDA failure 718", "CUDA failure 719", "CUDA failure 999",
+                                        "illegal memory access", "unspecified launch failure", "fallen off the bus",
                                         NULL };
     if (says_any(text, memory))
         return SP_ENGINE_NOMEM;
