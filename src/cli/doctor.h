@@ -6,6 +6,9 @@
 #include <jansson.h>
 #include <stdio.h>
 
+/* Owned by the caller: {"present":, "reason":, "remedy":, "devices":[...]}, what NVML says now. */
+json_t *sp_doctor_devices(void);
+
 void sp_doctor_print(const json_t *findings, FILE *out);
 
 #endif

@@ -70,6 +70,31 @@ static void print_gpu(const json_t *gpu, FILE *out)
         fprintf(out, "           WSL, /dev/dxg %s\n", flag(gpu, "wsl_dxg") ? "present" : "missing");
 }
 
+static void print_devices(const json_t *samples, const char *gpu_cause, FILE *out)
+{
+    size_t index;
+    json_t *device;
+
+    if (!flag(samples, "present") && strcmp(gpu_cause, "no_gpu") != 0) { /* no GPU: nobody misses its numbers */
+        fprintf(out, "samples    none: %s\n", text(samples, "reason"));
+        print_remedy(text(samples, "remedy"), out);
+    }
+    json_array_foreach(json_object_get(samples, "devices"), index, device) {
+        const json_t *used = json_object_get(device, "memory_used_bytes"), *total = json_object_get(device, "memory_total_bytes");
+        const json_t *heat = json_object_get(device, "temperature_celsius");
+        char used_text[32], total_text[32];
+        fprintf(out, "%s%zu %s", index ? "           " : "samples    ", index, text(device, "name"));
+        if (used && total) {
+            sp_format_bytes(used_text, sizeof(used_text), (uint64_t)json_real_value(used));
+            sp_format_bytes(total_text, sizeof(total_text), (uint64_t)json_real_value(total));
+            fprintf(out, ", %s of %s in use", used_text, total_text);
+        }
+        if (heat)
+            fprintf(out, ", %.0f C", json_real_value(heat));
+        fputs(flag(device, "throttled") ? ", THROTTLED by heat or power\n" : "\n", out);
+    }
+}
+
 static void print_engines(const json_t *engines, FILE *out)
 {
     size_t index, at;
@@ -118,6 +143,7 @@ void sp_doctor_print(const json_t *findings, FILE *out)
     fprintf(out, "spillway   %s\n", text(findings, "version"));
     print_machine(json_object_get(findings, "machine"), out);
     print_gpu(json_object_get(findings, "gpu"), out);
+    print_devices(json_object_get(findings, "samples"), text(json_object_get(findings, "gpu"), "cause"), out);
     print_engines(json_object_get(findings, "engines"), out);
     fprintf(out, "decoders   %s\n", flag(media, "present") ? text(media, "versions") : text(media, "reason"));
     fprintf(out, "sandbox    %s: %s\n", text(sandbox, "level"), text(sandbox, "detail"));

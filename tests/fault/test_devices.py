@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What GPUs do to a server, on a machine without one: the simulated device (docs/internals/device-faults.md) runs out of
 memory, fails for good, hangs, is not there. No request is lost, each answer is right, attempts[] name the cause."""
+import http.client
 import json
 import os
 import re
@@ -42,6 +43,29 @@ def wait_for(true, seconds=30):
     while not true():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
+
+
+def device_events(server, until, seconds=20):
+    """Events of kind device.* from the server's first on, up to the one of kind `until`: [(kind, data)]."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=seconds)
+    found = []
+    try:
+        connection.request("GET", "/v1/events", headers={"Last-Event-ID": "0"})
+        stream = connection.getresponse()
+        assert stream.status == 200, stream.read()
+        kind, data = "", {}
+        while not found or found[-1][0] != until:
+            line = stream.readline().decode().rstrip("\n")
+            if line.startswith("event: "):
+                kind = line[7:]
+            elif line.startswith("data: "):
+                data = json.loads(line[6:])
+            elif not line and kind.startswith("device."):
+                found.append((kind, data))
+                kind = ""
+        return found
+    finally:
+        connection.close()
 
 
 def by_link(answers):
@@ -104,6 +128,11 @@ def test_a_model_that_does_not_fit(tmp_path, labels):
         assert by_link(crowd(server, labels, 10)).get("sim0", 0) > 0
         assert server.metric("spillway_device_quarantined") == 0
         assert server.metric("spillway_device_quarantines_total") >= 1
+        events = device_events(server, "device.returned")
+        kinds = [kind for kind, _ in events]
+        assert kinds[:4] == ["device.fault"] * 3 + ["device.quarantined"] and kinds.count("device.quarantined") == 1, kinds
+        told = events[3][1]["data"]
+        assert told["worker"] == "sim0" and told["code"] == "oom" and told["remedy"] and told["retry_in_s"] > 0, told
     finally:
         server.stop()
 

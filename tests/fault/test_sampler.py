@@ -4,6 +4,7 @@ library that fails or hangs harms nobody. What the fakes do stands in a file of 
 import json
 import os
 import re
+import subprocess
 import time
 
 import house
@@ -185,3 +186,27 @@ def test_a_gpu_worker_brings_a_sampler(tmp_path):
     with Gpus(tmp_path, "nvml", workers="noop0,cuda0") as gpus:
         assert [w["name"] for w in gpus.server.health()["workers"]] == ["noop0", "cuda0", "sampler0"]
         gpus.wait(lambda d: sources(d)[:1] == ["nvml"])
+
+
+def doctor(tmp_path, *words, json_out=True):
+    script = tmp_path / "words"
+    script.write_text("".join(w + "\n" for w in words))
+    environment = dict(os.environ, LD_LIBRARY_PATH=str(FAKES / "nvml"), SPILLWAY_FAKE_GPU=str(script))
+    done = subprocess.run([house.PROGRAM, "doctor", *(["--json"] if json_out else [])], env=environment, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode in (0, 3), done.stderr
+    return json.loads(done.stdout)["samples"] if json_out else done.stdout
+
+
+@pytest.mark.skipif(not (FAKES / "nvml").exists(), reason="the fake libraries are not built")
+def test_doctor_shows_what_the_devices_say(tmp_path):
+    samples = doctor(tmp_path, "hot")
+    assert samples["present"] and len(samples["devices"]) == 2 and samples["devices"][0]["throttled"]
+    assert samples["devices"][0]["memory_used_bytes"] == 600
+    assert 'samples    0 Fake "GPU", 0.6 kB of 1.0 kB in use, 61 C' in doctor(tmp_path, json_out=False)
+    samples = doctor(tmp_path, "nvml-blank")
+    assert "memory_used_bytes" not in samples["devices"][0] and "throttled" not in samples["devices"][0]
+    samples = doctor(tmp_path, "nvml-fails")
+    assert not samples["present"] and "no driver is loaded" in samples["reason"]
+    samples = doctor(tmp_path, "nvml-hangs")  # five seconds
+    assert not samples["present"] and "hangs" in samples["reason"] and samples["remedy"]
