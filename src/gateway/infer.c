@@ -12,6 +12,11 @@ static bool is_form(const gw_conn *conn)
     return conn->headers.content_type && gw_media_is(conn->headers.content_type, "multipart/form-data");
 }
 
+static bool is_json(const gw_conn *conn)
+{
+    return conn->headers.content_type && gw_media_is(conn->headers.content_type, "application/json");
+}
+
 /* What goes around policy, or before others, is not for everybody. */
 static sp_status admin_options_check(const gw_conn *conn, sp_error *reterr)
 {
@@ -71,7 +76,8 @@ static int check(gw_conn *conn, sp_error *reterr)
     return 0;
 }
 
-static sp_status open_request(gw_conn *conn, sp_request **ret_request, int *ret_retry_after_s, sp_error *reterr)
+static sp_status open_request(gw_conn *conn, const char *url, sp_request **ret_request, int *ret_retry_after_s,
+                              sp_error *reterr)
 {
     const sp_request_params params = {
         .task = conn->options.task,
@@ -88,11 +94,13 @@ static sp_status open_request(gw_conn *conn, sp_request **ret_request, int *ret_
         .local_only = conn->options.local_only,
         .priority = conn->options.priority,
         .hops = conn->access.hops,
+        .url = url,
+        .private_ok = gw_config(conn->server)->fetch_private,
         .header = fact_header,
         .parameter = fact_parameter,
         .facts_context = conn,
-        .body_bytes_hint = conn->headers.has_length ? conn->headers.content_length : 0,
-        .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
+        .body_bytes_hint = !url && conn->headers.has_length ? conn->headers.content_length : 0,
+        .body_limit_bytes = url ? gw_config(conn->server)->fetch_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES,
     };
     return sp_request_open(conn->server->house, &params, ret_request, ret_retry_after_s, reterr);
 }
@@ -101,9 +109,13 @@ void gw_infer_begin(gw_conn *conn)
 {
     sp_error err = { 0 };
     int retry_after_s = 0;
+    if (is_json(conn)) { /* says where the picture lies */
+        gw_body_begin(conn);
+        return;
+    }
     int refused = check(conn, &err);
     if (!refused) {
-        sp_status s = open_request(conn, &conn->request, &retry_after_s, &err);
+        sp_status s = open_request(conn, NULL, &conn->request, &retry_after_s, &err);
         if (s) {
             err.status = s;
             refused = gw_http_status(s, &err);
@@ -120,6 +132,10 @@ void gw_infer_begin(gw_conn *conn)
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
 {
     sp_error err = { 0 };
+    if (!conn->request) {
+        gw_body_append(conn, data, size_bytes);
+        return;
+    }
     sp_status s = sp_request_append(conn->request, data, size_bytes, &err);
     if (s) {
         sp_request_close(SP_STEAL(conn->request));
@@ -129,12 +145,13 @@ void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
     }
 }
 
+const char *const gw_form_options[] = { "timeout_ms", "top_k",      "decode",   "model", "force_cpu",
+                                        "local_only", "priority", "cache", NULL };
+
 /* One field of a form. *file is set when it is the picture. */
 static sp_status field_take(gw_options *options, sp_view body, const sp_multipart_part *part, sp_multipart_part *file,
                             sp_error *reterr)
 {
-    static const char *const known[] = { "timeout_ms", "top_k",      "decode",  "model",
-                                        "force_cpu",  "local_only", "priority", "cache" };
     if (sp_view_equals(part->name, "file") || sp_view_equals(part->name, "image")) {
         if (file->offset)
             return SP_FAIL_CODE(reterr, SP_INVALID, "second_file",
@@ -142,9 +159,9 @@ static sp_status field_take(gw_options *options, sp_view body, const sp_multipar
         *file = *part;
         return SP_OK;
     }
-    for (size_t i = 0; i < SP_ARRAY_LEN(known); i++) {
-        if (sp_view_equals(part->name, known[i]))
-            return gw_option_set(options, known[i], sp_view_make(body.data + part->offset, part->size_bytes),
+    for (size_t i = 0; gw_form_options[i]; i++) {
+        if (sp_view_equals(part->name, gw_form_options[i]))
+            return gw_option_set(options, gw_form_options[i], sp_view_make(body.data + part->offset, part->size_bytes),
                                  "form field", reterr);
     }
     return SP_OK; /* somebody's own field */
@@ -177,7 +194,7 @@ static sp_status form_read(gw_conn *conn, sp_view body, sp_multipart_part *ret_f
 static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_error *reterr)
 {
     sp_request *other = NULL;
-    sp_status s = open_request(conn, &other, ret_retry_after_s, reterr);
+    sp_status s = open_request(conn, NULL, &other, ret_retry_after_s, reterr);
     if (s)
         return s;
     s = sp_request_append(other, body.data, body.size_bytes, reterr);
@@ -218,8 +235,38 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     gw_conn_answered(conn);
 }
 
+static void run_submit(gw_conn *conn)
+{
+    conn->server->longest_deadline_ns = SP_MAX(conn->server->longest_deadline_ns, gw_deadline_ns(conn));
+    gw_conn_wait(conn);
+    sp_request_submit(conn->request, done, conn);
+}
+
+/* Not cached: what lies at a URL may change. */
+static void run_url(gw_conn *conn)
+{
+    sp_error err = { 0 };
+    char url[SP_LIMIT_TARGET_BYTES];
+    int retry_after_s = 0;
+    sp_status s = gw_options_read(conn, &err);
+    if (!s)
+        s = gw_infer_url_read(conn, url, sizeof(url), &err);
+    if (!s)
+        s = admin_options_check(conn, &err);
+    if (!s)
+        s = open_request(conn, url, &conn->request, &retry_after_s, &err);
+    if (s)
+        gw_conn_fail_status(conn, s, &err, retry_after_s);
+    else
+        run_submit(conn);
+}
+
 void gw_infer_run(gw_conn *conn)
 {
+    if (!conn->request) {
+        run_url(conn);
+        return;
+    }
     sp_view body = sp_request_body(conn->request);
     sp_error err = { 0 };
     sp_status s = SP_OK;
@@ -250,7 +297,5 @@ void gw_infer_run(gw_conn *conn)
     }
     if (conn->state && gw_flight_enter(conn, body))
         return;
-    conn->server->longest_deadline_ns = SP_MAX(conn->server->longest_deadline_ns, gw_deadline_ns(conn));
-    gw_conn_enter(conn, GW_WAITING);
-    sp_request_submit(conn->request, done, conn);
+    run_submit(conn);
 }

@@ -308,6 +308,9 @@ void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES
 void gw_infer_begin(gw_conn *conn);
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes);
 void gw_infer_run(gw_conn *conn);
+/* infer_url.c: {"url": ...} in conn->body, the other members into conn->options. */
+sp_status gw_infer_url_read(gw_conn *conn, char *ret_url, size_t url_bytes, sp_error *reterr);
+extern const char *const gw_form_options[]; /* what a form's fields and a JSON's members may be; NULL ends it */
 /* The answer as the reply. `cache`: what the cache did for it, "hit", "miss", "shared" or "off". */
 void gw_infer_reply(gw_conn *conn, const sp_answer *answer, const char *cache);
 
