@@ -45,7 +45,8 @@ static void note_times(sp_worker *worker, sp_request *request, const sp_completi
 /* An error a worker wrote into shared memory: copied, then made safe. */
 static void copy_error(const sp_worker *worker, const sp_completion *done, sp_status status, sp_error *ret_error)
 {
-    if (done->answer_bytes != sizeof(sp_error)) {
+    /* A remote's may have its attempts behind it: sp_remote_take_failure. */
+    if (done->answer_bytes != sizeof(sp_error) && done->answer_bytes != sizeof(sp_answer_remote_failure)) {
         (void)SP_FAIL(ret_error, status, "%s failed without saying why", worker->name);
         return;
     }
@@ -139,6 +140,8 @@ static sp_status examine(const sp_worker *worker, sp_request *request, const sp_
     }
     if (status) {
         copy_error(worker, done, status, err);
+        if (given->op == SP_OP_REMOTE)
+            sp_remote_take_failure(worker, request, given, done);
         return status;
     }
     if (given->op == SP_OP_DECODE) {

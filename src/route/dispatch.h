@@ -25,6 +25,8 @@ void sp_dispatch_collect(sp_worker *worker);
  * task's own answer behind the header. */
 sp_status sp_remote_take(const sp_worker *worker, sp_request *request, const sp_lease *lease, const sp_completion *done,
                          uint32_t *ret_offset, uint32_t *ret_bytes);
+/* What was tried over there before it failed, when it told, into the request's attempts. */
+void sp_remote_take_failure(const sp_worker *worker, sp_request *request, const sp_lease *lease, const sp_completion *done);
 
 /* failure.c: an attempt by `entry` of the chain (or, -1, by `worker` in a step of its own) failed; its lease is back or
  * cancelled. `pause_ns`: the far side asked for it. */

@@ -31,7 +31,8 @@ static void name_far(char *ret_name, size_t size, const char *near, const char *
     (void)snprintf(ret_name, size, "%s%s%s", near, far[0] ? "/" : "", far);
 }
 
-static void merge_attempts(sp_request *request, const sp_answer_remote *far, const char *near, int64_t given_ns)
+/* True when one of them worked. */
+static bool merge_attempts(sp_request *request, const sp_answer_remote *far, const char *near, int64_t given_ns)
 {
     char name[72];
     bool answered = false;
@@ -45,10 +46,19 @@ static void merge_attempts(sp_request *request, const sp_answer_remote *far, con
         at_ns = attempt->end_ns;
         answered |= status == SP_OK;
     }
-    if (!answered) {
-        name_far(name, sizeof(name), near, far->link);
-        sp_request_attempt_add(request, name, SP_OK, given_ns, "");
-    }
+    return answered;
+}
+
+void sp_remote_take_failure(const sp_worker *worker, sp_request *request, const sp_lease *lease, const sp_completion *done)
+{
+    static sp_answer_remote_failure failure; /* loop thread only */
+    if (done->answer_bytes != sizeof(failure))
+        return; /* it did not come so far, or the far side told nothing */
+    memcpy(&failure, worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES, sizeof(failure));
+    if (failure.remote.attempt_count > SP_LIMIT_ATTEMPTS)
+        return;
+    seal_all(&failure.remote);
+    (void)merge_attempts(request, &failure.remote, worker->house->links[lease->link].name, lease->given_ns);
 }
 
 sp_status sp_remote_take(const sp_worker *worker, sp_request *request, const sp_lease *lease, const sp_completion *done,
@@ -72,7 +82,8 @@ sp_status sp_remote_take(const sp_worker *worker, sp_request *request, const sp_
     (void)snprintf(answer->engine, sizeof(answer->engine), "%s", far.engine);
     if (far.model[0])
         (void)snprintf(answer->model, sizeof(answer->model), "%s", far.model);
-    merge_attempts(request, &far, near, lease->given_ns);
+    if (!merge_attempts(request, &far, near, lease->given_ns))
+        sp_request_attempt_add(request, name, SP_OK, lease->given_ns, "");
     *ret_offset = sizeof(far);
     *ret_bytes = done->answer_bytes - (uint32_t)sizeof(far);
     return SP_OK;

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two real servers: a front house without a model of its own CPU link, and a back house that has one. One client."""
+import http.server
+import json
+import pathlib
+import socket
+import sys
+import threading
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fault"))
+import house  # noqa: E402
+
+
+def picture(name="bee.jpeg"):
+    return (house.ASSETS / "media" / "images" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def back(tmp_path_factory):
+    if not house.PROGRAM.exists() or not (house.MODEL / "1" / "model.onnx").exists():
+        pytest.skip(f"the default model is not in {house.MODEL} (make model)")
+    if not house.ASSETS.exists():
+        pytest.skip(f"test pictures are not in {house.ASSETS} (SPILLWAY_ASSETS)")
+    with house.Server(tmp_path_factory.mktemp("back"), workers="codec0,cpu0") as server:
+        yield server
+
+
+@pytest.fixture
+def start_front(tmp_path):
+    """start_front(remotes, links, workers=...) -> a ready front house; stopped at the end."""
+    servers = []
+
+    def start(remotes, links, workers="codec0,net0", top="", **kw):
+        path = tmp_path / f"spillway-{len(servers)}.yaml"
+        lines = [top, "remotes:"]
+        for name, (kind, url) in remotes.items():
+            lines += [f"  {name}:", f"    kind: {kind}", f"    url: {url}"]
+        lines += ["chains:", "  classify:", "    links:"] + [f"      - name: {link}" for link in links]
+        path.write_text("\n".join(lines) + "\n")
+        server = house.Server(tmp_path, workers=workers, args=["--config", path, "--data-dir", tmp_path / f"data-{len(servers)}"], **kw)
+        servers.append(server)
+        server.wait_ready()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def test_front_and_back_answer_alike(back, start_front):
+    front = start_front({"back": ("spillway", back.url)}, ["back"])
+    for name in house.PICTURES:
+        here_status, here = house.post(back, picture(name))
+        status, there = house.post(front, picture(name))
+        assert (here_status, status) == (200, 200), there
+        assert there["predictions"] == here["predictions"]
+        assert there["model"] == here["model"] and there["device"] == "cpu" and there["engine"] == here["engine"]
+        assert there["provider"] == "back/cpu0"
+        assert [a["link"] for a in there["attempts"]] == ["back/codec0", "back/cpu0"]
+        assert all(a["status"] == "ok" for a in there["attempts"])
+    status, refused = house.post(front, b"no picture")
+    assert status == 415 and refused["code"] == "unknown_format", refused
+
+
+def test_a_dead_back_house_is_gone_around(back, start_front):
+    front = start_front({"gone": ("spillway", "http://127.0.0.1:1"), "back": ("spillway", back.url)}, ["gone", "back"])
+    status, answer = house.post(front, picture())
+    assert status == 200 and answer["provider"] == "back/cpu0", answer
+    assert answer["attempts"][0]["link"] == "gone" and answer["attempts"][0]["status"] == "unavailable"
+
+
+def test_a_local_link_catches_a_remote_that_is_down(back, start_front):
+    front = start_front({"gone": ("spillway", "http://127.0.0.1:1")}, ["gone", "cpu0"], workers="codec0,cpu0,net0")
+    status, answer = house.post(front, picture())
+    assert status == 200 and answer["provider"] == "cpu0", answer
+    assert answer["predictions"] == house.post(back, picture())[1]["predictions"]
+
+
+def test_a_circle_of_houses_is_broken(back, start_front):
+    """A house whose only link is itself, by a relay: the hops run out, nobody waits for the deadline."""
+    relay = socket.create_server(("127.0.0.1", 0))
+    target = []
+
+    def pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def serve():
+        while True:
+            try:
+                near, _ = relay.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", target[0]))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    front = start_front({"self": ("spillway", f"http://127.0.0.1:{relay.getsockname()[1]}")}, ["self"],
+                        top="trusted_peers: [127.0.0.1]")
+    target.append(front.port)
+    status, answer = house.post(front, picture(), headers={"X-Spillway-Timeout-Ms": "20000"})
+    relay.close()
+    assert status in (501, 503), answer
+    assert "houses" in json.dumps(answer) or "hops" in json.dumps(answer), answer
+
+
+class TroubledHouse(http.server.BaseHTTPRequestHandler):
+    """A back house that cannot: says so with attempts of its own."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"status": 503, "code": "no_link", "error": "no link is left", "provider": None, "attempts": [
+            {"link": "codec0", "status": "ok", "reason": "", "ms": 1}, {"link": "cuda0", "status": "nomem", "reason": "full", "ms": 2}]})
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+def test_attempts_of_a_house_that_failed_are_told(back, start_front):
+    troubled = http.server.ThreadingHTTPServer(("127.0.0.1", 0), TroubledHouse)
+    threading.Thread(target=troubled.serve_forever, daemon=True).start()
+    front = start_front({"troubled": ("spillway", f"http://127.0.0.1:{troubled.server_port}"), "back": ("spillway", back.url)},
+                        ["troubled", "back"])
+    status, answer = house.post(front, picture())
+    troubled.shutdown()
+    assert status == 200, answer
+    links = [(a["link"], a["status"]) for a in answer["attempts"]]
+    assert ("troubled/cuda0", "nomem") in links and ("troubled", "unavailable") in links and links[-1] == ("back/cpu0", "ok"), links
+
+
+def test_a_killed_net_worker_costs_nothing(back, start_front):
+    front = start_front({"back": ("spillway", back.url)}, ["back"], faults="net0/worker.batch:kill@n=5")
+    for i in range(30):
+        status, answer = house.post(front, house.with_comment(picture(), i))
+        assert status == 200, answer
+    assert front.restarts() >= 3
