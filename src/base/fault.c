@@ -27,6 +27,7 @@ typedef struct fault_rule {
     double probability; /* 1 when not given */
     uint64_t only_pass; /* 0 = any */
     uint64_t every;     /* 0 = any */
+    uint64_t from;      /* from this pass on; 0 = any */
     atomic_uint_fast64_t passes;
 } fault_rule;
 
@@ -94,13 +95,15 @@ static sp_status parse_selector(fault_rule *rule, const char *text, sp_error *re
         ok = parse_count(text + 2, &rule->only_pass);
     } else if (strncmp(text, "every=", 6) == 0) {
         ok = parse_count(text + 6, &rule->every);
+    } else if (strncmp(text, "from=", 5) == 0) {
+        ok = parse_count(text + 5, &rule->from);
     } else if (strncmp(text, "body-prefix=", 12) == 0) {
         ok = text[12] && strlen(text + 12) < sizeof(rule->body_prefix);
         if (ok)
             (void)snprintf(rule->body_prefix, sizeof(rule->body_prefix), "%s", text + 12);
     }
     if (!ok)
-        return SP_FAIL(reterr, SP_INVALID, "unknown fault selector '%s' (p=0.1, n=50, every=100, body-prefix=TEXT)", text);
+        return SP_FAIL(reterr, SP_INVALID, "unknown fault selector '%s' (p=0.1, n=50, every=100, from=50, body-prefix=TEXT)", text);
     return SP_OK;
 }
 
@@ -180,6 +183,8 @@ static bool rule_selects(fault_rule *rule, const char *point, sp_view body)
     if (rule->only_pass && pass != rule->only_pass)
         return false;
     if (rule->every && pass % rule->every != 0)
+        return false;
+    if (rule->from && pass < rule->from)
         return false;
     return rule->probability >= 1.0 || next_random() < rule->probability;
 }

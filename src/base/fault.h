@@ -3,7 +3,7 @@
  *
  *   fault    = [ scope "/" ] point ":" action [ "@" selector { "&" selector } ]      scope = a worker's name: cpu0/worker.batch
  *   action   = fail | nomem | segv | kill | stop | spin | abort | exit | sleep=MS
- *   selector = p=0..1 (probability) | n=K (the K-th pass only) | every=K | body-prefix=TEXT (case-sensitive)
+ *   selector = p=0..1 (probability) | n=K (the K-th pass only) | every=K | from=K (it and all later) | body-prefix=TEXT (case-sensitive)
  *
  * `fail` and `nomem` are returned to the caller; the others happen right here (segv, kill and stop raise the signal,
  * spin burns CPU for ever). Compiled in with -Dfaults=true (default in development and CI); without it every point is

@@ -229,13 +229,11 @@ static sp_skip judge_for_now(sp_house *house, const sp_request *request, int e, 
 static uint32_t rank_of(const sp_request *request, int e, int class, bool alone)
 {
     const sp_chain_entry *entry = &request->chain->entries[e];
-    const sp_house *house = request->house;
-    bool throttled = entry->worker >= 0 && !entry->is_cpu && sp_worker_throttled(&house->workers[entry->worker]);
     uint32_t tries = request->chain->written ? 0 : request->tries[e]; /* unwritten: who failed it comes after who did not */
     uint32_t off_cpu = alone && !entry->is_cpu; /* a suspect never goes to a GPU first */
     if (request->pinned == e && class == AS_WRITTEN && !alone)
         return 0;
-    return (uint32_t)class << 24 | off_cpu << 23 | tries << 16 | (uint32_t)entry->group << 8 | (throttled ? 2u : 1u);
+    return (uint32_t)class << 24 | off_cpu << 23 | tries << 16 | (uint32_t)entry->group << 8 | 1;
 }
 
 static bool better(const candidate *a, const candidate *b)

@@ -205,6 +205,7 @@ static void succeeded(sp_worker *worker, sp_request *request, const sp_lease *gi
             sp_metric_add(request->house->links[given->link].hedge_won_metric, 1);
         if (request->live_count)
             sp_hedge_settle(request);
+        sp_guard_look(request, given);
     }
     request->answer.error = (sp_error){ 0 };
     sp_request_answer_now(request);

@@ -249,6 +249,7 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
     if (!config->bodies_limit_bytes)
         house->config.bodies_limit_bytes = SP_LIMIT_BODIES_BYTES;
     init_metrics(house);
+    sp_guard_open(house);
     (void)!getrandom(&house->random_state, sizeof(house->random_state), GRND_NONBLOCK); /* jitter: any seed will do */
     sp_status s = parse_workers(house, reterr);
     if (!s)
@@ -279,6 +280,7 @@ void sp_house_free(sp_house *house, int grace_ms)
         return;
     sp_loop_set_sleep(house->loop, NULL, NULL, NULL);
     sp_loop_hook_remove(house->loop, sp_dispatch_hook, house);
+    sp_guard_close(house);
     sp_supervisor_end_all(house, grace_ms);
     sp_loop_timer_clear(house->loop, &house->watchdog);
     sp_loop_timer_clear(house->loop, &house->devices_timer);
@@ -365,7 +367,7 @@ bool sp_house_ready(const sp_house *house, bool *ret_degraded)
 
 int sp_house_open_count(const sp_house *house)
 {
-    return house->open_count;
+    return house->open_count - (house->guard.asked != NULL) - (house->guard.again != NULL); /* nobody waits for those */
 }
 
 int sp_house_leased_count(const sp_house *house)

@@ -161,6 +161,8 @@ struct sp_request {
     int64_t hedge_at_ns;              /* > 0: when the next link is asked as well */
     int64_t wake_ns;                  /* > 0: when a link that is shut now may be open again */
 
+    sp_guard_note guard;
+
     bool hashed;
     uint64_t body_hash;
     bool suspect; /* sits in the suspects' queue */
@@ -254,8 +256,14 @@ sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr);
 void sp_shm_worker_free(sp_worker *worker);
 sp_status sp_shm_reopen_read_only(int fd, int *ret_fd, sp_error *reterr);
 
-/* guard.c: once a turn */
-void sp_guard_turn(sp_house *house);
+/* guard.c */
+void sp_guard_open(sp_house *house);
+void sp_guard_close(sp_house *house);
+void sp_guard_turn(sp_house *house);              /* once a turn of the loop */
+void sp_guard_worker_ready(sp_worker *worker);    /* its links are due for a look at golden inputs */
+void sp_guard_look(sp_request *request, const sp_lease *lease); /* a right answer is about to be delivered */
+bool sp_guard_hold(sp_request *request);          /* it was closed: true = the guard keeps its slot for a while */
+bool sp_guard_give_back(sp_house *house);         /* slots are short: one that is kept is let go */
 
 /* request.c */
 void sp_request_answer(sp_request *request, sp_status status); /* moves it to `answered`: delivered later this turn */

@@ -174,6 +174,8 @@ void sp_link_quarantine(sp_house *house, sp_link *link, bool out, const char *re
     sp_metric_set(metric_of(link, SP_METRIC_GAUGE, "spillway_link_quarantined", "1 = taken out by the guard or an operator"), out);
     sp_log(SP_LOG_WARN, out ? "link quarantined" : "link back", SP_LOG_TEXT("task", sp_task_name(link->task)),
            SP_LOG_TEXT("link", link->name), SP_LOG_TEXT("reason", reason));
+    if (!out)
+        house->guard.golden_pending = link->golden_due = true; /* back in: it is looked at again */
     if (out && house->on_quarantine)
         house->on_quarantine(house->on_quarantine_context, sp_task_name(link->task), link->name);
 }

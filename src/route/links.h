@@ -88,6 +88,7 @@ typedef struct sp_link {
     int64_t run_begun_ns;     /* the last run that the breaker has heard of: one event a run */
     bool quarantined;
     bool golden_due;          /* ready, and not yet compared with the reference */
+    bool answered_once;       /* a remote: that is when it is compared */
     sp_skip last_skip;        /* for events: only changes are told */
     char reason[96];
     int in_flight;

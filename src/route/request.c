@@ -149,6 +149,7 @@ static void take_facts(sp_request *request, const sp_request_params *params)
     request->force_cpu = params->force_cpu;
     request->wants_fetch = params->url && params->task != SP_TASK_SEND;
     request->no_decode = request->internal = false;
+    request->guard.sampled = request->guard.held = false;
     request->priority = SP_CLAMP(params->priority, -10, 10);
     request->duration_s = SP_MAX(params->duration_s, 0.0);
     request->retry_at_ns = request->hedge_at_ns = request->wake_ns = 0;
@@ -211,6 +212,8 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
         *ret_retry_after_s = s == SP_UNAVAILABLE ? retry_after_s(house) : 0;
         return s;
     }
+    if (!house->free_count)
+        (void)sp_guard_give_back(house);
     if (!house->free_count) {
         *ret_retry_after_s = retry_after_s(house);
         return SP_FAIL_CODE(reterr, SP_BUSY, "no_slot", "all %d places are taken; come back in %d s", SP_LIMIT_SLOTS,
@@ -444,7 +447,7 @@ void sp_request_deliver(sp_house *house)
 
 void sp_request_recycle_if_done(sp_request *request)
 {
-    if (request->state != SP_REQUEST_CLOSED || request->leases_out)
+    if (request->state != SP_REQUEST_CLOSED || request->leases_out || request->guard.held)
         return;
     sp_house *house = request->house;
     drop_body(request);
@@ -471,6 +474,8 @@ void sp_request_close(sp_request *request)
         sp_queue_remove(&request->house->answered, request);
     request->house->open_count--;
     request->state = SP_REQUEST_CLOSED;
+    if (request->guard.sampled && sp_guard_hold(request))
+        return;
     sp_request_recycle_if_done(request);
 }
 

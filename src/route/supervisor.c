@@ -232,6 +232,7 @@ static void on_ready(sp_worker *worker)
     sp_quarantine_note_ready(worker);
     worker->code[0] = 0;
     set_state(worker, SP_WORKER_READY);
+    sp_guard_worker_ready(worker);
     sp_log(SP_LOG_INFO, "worker ready", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),
            SP_LOG_INT("after_ms", (worker->ready_ns - worker->spawned_ns) / SP_NS_PER_MS),
            SP_LOG_TEXT("model", worker->card.model), SP_LOG_TEXT("sandbox", worker->card.sandbox));

@@ -484,12 +484,12 @@ TEST(a_house_far_away_gets_the_body_and_nothing_is_decoded)
     open_classify(&s, "far, cpu0");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "far/cuda0");
-    CHECK_INT(stage_log_count(&s, "codec0 "), 0);
+    CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 0);
     CHECK_INT(stage_log_count(&s, "net0 5 0 0 picture"), 1);
     stage_script(&s, "net0.0", "status=refused");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "cpu0"); /* the fall to it decodes then */
-    CHECK_INT(stage_log_count(&s, "codec0 2"), 1);
+    CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 1);
     CHECK_INT(s.attempt_count, 3);
     stage_close(&s);
 }
@@ -501,7 +501,7 @@ TEST(a_fall_from_a_device_to_a_remote_needs_nothing)
     stage_script(&s, "cpu0", "status=nomem");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "far/cuda0");
-    CHECK_INT(stage_log_count(&s, "codec0 2"), 1);
+    CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 1);
     stage_close(&s);
 }
 
@@ -511,7 +511,7 @@ TEST(a_tensor_remote_gets_what_was_decoded)
     open_classify(&s, "triton, cpu0");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "triton/cuda0");
-    CHECK_INT(stage_log_count(&s, "codec0 2"), 1);
+    CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 1);
     stage_close(&s);
 }
 
@@ -532,7 +532,7 @@ TEST(a_slow_remote_is_hedged_by_a_device_that_needs_pixels)
     stage_script(&s, "net0.0", "delay=2000");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "cpu0");
-    CHECK_INT(stage_log_count(&s, "codec0 2"), 1);
+    CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 1);
     stage_turn(&s, 50);
     CHECK_INT(sp_house_leased_count(s.house), 0);
     stage_close(&s);
@@ -600,5 +600,119 @@ TEST(a_killed_net_worker_costs_no_request)
     stage_wait(&s, 10, 5000);
     CHECK_INT(s.ok, 10);
     CHECK_INT(stage_ok_of(&s, "cpu0"), 10);
+    stage_close(&s);
+}
+
+/* --- the guard ---------------------------------------------------------------------------------------------------- */
+
+static const char guarded[] = "workers: codec0,cuda0,cpu0\n"
+                              "chains:\n"
+                              "  classify: {links: [cuda0, cpu0]}\n";
+
+static int purged;
+
+static void purge(void *context, const char *task, const char *link)
+{
+    (void)context;
+    CHECK_TEXT(task, "classify");
+    CHECK_TEXT(link, "cuda0");
+    purged++;
+}
+
+static void turn_until_quarantined(stage *s, int at_most_ms)
+{
+    int64_t until_ns = sp_clock_now_ns() + at_most_ms * MS;
+    while (!stage_link(s, "classify", "cuda0").quarantined && sp_clock_now_ns() < until_ns)
+        stage_turn(s, 5);
+}
+
+TEST(a_link_that_becomes_ready_is_held_to_golden_inputs)
+{
+    stage s;
+    purged = 0;
+    int64_t checks = stage_counter("spillway_guard_checks_total", "");
+    stage_open(&s, "codec0,cuda0,cpu0", guarded, 0);
+    stage_turn(&s, 300);
+    CHECK_INT(stage_counter("spillway_guard_checks_total", "") - checks, 3);
+    CHECK(!stage_link(&s, "classify", "cuda0").quarantined);
+    CHECK_INT(sp_house_open_count(s.house), 0);
+    /* The next incarnation is wrong by 1 %. */
+    sp_house_on_quarantine(s.house, purge, NULL);
+    stage_script(&s, "cuda0", "die");
+    stage_ask(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
+    stage_turn(&s, 20);
+    stage_script(&s, "cuda0", "p=0.7575");
+    turn_until_quarantined(&s, 3000);
+    CHECK(stage_link(&s, "classify", "cuda0").quarantined);
+    CHECK_INT(purged, 1);
+    stage_wait(&s, 1, 2000);
+    CHECK_INT(s.ok, 1);
+    stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
+    CHECK_TEXT(s.link, "cpu0");
+    stage_close(&s);
+}
+
+TEST(a_link_made_wrong_by_one_percent_is_caught_within_2000_requests)
+{
+    stage s;
+    stage_open(&s, "codec0,cuda0,cpu0", guarded, 0); /* guard.per_mille: 1, the default */
+    stage_turn(&s, 200);
+    CHECK(!stage_link(&s, "classify", "cuda0").quarantined);
+    stage_script(&s, "cuda0", "p=0.7575");
+    int asked = 0;
+    while (asked < 2000 && !stage_link(&s, "classify", "cuda0").quarantined) {
+        for (int i = 0; i < 4; i++, asked++)
+            stage_ask(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
+        stage_wait(&s, asked, 5000);
+    }
+    turn_until_quarantined(&s, 3000); /* the last one may still lie with the reference */
+    CHECK(stage_link(&s, "classify", "cuda0").quarantined);
+    CHECK(strstr(stage_link(&s, "classify", "cuda0").reason, "a live answer") != NULL);
+    CHECK_INT(s.ok, asked);
+    stage_close(&s);
+}
+
+TEST(a_simpler_link_is_held_to_nothing)
+{
+    stage s;
+    stage_open(&s, "codec0,cuda0,cpu0",
+               "workers: codec0,cuda0,cpu0\n"
+               "guard: {per_mille: 1000}\n"
+               "chains:\n"
+               "  classify: {links: [{name: cuda0, simpler: true}, cpu0]}\n",
+               0);
+    stage_script(&s, "cuda0", "p=0.2");
+    for (int i = 0; i < 20; i++)
+        stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
+    CHECK(s.simpler);
+    CHECK_TEXT(s.link, "cuda0");
+    stage_turn(&s, 100);
+    CHECK(!stage_link(&s, "classify", "cuda0").quarantined);
+    stage_close(&s);
+}
+
+TEST(samples_never_take_the_last_places)
+{
+    stage s;
+    stage_open(&s, "codec0,cuda0,cpu0",
+               "workers: codec0,cuda0,cpu0\n"
+               "guard: {per_mille: 1000}\n"
+               "chains:\n"
+               "  classify: {links: [cuda0, cpu0]}\n",
+               0);
+    stage_script(&s, "cpu0", "delay=30"); /* the reference cannot keep up: most samples are dropped */
+    for (int i = 0; i < 300; i++)
+        stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
+    CHECK_INT(s.ok, 300);
+    sp_request *all[SP_LIMIT_SLOTS];
+    sp_error err = { 0 };
+    int retry = 0, opened = 0;
+    sp_request_params params = { .task = SP_TASK_NOOP, .deadline_ns = INT64_MAX };
+    stage_turn(&s, 400);
+    while (opened < SP_LIMIT_SLOTS && sp_request_open(s.house, &params, &all[opened], &retry, &err) == SP_OK)
+        opened++;
+    CHECK(opened >= SP_LIMIT_SLOTS - 1); /* one may be at the reference */
+    while (opened)
+        sp_request_close(all[--opened]);
     stage_close(&s);
 }
