@@ -245,8 +245,8 @@ static bool better(const candidate *a, const candidate *b)
 
 typedef struct choice {
     candidate best, ahead; /* with room now · with room or without */
-    bool possible, soon;
-    int64_t wake_ns;
+    bool possible;
+    int64_t wake_ns, opens_ns;
 } choice;
 
 static void weigh(sp_house *house, sp_request *request, int e, int64_t now_ns, bool ignore_load, choice *all, sp_skip *ret_skip)
@@ -267,6 +267,7 @@ static void weigh(sp_house *house, sp_request *request, int e, int64_t now_ns, b
     if (!*ret_skip)
         *ret_skip = judge_for_now(house, request, e, now_ns, &class, &key, &wake_ns);
     if (*ret_skip) {
+        soonest(&all->opens_ns, wake_ns);
         if (wake_ns && wake_ns < request->shared->deadline_ns) {
             all->possible = true; /* it opens in time */
             soonest(&all->wake_ns, wake_ns);
@@ -312,6 +313,7 @@ void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *re
     ret_pick->possible = all.possible;
     ret_pick->ahead = all.ahead.entry;
     ret_pick->wake_ns = all.wake_ns;
+    ret_pick->opens_ns = all.opens_ns;
 }
 
 /* --- steps that are no link's ------------------------------------------------------------------------------------ */

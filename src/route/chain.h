@@ -13,7 +13,8 @@ typedef struct sp_pick {
     int key;           /* of the remote; -1 = none */
     bool possible;     /* some entry may answer this request, now or later */
     int ahead;         /* the best of those that may, whether it has room or not; -1 = none */
-    int64_t wake_ns;   /* > 0: when one that is shut now may be open again */
+    int64_t wake_ns;   /* > 0: when one that is shut now may be open again, inside the deadline */
+    int64_t opens_ns;  /* > 0: the same, whenever it is */
     sp_skip skips[SP_CHAIN_ENTRIES];
 } sp_pick;
 

@@ -124,7 +124,46 @@ void sp_dispatch_go_on(sp_request *request)
 
 /* --- the end of a chain ------------------------------------------------------------------------------------------ */
 
-void sp_dispatch_exhausted(sp_request *request)
+/* "cuda0: breaker, cpu0: down": why nobody was asked, or nobody any more. */
+static void write_reasons(const sp_request *request, const sp_pick *pick, char *ret_text, size_t size)
+{
+    size_t used = 0;
+    ret_text[0] = 0;
+    for (int e = 0; e < request->chain->count && used < size; e++) {
+        int n = snprintf(ret_text + used, size - used, "%s%s: %s", e ? ", " : "",
+                         request->house->links[request->chain->entries[e].link].name, sp_skip_name(pick->skips[e]));
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
+static bool any_skip(const sp_request *request, const sp_pick *pick, sp_skip skip)
+{
+    for (int e = 0; e < request->chain->count; e++) {
+        if (pick->skips[e] == skip)
+            return true;
+    }
+    return false;
+}
+
+/* Nobody was even asked. Money and quotas are bounds, the rest is a house that cannot. */
+static sp_status nobody_asked(sp_request *request, const sp_pick *pick)
+{
+    char reasons[160];
+    sp_error *err = &request->answer.error;
+    if (!pick || !request->chain->count)
+        return SP_FAIL_CODE(err, SP_UNAVAILABLE, "no_link", "no link is left for '%s' (tried 0): no worker for it is running; "
+                            "see /healthz", sp_task_name(request->task));
+    write_reasons(request, pick, reasons, sizeof(reasons));
+    if (pick->opens_ns)
+        request->answer.retry_after_s = (int)SP_CLAMP((pick->opens_ns - sp_clock_now_ns()) / SP_NS_PER_S + 1, (int64_t)1,
+                                                      (int64_t)86400);
+    bool spent = any_skip(request, pick, SP_SKIP_QUOTA) || any_skip(request, pick, SP_SKIP_COST);
+    return SP_FAIL_CODE(err, spent ? SP_BUSY : SP_UNAVAILABLE, spent ? "quota" : "no_link",
+                        "no link may answer '%s' now: %s; see /healthz", sp_task_name(request->task), reasons);
+}
+
+/* No link is left: the worst of what its attempts said. */
+static void answer_exhausted(sp_request *request, const sp_pick *pick)
 {
     sp_answer *answer = &request->answer;
     sp_status worst = SP_OK;
@@ -133,13 +172,12 @@ void sp_dispatch_exhausted(sp_request *request)
         if (s != SP_OK && s != SP_CANCELLED && (worst == SP_OK || sp_status_rank(s) > sp_status_rank(worst)))
             worst = s;
     }
-    if (worst == SP_OK || answer->error.status != worst) {
-        worst = worst ? worst : SP_UNAVAILABLE;
+    if (worst == SP_OK)
+        worst = nobody_asked(request, pick);
+    else if (answer->error.status != worst)
         (void)SP_FAIL_CODE(&answer->error, worst, "no_link", "no link is left for '%s' (tried %d): %s",
                            sp_task_name(request->task), answer->attempt_count,
-                           answer->attempt_count ? answer->attempts[answer->attempt_count - 1].reason
-                                                 : "no worker for it is running; see /healthz");
-    }
+                           answer->attempts[answer->attempt_count - 1].reason);
     sp_request_answer(request, worst);
 }
 
@@ -195,7 +233,7 @@ static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request)
     sp_chain_pick(house, request, false, &pick);
     if (!pick.possible) {
         sp_queue_remove(queue, request);
-        sp_dispatch_exhausted(request);
+        answer_exhausted(request, &pick);
         return REMOVED;
     }
     if (decode_comes_first(request, &pick)) {
@@ -222,7 +260,7 @@ static void pool_exhausted(sp_request *request)
         sp_dispatch_go_on(request);
         return;
     }
-    sp_dispatch_exhausted(request);
+    answer_exhausted(request, NULL);
 }
 
 static verdict try_pool(sp_house *house, sp_queue *queue, sp_request *request)

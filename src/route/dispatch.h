@@ -14,7 +14,6 @@ void sp_dispatch_go_on(sp_request *request);  /* to its next step: FETCH, DECODE
 void sp_dispatch_requeue(sp_request *request, bool front);
 void sp_dispatch_arm(sp_request *request);    /* its timer, for whatever comes first */
 void sp_dispatch_given(sp_request *request, int entry, bool hedge); /* a lease of its chain is out: counts, timers */
-void sp_dispatch_exhausted(sp_request *request); /* no link is left: the worst of what its attempts said */
 void sp_dispatch_answer_poisoned(sp_request *request);
 int64_t sp_dispatch_hook(void *context); /* once a turn of the loop */
 

@@ -337,6 +337,24 @@ TEST(quotas_are_kept_before_sending)
     stage_close(&s);
 }
 
+TEST(when_all_is_spent_the_answer_says_so)
+{
+    stage s;
+    stage_open(&s, "noop0",
+               "workers: noop0\n"
+               "chains:\n"
+               "  noop: {links: [{name: noop0, price: {per_call: 0.01}, max_cost_per_day: 0.02}]}\n",
+               0);
+    for (int i = 0; i < 3; i++)
+        stage_one(&s, NULL, "x");
+    CHECK_INT(s.ok, 2);
+    CHECK_INT(s.status, SP_BUSY);
+    CHECK_TEXT(s.code, "quota");
+    CHECK(strstr(s.message, "noop0: cost") != NULL);
+    CHECK(s.retry_after_s >= 1);
+    stage_close(&s);
+}
+
 TEST(a_link_costs_no_more_than_its_day)
 {
     stage s;
