@@ -287,10 +287,11 @@ static sp_status add_builtin_rates(sp_config *config, sp_arena *arena, sp_error 
 
 static sp_status finish(sp_config *config, const sp_yaml_node *root, sp_arena *arena, sp_complainer *complainer, sp_error *reterr)
 {
-    if ((int)config->jobs.least == SP_CONFIG_UNSET)
-        config->jobs.least = *config->jobs.redis ? SP_DURABILITY_AOF_ALWAYS : SP_DURABILITY_DISK;
-    if (!*config->workers)
-        (void)snprintf(config->workers, sizeof(config->workers), "codec0,cpu0%s", config->remote_count ? ",net0" : "");
+    if (!*config->workers) {
+        const sp_secret *signs = &config->jobs.webhook_secret;
+        bool net = config->remote_count || *config->s3.endpoint || *signs->env || *signs->file;
+        (void)snprintf(config->workers, sizeof(config->workers), "codec0,cpu0%s", net ? ",net0" : "");
+    }
     sp_config_check(config, root, complainer);
     sp_status status = add_builtin_rates(config, arena, reterr);
     if (!status && !complainer->error_count)
@@ -331,6 +332,8 @@ static sp_status read_source(const source *from, sp_config *config, sp_arena *ar
     apply_overrides(&reader, from->overrides, from->override_count, config);
     if (reader.failed)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the configuration");
+    if ((int)config->jobs.least == SP_CONFIG_UNSET)
+        config->jobs.least = *config->jobs.redis ? SP_DURABILITY_AOF_ALWAYS : SP_DURABILITY_DISK;
     return from->effective ? SP_OK : finish(config, root, arena, complainer, reterr);
 }
 
