@@ -72,9 +72,12 @@ static sp_status link_add(comparison *c, const char *name, sp_error *reterr)
                      asks_top_k ? "" : "&top_k=100");
     if (n < 0 || (size_t)n >= sizeof(url.target) - used)
         return SP_FAIL(reterr, SP_INVALID, "the path is too long");
+    /* A cached answer would be another link's. */
+    const char *headers[SP_BENCH_HEADERS + 1] = { "Cache-Control: no-cache" };
+    memcpy(headers + 1, p->headers, (size_t)p->header_count * sizeof(*headers));
     const sp_bench_request_params like = { .url = &url, .method = "POST", .multipart_field = p->field, .keep_alive = true,
-                                           .content_type = p->content_type, .headers = p->headers,
-                                           .header_count = p->header_count };
+                                           .content_type = p->content_type, .headers = headers,
+                                           .header_count = p->header_count + 1 };
     sp_status s = SP_OK;
     for (int i = 0; i < p->file_count && !s; i++)
         s = sp_bench_file_request(&like, p->files[i], &link->requests[i], reterr);

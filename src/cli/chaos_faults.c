@@ -139,16 +139,18 @@ static worker *worker_find(executor *e, const char *name)
 }
 
 /* The pid came from a server that may be elsewhere: only what is one of our programs on this machine gets a signal. */
-static bool is_spillway(int pid)
+static sp_status is_spillway(int pid, sp_error *reterr)
 {
     char path[64], target[PATH_MAX];
     (void)snprintf(path, sizeof(path), "/proc/%d/exe", pid);
     ssize_t length = readlink(path, target, sizeof(target) - 1);
-    if (length <= 0)
-        return false;
-    target[length] = '\0';
+    if (length <= 0 && (errno == ENOENT || errno == ESRCH))
+        return SP_FAIL(reterr, SP_BUSY, "pid %d has just ended", pid);
+    target[SP_MAX(length, 0)] = '\0';
     const char *slash = strrchr(target, '/');
-    return slash && !strncmp(slash + 1, "spillway", 8);
+    if (!slash || strncmp(slash + 1, "spillway", 8))
+        return SP_FAIL(reterr, SP_DENIED, "pid %d is no spillway process of this machine", pid);
+    return SP_OK;
 }
 
 static int parent_of(int pid)
@@ -259,8 +261,9 @@ static void children_reap(executor *e)
 
 static sp_status send_signal(int pid, int number, sp_error *reterr)
 {
-    if (!is_spillway(pid))
-        return SP_FAIL(reterr, SP_DENIED, "pid %d is no spillway process of this machine", pid);
+    sp_status s = is_spillway(pid, reterr);
+    if (s)
+        return s;
     if (kill(pid, number))
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "signal %d to pid %d", number, pid);
     return SP_OK;
@@ -275,7 +278,8 @@ static sp_status make(executor *e, const sp_chaos_step *step, sp_chaos_event *ev
         if (s)
             return s;
         w = worker_find(e, *step->worker ? step->worker : "any");
-        if (!w || w->pid <= 0)
+        /* One that is still loading is left alone: a crash there is the model's, which the server then stops loading. */
+        if (!w || w->pid <= 0 || !w->ready)
             return SP_FAIL(reterr, SP_BUSY, "%s is not there now", step->worker);
         event->pid = w->pid;
         memcpy(event->worker, w->name, sizeof(event->worker));

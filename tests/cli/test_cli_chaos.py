@@ -19,6 +19,9 @@ class Stand(http.server.ThreadingHTTPServer):
         self.allowed = True
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
+    def handle_error(self, request, client_address):
+        pass  # clients that hang up are part of the game
+
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}/infer"
