@@ -231,6 +231,7 @@ static void on_ready(sp_worker *worker)
     worker->service_ns = SP_MAX(worker->service_ns, worker->card.p50_ns);
     sp_quarantine_note_ready(worker);
     worker->code[0] = 0;
+    worker->cannot_start = false;
     set_state(worker, SP_WORKER_READY);
     sp_guard_worker_ready(worker);
     sp_log(SP_LOG_INFO, "worker ready", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),

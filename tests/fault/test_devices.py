@@ -137,26 +137,28 @@ def test_a_model_that_does_not_fit(tmp_path, labels):
         server.stop()
 
 
-@pytest.mark.parametrize("cause,words", [("no_gpu", "no GPU"), ("no_driver", "no driver"), ("no_library", "library missing"),
-                                         ("mismatch", "driver/CUDA mismatch")])
-def test_a_device_that_is_not_there_and_comes_back(tmp_path, labels, cause, words):
+def test_devices_that_are_not_there_and_one_that_comes_back(tmp_path, labels):
+    causes = {"no_gpu": "no GPU", "no_driver": "no driver", "no_library": "library missing", "mismatch": "driver/CUDA mismatch"}
     gone = tmp_path / "gone"
     gone.touch()
-    server = house.Server(tmp_path, workers=BOTH, sim=f"sim0:probe={cause}@if={gone}",
+    names = {f"sim{i}": cause for i, cause in enumerate(causes)}
+    server = house.Server(tmp_path, workers=",".join(["codec0", *names, "cpu0"]),
+                          sim=" ".join(f"{name}:probe={cause}@if={gone if name == 'sim1' else '/proc'}"
+                                       for name, cause in names.items()),
                           env={"SPILLWAY_DEVICE_PAUSE_MS": "20"})
     try:
         server.wait_worker_ready("cpu0")
-        wait_for(lambda: device(server, "sim0")["restarts"] >= 3)  # tried again and again
-        wait_for(lambda: device(server, "sim0")["state"] == "quarantined")
-        sim = device(server, "sim0")
-        assert sim["code"] == cause and words in sim["reason"] and sim["remedy"], sim
-        answers = crowd(server, labels, 6, threads=2)
-        assert by_link(answers) == {"cpu0": 6}
-        log = server.log_text()
-        assert log.count("worker cannot start") == 1 and log.count("worker died") == 1, log  # said once, not each time
+        wait_for(lambda: all(device(server, name)["restarts"] >= 3 for name in names))  # tried again and again
+        wait_for(lambda: all(device(server, name)["state"] == "quarantined" for name in names))
+        for name, cause in names.items():
+            sim = device(server, name)
+            assert sim["code"] == cause and causes[cause] in sim["reason"] and sim["remedy"], sim
+        assert by_link(crowd(server, labels, 6, threads=2)) == {"cpu0": 6}
+        log = server.log_path.read_text()
+        assert log.count("worker cannot start") == 4 and log.count("worker died") == 4, log  # said once, not each time
         gone.unlink()
-        server.wait_worker_ready("sim0")
-        assert by_link(crowd(server, labels, 10)).get("sim0", 0) > 0
+        server.wait_worker_ready("sim1")
+        assert by_link(crowd(server, labels, 10)).get("sim1", 0) > 0
     finally:
         server.stop()
 

@@ -86,6 +86,28 @@ static sp_engine_status translate(OrtErrorCode code, const char *text, ort_phase
     }
 }
 
+/* A CUDA provider that has no memory says what it asked for; what is free, the runtime in this process knows. The calling
+ * thread's device is the one that the provider has just failed on. Without CUDA in the process nothing is added. */
+static void append_free_memory(sp_engine_error *reterr)
+{
+    static const char *const names[] = { "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0" };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        void *runtime = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
+        int (*ask)(size_t *, size_t *) = NULL;
+        size_t free_bytes = 0, total_bytes = 0;
+        if (!runtime)
+            continue;
+        *(void **)&ask = dlsym(runtime, "cudaMemGetInfo");
+        if (ask && ask(&free_bytes, &total_bytes) == 0) {
+            size_t room = sizeof(reterr->message) - 64, length = strnlen(reterr->message, room); /* its end may go */
+            (void)snprintf(reterr->message + length, sizeof(reterr->message) - length, "; free %zu MiB of %zu MiB",
+                           free_bytes >> 20, total_bytes >> 20);
+        }
+        (void)dlclose(runtime);
+        return;
+    }
+}
+
 sp_engine_status ort_check(const ort_library *lib, OrtStatus *status, ort_phase phase, sp_engine_error *reterr)
 {
     if (!status)
@@ -96,6 +118,8 @@ sp_engine_status ort_check(const ort_library *lib, OrtStatus *status, ort_phase 
     (void)ort_fail(reterr, result, "%s", text);
     if (reterr)
         reterr->origin_code = (int32_t)code;
+    if (reterr && result == SP_ENGINE_NOMEM)
+        append_free_memory(reterr);
     lib->api->ReleaseStatus(status);
     return result;
 }
