@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "fault"))
 import house  # noqa: E402
+from outside import reply  # noqa: E402
 
 
 def picture(name="bee.jpeg"):
@@ -149,3 +150,46 @@ def test_a_killed_net_worker_costs_nothing(back, start_front):
         status, answer = house.post(front, house.with_comment(picture(), i))
         assert status == 200, answer
     assert front.restarts() >= 3
+
+
+def test_a_kserve_server_in_the_chain(back, start_front, scripted):
+    """Decoded here, run there, ranked here; when it is down the local link has it, and the answer is the same."""
+    pytest.importorskip("numpy", reason="the double computes with numpy")
+    pytest.importorskip("onnxruntime", reason="the double runs the model with onnxruntime")
+    sys.path.insert(0, str(house.ROOT / "bench" / "peers"))
+    from job import Job
+    from test_net_kserve import Double
+    triton = scripted(Double(Job(house.MODEL, threads=1).infer))
+    front = start_front({"triton": ("kserve", triton.url)}, ["triton", "cpu0"], workers="codec0,cpu0,net0")
+    for name in house.PICTURES:
+        status, there = house.post(front, picture(name))
+        here = house.post(back, picture(name))[1]
+        assert status == 200 and there["provider"] == "triton", there
+        assert [(p["class_id"], p["label"]) for p in there["predictions"]] == [(p["class_id"], p["label"]) for p in here["predictions"]]
+        assert all(abs(a["probability"] - b["probability"]) <= 1e-5 for a, b in zip(there["predictions"], here["predictions"]))
+    triton.script = reply(503, b'{"error":"loading"}', keep=False)
+    status, answer = house.post(front, house.with_comment(picture(), 1))
+    assert status == 200 and answer["provider"] == "cpu0", answer
+
+
+def by_url(server, url, **more):
+    return house.post(server, json.dumps({"url": url, **more}).encode(), headers={"Content-Type": "application/json"})
+
+
+def test_a_url_instead_of_a_body(back, start_front, scripted):
+    """The net worker fetches, the codec decodes; unless the URL leads to this machine and nobody allowed that."""
+    server = scripted(reply(200, picture()))
+    remotes = {"back": ("spillway", back.url)}
+    allowed = start_front(remotes, ["cpu0"], workers="codec0,cpu0,net0", top="fetch: {allow_private: true}")
+    status, answer = by_url(allowed, server.url + "/cat.jpg")
+    assert status == 200 and answer["predictions"] == house.post(back, picture())[1]["predictions"], answer
+    status, answer = by_url(allowed, scripted(reply(404, b"gone")).url)
+    assert status == 400 and answer["code"] == "fetch_failed" and "404" in answer["error"], answer
+    status, answer = by_url(allowed, server.url, local_only=True)
+    assert status in (400, 403), answer
+
+    asked = len(server.heads)
+    strict = start_front(remotes, ["back"], workers="codec0,net0")
+    status, answer = by_url(strict, server.url + "/cat.jpg")
+    assert status == 403 and answer["code"] == "private_address", answer
+    assert len(server.heads) == asked
