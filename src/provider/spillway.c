@@ -224,6 +224,9 @@ static sp_status meaning_of(int http_status, const char *code, const char **ret_
         return SP_BUSY;
     case 501:
         return SP_UNSUPPORTED;
+    case 508:
+        *ret_code = "too_many_hops";
+        return SP_UNSUPPORTED;
     default:
         break;
     }

@@ -84,7 +84,7 @@ def test_a_circle_of_houses_ends(net, scripted):
     (422, "crashed_decoder", "refused", "crashed_decoder"), (422, "", "refused", "remote_refused"),
     (429, "no_slot", "busy", "remote_busy"), (500, "internal", "unavailable", "remote_failed"),
     (500, "crashed_model", "unavailable", "crashed_model"), (501, "no_decoder", "unsupported", "remote_rejected"),
-    (503, "no_link", "unavailable", "remote_failed"), (504, "deadline", "timeout", "remote_timeout"),
+    (503, "no_link", "unavailable", "remote_failed"), (504, "deadline", "timeout", "remote_timeout"), (508, "too_many_hops", "unsupported", "too_many_hops"),
     (302, "", "unavailable", "redirect"), (204, "", "unsupported", "remote_rejected")])
 def test_what_each_refusal_means(net, scripted, http, code, status, expected):
     answer = ask(net, scripted(problem(http, code)).url)

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import sys
 import threading
+import time
 
 import pytest
 
@@ -144,12 +145,38 @@ def test_attempts_of_a_house_that_failed_are_told(back, start_front):
     assert ("troubled/cuda0", "nomem") in links and ("troubled", "unavailable") in links and links[-1] == ("back/cpu0", "ok"), links
 
 
-def test_a_killed_net_worker_costs_nothing(back, start_front):
-    front = start_front({"back": ("spillway", back.url)}, ["back"], faults="net0/worker.batch:kill@n=5")
-    for i in range(30):
+@pytest.mark.parametrize("fault,requests,deaths", [("kill@n=5", 30, 3), ("segv@n=5", 30, 3), ("spin@n=3", 4, 1), ("stop@n=3", 4, 1)])
+def test_a_net_worker_that_dies_or_hangs_costs_nothing(back, start_front, fault, requests, deaths):
+    front = start_front({"back": ("spillway", back.url)}, ["back"], faults="net0/worker.batch:" + fault)
+    for i in range(requests):
         status, answer = house.post(front, house.with_comment(picture(), i))
         assert status == 200, answer
-    assert front.restarts() >= 3
+    assert front.restarts() >= deaths
+
+
+def test_waiting_for_a_slow_remote_is_no_hang(start_front):
+    """Longer than the watchdog's budget, and nothing happens to the worker; the no-op behind it is not held up."""
+    slow = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHouse)
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    front = start_front({"slow": ("spillway", f"http://127.0.0.1:{slow.server_port}")}, ["slow"])
+    status, answer = house.post(front, b"x" * 100)
+    slow.shutdown()
+    assert status == 200 and answer["predictions"][0]["label"] == "late", answer
+    assert front.restarts() == 0
+
+
+class SlowHouse(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(3)  # the watchdog's budget is two seconds
+        body = json.dumps({"predictions": [{"class_id": 1, "label": "late", "probability": 0.5}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
 
 
 def test_a_kserve_server_in_the_chain(back, start_front, scripted):
