@@ -163,6 +163,13 @@ void gw_events_stop(gw_server *server)
     sp_loop_timer_clear(server->loop, &server->follow_timer);
 }
 
+void gw_follower_kick(gw_follower *f)
+{
+    gw_server *server = f->conn->server;
+    if (f->due && !f->ending && gw_follower_waiting(f) < GW_FOLLOW_BYTES)
+        (void)sp_loop_timer_set(server->loop, &server->follow_timer, sp_loop_now_ns(server->loop), NULL);
+}
+
 /* --- followers --------------------------------------------------------------------------------------------------- */
 
 static bool list_take(char *dst, size_t dst_bytes, const char *src)
@@ -238,6 +245,15 @@ void gw_follower_free(gw_follower *f)
     free(f);
 }
 
+void gw_events_half_closed(gw_conn *conn)
+{
+    gw_follower *f = conn->state;
+    if (f && !gw_follower_waiting(f)) {
+        f->beat(f); /* whoever is gone answers it with a reset */
+        f->flush(f);
+    }
+}
+
 void gw_events_sweep(gw_conn *conn, int64_t now_ns)
 {
     gw_follower *f = conn->state;
@@ -298,9 +314,7 @@ static ssize_t sse_read(void *context, uint64_t position, char *buffer, size_t s
     }
     if (f->ending)
         return MHD_CONTENT_READER_END_OF_STREAM;
-    if (f->due) /* the budget is spent; the pump goes on */
-        (void)sp_loop_timer_set(f->conn->server->loop, &f->conn->server->follow_timer,
-                                sp_loop_now_ns(f->conn->server->loop), NULL);
+    gw_follower_kick(f); /* the budget may be spent; then the pump goes on */
     gw_conn_suspend(f->conn);
     return 0;
 }

@@ -59,11 +59,13 @@ static inline size_t gw_follower_waiting(const gw_follower *follower)
 {
     return follower->out.size_bytes - follower->out_sent;
 }
+void gw_follower_kick(gw_follower *follower); /* it may have room for more: the pump shall look */
 void gw_follower_took(gw_follower *follower, size_t size_bytes); /* that many bytes of out are written */
 bool gw_word_listed(const char *list, const char *word);          /* the lists of gw_follow */
 
 void gw_events_start(gw_server *server);
 void gw_events_stop(gw_server *server); /* every follower is told to end */
+void gw_events_half_closed(gw_conn *conn); /* the client has ended its sending side, or is gone */
 void gw_events_sweep(gw_conn *conn, int64_t now_ns);
 
 /* GET /v1/events, GET /v1/events/ws */

@@ -87,7 +87,9 @@ static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
     conn->half_closed = true;
     if ((epoll_events & (EPOLLHUP | EPOLLERR)) || sp_loop_watch(conn->server->loop, watch, 0, NULL))
         client_gone(conn);
-    else if (conn->phase != GW_STREAMING) /* there the next heartbeat tells */
+    else if (conn->phase == GW_STREAMING)
+        gw_events_half_closed(conn);
+    else
         gw_conn_probe(conn); /* and from now on only errors wake us */
 }
 

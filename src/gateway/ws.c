@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 
 #define MESSAGE_BYTES 65536u /* of one message from a client; beyond: 1009 */
-#define CLOSE_WAIT_MS 2000   /* for the other side's close frame */
+#define CLOSE_WAIT_MS 2000   /* for the other side's close frame, or its end */
 
 typedef struct ws_conn {
     gw_follower *follower;
@@ -21,6 +21,7 @@ typedef struct ws_conn {
     int fd;
     gw_ws_reader reader;
     bool close_sent, close_seen;
+    bool failed; /* what still comes is read and dropped, so that our close frame is not overtaken by a reset */
     int64_t close_sent_ns;
     bool want_write;
 } ws_conn;
@@ -92,7 +93,9 @@ static void ws_flush(gw_follower *f)
     }
     if (!gw_follower_waiting(f) && ws->close_sent && ws->close_seen)
         end(f);
-    else
+    else if (!gw_follower_waiting(f) && ws->failed)
+        (void)shutdown(ws->fd, SHUT_WR);
+    if (!f->broken)
         watch_set(f, gw_follower_waiting(f) > 0);
 }
 
@@ -127,7 +130,7 @@ static void taken(void *context, gw_ws_opcode opcode, sp_view payload)
 static void bytes_take(gw_follower *f, const void *data, size_t size_bytes)
 {
     ws_conn *ws = ws_of(f);
-    if (ws->close_seen || (ws->close_sent && f->broken))
+    if (ws->close_seen || ws->failed)
         return;
     int code = gw_ws_read(&ws->reader, data, size_bytes, taken, f);
     if (!code)
@@ -136,7 +139,7 @@ static void bytes_take(gw_follower *f, const void *data, size_t size_bytes)
                       : code == GW_WS_BAD_TEXT ? "text that is not UTF-8"
                       : code == GW_WS_PROTOCOL ? "a frame that RFC 6455 does not allow"
                                                : "no memory";
-    ws->close_seen = true; /* nothing more is read */
+    ws->failed = true;
     close_send(f, code, why);
 }
 
@@ -155,9 +158,8 @@ static void socket_ready(sp_watch *watch, uint32_t epoll_events, void *context)
     }
     /* Room again: more events may be waiting in the ring. */
     ws_flush(f);
-    int budget = 8;
-    if (!f->broken && f->due && gw_follower_fill(f, &budget))
-        ws_flush(f);
+    if (!f->broken)
+        gw_follower_kick(f);
 }
 
 static void socket_drop(gw_conn *conn)
@@ -200,6 +202,8 @@ static void upgraded(void *context, struct MHD_Connection *mhd, void *request_co
     if (extra_bytes)
         bytes_take(f, extra, extra_bytes);
     ws_flush(f);
+    if (!f->broken)
+        gw_follower_kick(f); /* what it has missed */
 }
 
 /* One of the comma-separated words of a header. */
