@@ -2,6 +2,7 @@
  * store/jobs on a real redis-server: the contract, what it promises of durability, outages, each call failing in turn, and
  * two servers that take over each other's jobs. */
 #include "jobs_contract.h"
+#include "jobs_model.h"
 
 #include <signal.h>
 #include <sys/mman.h>

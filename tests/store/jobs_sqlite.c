@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * store/jobs on SQLite: the contract, restarts, orphans, the lock, and each call and write failing in turn. */
 #include "jobs_contract.h"
+#define JOBS_MODEL_RESTARTS
+#define JOBS_MODEL_AGE
+#include "jobs_model.h"
 
 #include <fcntl.h>
 #include <signal.h>
