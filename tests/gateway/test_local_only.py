@@ -31,9 +31,15 @@ class Double:
                 return
             self.connections += 1
             with connection:
-                connection.settimeout(1)
+                connection.settimeout(5)
                 try:
-                    self.bytes += connection.recv(65536)
+                    data = b""
+                    while b"\r\n\r\n" not in data or (b"POST" in data and PAYLOAD not in data):
+                        more = connection.recv(65536)
+                        if not more:
+                            break
+                        data += more
+                    self.bytes += data
                     connection.sendall(b"HTTP/1.1 503 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 except OSError:
                     pass
