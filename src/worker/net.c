@@ -53,11 +53,10 @@ static void take_config(void *state, uint32_t serial, int fd)
     net *self = state;
     sp_error err = { 0 };
     sp_config *config = NULL;
-    sp_complaints complaints = { 0 };
     size_t bytes = 0;
     char *text = read_all(fd, &bytes);
-    sp_buf_init(&complaints.text, 64 * 1024);
-    sp_status s = text ? sp_config_parse("the gateway's configuration", text, bytes, &config, &complaints, &err)
+    /* Our environment says nothing here: the gateway has worked it in, below its command line. */
+    sp_status s = text ? sp_config_parse_effective(text, bytes, &config, &err)
                        : SP_FAIL(&err, SP_NOMEM, "the gateway's configuration cannot be read");
     if (s) {
         sp_log_error("a configuration is not usable; leases that count in it will fail", NULL, &err);
@@ -66,7 +65,6 @@ static void take_config(void *state, uint32_t serial, int fd)
         memmove(self->snapshots + 1, self->snapshots, (NET_SNAPSHOTS - 1) * sizeof(self->snapshots[0]));
         self->snapshots[0] = (net_snapshot){ .serial = serial, .config = config };
     }
-    sp_buf_done(&complaints.text);
     free(text);
     sp_fd_closep(&fd);
 }

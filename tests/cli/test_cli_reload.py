@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGHUP against a real server with requests in flight: the new file holds, or the old one stays; no request fails."""
 import http.client
+import json
+import pathlib
 import signal
+import socket
 import threading
 import time
 
+EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "deploy/spillway.yaml"
 ONE = "metrics_port: -1\nworkers: [noop0, noop1]\nchains:\n  noop:\n    links: [{}]\n"
 
 
@@ -92,6 +96,35 @@ def test_a_reload_moves_the_traffic_and_fails_nobody(serve, tmp_path):
                  "spillway.yaml:6: chains.nop: links is missing", "spillway.yaml:6: chains.nop: no such task; did you mean noop?",
                  "spillway.yaml:7: bnid: unknown key; did you mean bind?", "No such file", '"keys":"workers, spin_us"'):
         assert said in served.errors, said
+
+
+def test_a_request_that_is_open_keeps_its_chain(serve, tmp_path):
+    file = tmp_path / "spillway.yaml"
+    file.write_text(ONE.format("noop0"))
+    with serve("--config", file, ports=("--http-port", "0")) as served:
+        until(lambda: served.get("/readyz")[0] == 200)
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as early:
+            early.sendall(b"POST /infer?task=noop HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
+            # It is open once its first bytes have been taken in; the house counts it.
+            until(lambda: json.loads(served.get("/healthz")[1])["requests_open"] == 1)
+            file.write_text(ONE.format("noop1"))
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: link_of(served) == "noop1")
+            early.sendall(b"cd")
+            answer = b""
+            while part := early.recv(65536):
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"\r\n\r\nabcd")
+    assert b"X-Spillway-Link: noop0\r\n" in answer
+
+
+def test_the_example_serves_as_it_stands(serve, tmp_path):
+    with serve("--config", EXAMPLE, "--data-dir", tmp_path, "--workers", "codec0,cuda0,cpu0,noop0,net0",
+               "--model-repository", tmp_path) as served:
+        until(lambda: served.get("/healthz")[0] == 200)
+        answer = json.loads(served.get("/healthz")[1])
+        assert [worker["name"] for worker in answer["workers"]][:5] == ["codec0", "cuda0", "cpu0", "noop0", "net0"]
+    assert served.process.returncode == 0
 
 
 def test_many_signals_at_once(serve, tmp_path):
