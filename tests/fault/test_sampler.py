@@ -11,6 +11,7 @@ import house
 import pytest
 
 FAKES = house.BUILD / "tests" / "fault" / "gpu"
+pytestmark = pytest.mark.skipif(not house.PROGRAM.exists(), reason=f"{house.PROGRAM} is not built")
 
 
 class Gpus:
