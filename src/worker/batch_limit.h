@@ -37,14 +37,14 @@ static inline int sp_batch_limit_now(sp_batch_limit *limit)
     return atomic_load_explicit(&limit->now, memory_order_relaxed);
 }
 
-/* A run of `count` (> 1) did not fit. */
-static inline void sp_batch_limit_failed(sp_batch_limit *limit, int count, int64_t now_ns)
+/* A run of `count` (> 1) did not fit; true when the limit fell by it. */
+static inline bool sp_batch_limit_failed(sp_batch_limit *limit, int count, int64_t now_ns)
 {
     int half = count / 2 < 1 ? 1 : count / 2;
     int seen = sp_batch_limit_now(limit);
     while (half < seen && !atomic_compare_exchange_weak(&limit->now, &seen, half)) { }
     if (half >= seen)
-        return; /* a batch that was begun before the limit fell */
+        return false; /* a batch that was begun before the limit fell */
     int64_t pause_ns = atomic_load(&limit->pause_ns);
     if (atomic_exchange(&limit->raised_ns, 0)) { /* it was raised in vain */
         pause_ns = pause_ns * 2 > SP_BATCH_LIMIT_PAUSE_MOST_NS ? SP_BATCH_LIMIT_PAUSE_MOST_NS : pause_ns * 2;
@@ -52,6 +52,7 @@ static inline void sp_batch_limit_failed(sp_batch_limit *limit, int count, int64
     }
     atomic_store(&limit->raise_at_ns, now_ns + pause_ns);
     atomic_store(&limit->good, 0);
+    return true;
 }
 
 /* A run of `count` went well; true when the limit rose by it. */

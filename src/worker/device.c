@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/machine.h"
 #include "base/metrics.h"
 #include "task/classify.h"
@@ -411,7 +412,9 @@ static void out_of_memory(batch *b, int count, sp_error *err)
         (void)snprintf(err->code, sizeof(err->code), "oom");
     atomic_fetch_add_explicit(&dev->counters->oom_runs, 1, memory_order_relaxed);
     if (count > 1) {
-        sp_batch_limit_failed(&dev->batch_limit, count, sp_clock_now_ns());
+        if (sp_batch_limit_failed(&dev->batch_limit, count, sp_clock_now_ns()))
+            sp_log(SP_LOG_WARN, "device memory is short: smaller batches", SP_LOG_INT("items", count),
+                   SP_LOG_INT("now", sp_batch_limit_now(&dev->batch_limit)), SP_LOG_TEXT("reason", err->message));
         publish_limit(dev);
         return;
     }

@@ -24,9 +24,9 @@ TEST(the_limit_falls_by_half_and_rises_slowly)
     sp_batch_limit_init(&limit, 8);
     int64_t now_ns = SP_NS_PER_S;
     CHECK(!good_runs(&limit, 8, 100, now_ns)); /* there is nothing above what was planned */
-    sp_batch_limit_failed(&limit, 8, now_ns);
-    sp_batch_limit_failed(&limit, 4, now_ns);
-    sp_batch_limit_failed(&limit, 8, now_ns); /* another executor's, begun before */
+    CHECK(sp_batch_limit_failed(&limit, 8, now_ns));
+    CHECK(sp_batch_limit_failed(&limit, 4, now_ns));
+    CHECK(!sp_batch_limit_failed(&limit, 8, now_ns)); /* another executor's, begun before */
     CHECK_INT(sp_batch_limit_now(&limit), 2);
     CHECK(!good_runs(&limit, 2, 100, now_ns + 29 * SP_NS_PER_S));
     CHECK(!good_runs(&limit, 1, 100, now_ns + 31 * SP_NS_PER_S)); /* smaller ones prove nothing */
@@ -44,13 +44,13 @@ TEST(a_rise_in_vain_is_tried_later_and_later)
     sp_batch_limit limit;
     sp_batch_limit_init(&limit, 4);
     int64_t now_ns = SP_NS_PER_S, waits[8];
-    sp_batch_limit_failed(&limit, 4, now_ns);
+    (void)sp_batch_limit_failed(&limit, 4, now_ns);
     for (size_t i = 0; i < SP_ARRAY_LEN(waits); i++) {
         int64_t fell_ns = now_ns;
         while (!good_runs(&limit, 2, SP_BATCH_LIMIT_RUNS, now_ns))
             now_ns += SP_NS_PER_S;
         waits[i] = (now_ns - fell_ns) / SP_NS_PER_S;
-        sp_batch_limit_failed(&limit, 4, now_ns);
+        CHECK(sp_batch_limit_failed(&limit, 4, now_ns));
         CHECK_INT(sp_batch_limit_now(&limit), 2);
     }
     CHECK_INT(waits[0], 30);
