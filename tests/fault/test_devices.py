@@ -269,7 +269,7 @@ def test_the_device_dies_with_64_requests_in_flight(start, labels, tmp_path, rec
 
 def test_an_unexpected_error_is_logged_with_its_place_once(start, labels):
     """In the sandboxed codec worker, too."""
-    server = start(workers=BOTH, faults="sim0/worker.batch:fail@every=2,codec0/worker.batch:fail@every=5")
+    server = start(workers=BOTH, faults="sim0/worker.batch:fail@every=2,codec0/worker.batch:fail@n=5")
     crowd(server, labels, 30)
     lines = [json.loads(l) for l in server.log_text().splitlines() if '"unexpected error"' in l]
     assert sorted(l["component"] for l in lines) == ["codec0", "sim0"], lines
