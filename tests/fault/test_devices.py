@@ -128,7 +128,7 @@ def test_a_model_that_does_not_fit(tmp_path, labels):
         wait_for(lambda: device(server, "sim0")["state"] == "quarantined")
         sim = device(server, "sim0")
         assert sim["code"] == "oom" and "asked" in sim["reason"] and "free" in sim["reason"] and sim["remedy"], sim
-        assert sim["restarts"] >= 3 and 0 < sim["retry_in_s"], sim
+        assert sim["restarts"] >= 3 and sim.get("retry_in_s", 0) <= 20, sim
         answers = crowd(server, labels, 10)
         assert by_link(answers) == {"cpu0": 10}
         hog.unlink()
