@@ -9,7 +9,7 @@ ARGS ?=
 ASSETS ?= $(or $(SPILLWAY_ASSETS),../shared/assets)
 export SPILLWAY_ASSETS := $(abspath $(ASSETS))
 
-.PHONY: all setup model run test check check-asan check-tsan fuzz soak bench clean distclean help
+.PHONY: all setup model mongo run test check check-asan check-tsan fuzz soak bench clean distclean help
 all: setup
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_FLAGS) > /dev/null || meson setup $(BUILD) $(MESON_FLAGS)
 	@ninja -C $(BUILD) -j $(JOBS) --quiet
@@ -21,24 +21,27 @@ setup:
 model: setup
 	@tools/setup model
 
+mongo: setup
+	@tools/setup mongo
+
 run: all model
 	@exec $(BUILD)/spillway serve --model-repository var/models $(ARGS)
 
-test: all model
+test: all model mongo
 	@$(PYTHON) tools/run_tests.py --build $(BUILD) checks c python fuzz
 
 # Only what takes seconds.
-check: all model
+check: all model mongo
 	@$(PYTHON) tools/run_tests.py --build $(BUILD) checks c
 
 # gcc's sanitizers: the same tests on instrumented binaries.
-check-asan: setup model
+check-asan: setup model mongo
 	@test -f build-asan/build.ninja || meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false \
 	    -Db_pie=false $(MESON_FLAGS) > /dev/null
 	@ninja -C build-asan -j $(JOBS) --quiet
 	@$(PYTHON) tools/run_tests.py --build build-asan --sanitizer asan c python
 
-check-tsan: setup model
+check-tsan: setup model mongo
 	@# gcc warns that ThreadSanitizer does not model fences: ours stand beside atomics, which it does see.
 	@test -f build-tsan/build.ninja || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false \
 	    -Db_pie=false -Dc_args=-Wno-tsan $(MESON_FLAGS) > /dev/null

@@ -55,7 +55,7 @@ sp_status results_read_cursor(const char *cursor, results_ask *ask, sp_error *re
 }
 
 void results_write_cost(sp_buf *json, bool first, const char *task, const char *provider, const char *tier, const char *day,
-                        int64_t requests, int64_t fallbacks, int64_t device_ns, int64_t microdollars)
+                        int64_t requests, int64_t device_ns, int64_t microdollars)
 {
     sp_buf_append_text(json, first ? "{\"task\":" : ",{\"task\":");
     sp_buf_append_json_text(json, task);
@@ -66,9 +66,9 @@ void results_write_cost(sp_buf *json, bool first, const char *task, const char *
     sp_buf_append_text(json, ",\"day\":");
     sp_buf_append_json_text(json, day);
     sp_buf_printf(json,
-                  ",\"requests\":%" PRId64 ",\"fallbacks\":%" PRId64 ",\"device_ns\":%" PRId64 ",\"microdollars\":%" PRId64
+                  ",\"requests\":%" PRId64 ",\"device_ns\":%" PRId64 ",\"microdollars\":%" PRId64
                   ",\"dollars\":%.6f}",
-                  requests, fallbacks, device_ns, microdollars, (double)microdollars / 1e6);
+                  requests, device_ns, microdollars, (double)microdollars / 1e6);
 }
 
 static void copy(char *ret_text, size_t size_bytes, const char *text)

@@ -85,7 +85,7 @@ void results_write_cursor(char *ret_cursor, int64_t unix_ms, const char *id);
 sp_status results_read_cursor(const char *cursor, results_ask *ask, sp_error *reterr);
 /* One row of costs. */
 void results_write_cost(sp_buf *json, bool first, const char *task, const char *provider, const char *tier, const char *day,
-                        int64_t requests, int64_t fallbacks, int64_t device_ns, int64_t microdollars);
+                        int64_t requests, int64_t device_ns, int64_t microdollars);
 
 /* The store that `config` names, opened: SQLite under data_dir or the plug-in's. */
 sp_status results_store_open(const sp_results_config *config, const char *data_dir, bool read_only,

@@ -239,7 +239,7 @@ static sp_status costs(results_store *store, const results_ask *ask, results_pag
     char sql[512], text[4][64];
     bool row = true;
     (void)snprintf(sql, sizeof(sql), "SELECT task, provider, tier, date(unix_ms / 1000, 'unixepoch') AS day, count(*),"
-                   " sum(fallback), sum(device_ns), sum(microdollars) FROM results WHERE unix_ms >= ?1%s%s"
+                   " sum(device_ns), sum(microdollars) FROM results WHERE unix_ms >= ?1%s%s"
                    " GROUP BY day, task, provider, tier ORDER BY day, task, provider, tier LIMIT ?4",
                    ask->to_unix_ms > 0 ? " AND unix_ms < ?2" : "", ask->any_tenant ? "" : " AND tenant = ?3");
     sp_status s = sp_sqlite_prepare(&store->db, sql, &statement, reterr);
@@ -254,8 +254,7 @@ static sp_status costs(results_store *store, const results_ask *ask, results_pag
         for (int i = 0; i < 4; i++)
             sp_sqlite_column_text(statement, i, text[i], sizeof(text[i]));
         results_write_cost(&page->json, page->count++ == 0, text[0], text[1], text[2], text[3], sqlite3_column_int64(statement, 4),
-                           sqlite3_column_int64(statement, 5), sqlite3_column_int64(statement, 6),
-                           sqlite3_column_int64(statement, 7));
+                           sqlite3_column_int64(statement, 5), sqlite3_column_int64(statement, 6));
     }
     sp_buf_append_text(&page->json, "]");
     (void)sqlite3_finalize(statement);

@@ -217,20 +217,18 @@ TEST(costs_are_summed_by_task_provider_tier_and_day)
     put_many(48); /* two days */
     found *f = costs(NULL, 0, 0);
     REQUIRE(f->status == SP_OK && f->json);
-    int64_t requests = 0, microdollars = 0, device_ns = 0, fallbacks = 0;
+    int64_t requests = 0, microdollars = 0, device_ns = 0;
     size_t i;
     json_t *row;
     json_array_foreach(f->json, i, row) {
         const char *day = json_string_value(json_object_get(row, "day"));
         CHECK(day && (!strcmp(day, "2026-01-01") || !strcmp(day, "2026-01-02")));
         requests += json_integer_value(json_object_get(row, "requests"));
-        fallbacks += json_integer_value(json_object_get(row, "fallbacks"));
         microdollars += json_integer_value(json_object_get(row, "microdollars"));
         device_ns += json_integer_value(json_object_get(row, "device_ns"));
         CHECK(json_is_string(json_object_get(row, "task")) && json_is_string(json_object_get(row, "provider")) && json_is_string(json_object_get(row, "tier")));
     }
     CHECK_INT(requests, 48);
-    CHECK_INT(fallbacks, 12);
     CHECK_INT(device_ns, 48000000);
     CHECK_INT(microdollars, 48 * 10 + 48 * 47 / 2);
     f = costs("other", result_make(0).unix_ms, result_make(24).unix_ms);
