@@ -52,7 +52,7 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "where admin calls are answered (default -1: on the HTTP port)" },
         { .name = "bind", .kind = SP_OPTION_TEXT, .value = "ADDRESS", .target = &s->bind,
           .help = "address to listen on (default 127.0.0.1); anything but loopback is\n"
-                  "refused until access control is there" },
+                  "refused unless the configuration has tokens" },
         { .name = "model-repository", .kind = SP_OPTION_TEXT, .value = "DIR", .target = &s->model_repository,
           .help = "where models are (default: $SPILLWAY_MODELS, else var/models of the\n"
                   "source tree, else /var/lib/spillway/models)" },
