@@ -475,7 +475,7 @@ static sp_status start(sp_run *run, sp_view body, int *ret_retry_after_s, sp_err
     json_t *parameters = json_loads(*run->job.parameters ? run->job.parameters : "{}", 0, NULL);
     const char *stream = json_string_value(json_object_get(parameters, "stream"));
     if (!parameters)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameters", "the job's parameters are no JSON");
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the job's parameters"); /* they were JSON when it was accepted */
     (void)snprintf(run->record.stream, sizeof(run->record.stream), "%s", stream ? stream : "");
     s = request_open(run, parameters, ret_retry_after_s, reterr);
     json_decref(parameters);
