@@ -118,6 +118,30 @@ def test_a_request_that_is_open_keeps_its_chain(serve, tmp_path):
     assert b"X-Spillway-Link: noop0\r\n" in answer
 
 
+def test_a_new_token_is_let_in_and_a_removed_one_is_not(serve, run, tmp_path):
+    file = tmp_path / "spillway.yaml"
+    made = [run("token", "new", "--name", f"t{i}").stdout.split("\n", 2) for i in range(2)]
+    lines = ["tokens:\n" + rest for _, _, rest in made]
+
+    def status(served, token):
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+        connection.request("POST", "/infer?task=noop", b"x", {"Authorization": f"Bearer {token}"})
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response.status
+
+    file.write_text(ONE.format("noop0") + lines[0])
+    with serve("--config", file, ports=("--http-port", "0")) as served:
+        until(lambda: status(served, made[0][0]) == 200)
+        assert status(served, made[1][0]) == 401 and status(served, "sw_nobody") == 401
+        file.write_text(ONE.format("noop0") + lines[1])
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: status(served, made[1][0]) == 200)
+        assert status(served, made[0][0]) == 401
+    assert not any(token in served.errors for token, _, _ in made)
+
+
 def test_the_example_serves_as_it_stands(serve, tmp_path):
     with serve("--config", EXAMPLE, "--data-dir", tmp_path, "--workers", "codec0,cuda0,cpu0,noop0,net0",
                "--model-repository", tmp_path) as served:
