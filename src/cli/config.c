@@ -7,11 +7,10 @@
 
 #include <string.h>
 
-static const char examples[] =
-    "  spillway config check spillway.yaml\n"
-    "  spillway config show spillway.yaml\n"
-    "  USE_GPU_PIPELINE=false spillway config show spillway.yaml\n"
-    "  spillway config show                built-in defaults and the environment\n";
+static const char examples[] = "  spillway config check spillway.yaml\n"
+                               "  spillway config show spillway.yaml\n"
+                               "  USE_GPU_PIPELINE=false spillway config show spillway.yaml\n"
+                               "  spillway config show                built-in defaults and the environment\n";
 
 static const char notes[] =
     "check prints every complaint, one a line, and exits with 1 if one is an error; FILE is spillway.yaml\n"
@@ -23,8 +22,9 @@ static int check(const char *path, const sp_config *config, const sp_complaints 
     fwrite(complaints->text.data, 1, complaints->text.size_bytes, stdout);
     if (!config)
         return SP_EXIT_FAILED;
-    printf("%s: good: %d chain%s, %d remote%s, %d token%s\n", path, config->chain_count, config->chain_count == 1 ? "" : "s",
-           config->remote_count, config->remote_count == 1 ? "" : "s", config->token_count, config->token_count == 1 ? "" : "s");
+    printf("%s: good: %d chain%s, %d remote%s, %d token%s\n", path, config->chain_count,
+           config->chain_count == 1 ? "" : "s", config->remote_count, config->remote_count == 1 ? "" : "s",
+           config->token_count, config->token_count == 1 ? "" : "s");
     return SP_EXIT_OK;
 }
 
@@ -49,8 +49,13 @@ static int show(const sp_config *config, const sp_complaints *complaints)
 int sp_command_config(int argc, char **argv)
 {
     const sp_usage usage = {
-        .command = "config", .arguments = "check|show [FILE]", .summary = "Checks a configuration file, or shows what it comes to.",
-        .least_arguments = 1, .most_arguments = 2, .examples = examples, .notes = notes,
+        .command = "config",
+        .arguments = "check|show [FILE]",
+        .summary = "Checks a configuration file, or shows what it comes to.",
+        .least_arguments = 1,
+        .most_arguments = 2,
+        .examples = examples,
+        .notes = notes,
     };
     sp_complaints complaints;
     sp_config *config = NULL;

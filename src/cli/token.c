@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define TOKEN_RANDOM_BYTES 32                               /* as many as the digest has: guessing either is hopeless */
+#define TOKEN_RANDOM_BYTES 32 /* as many as the digest has: guessing either is hopeless */
 #define TOKEN_TEXT_BYTES (3 + TOKEN_RANDOM_BYTES * 4 / 3 + 2) /* "sw_", base64url without padding, NUL */
 
 typedef struct words {
@@ -31,21 +31,62 @@ static const char notes[] =
 static bool parse(words *w, int argc, char **argv, int *ret_count, int *ret_exit)
 {
     const sp_option options[] = {
-        { .name = "name", .kind = SP_OPTION_TEXT, .value = "NAME", .target = &w->name, .help = "what logs and events call it (required)" },
-        { .name = "scopes", .kind = SP_OPTION_TEXT, .value = "LIST", .target = &w->scopes,
+        { .name = "name",
+          .kind = SP_OPTION_TEXT,
+          .value = "NAME",
+          .target = &w->name,
+          .help = "what logs and events call it (required)" },
+        { .name = "scopes",
+          .kind = SP_OPTION_TEXT,
+          .value = "LIST",
+          .target = &w->scopes,
           .help = "infer, metrics, admin: comma-separated (default infer)" },
-        { .name = "tier", .kind = SP_OPTION_TEXT, .value = "TIER", .target = &w->tier, .help = "what conditions of links ask for" },
-        { .name = "tenant", .kind = SP_OPTION_TEXT, .value = "NAME", .target = &w->tenant, .help = "whose jobs and results these are" },
-        { .name = "rate", .kind = SP_OPTION_TEXT, .value = "N", .target = &w->rate, .help = "requests per second (default: no bound)" },
-        { .name = "burst", .kind = SP_OPTION_TEXT, .value = "N", .target = &w->burst, .help = "how many may come at once (default: a second's)" },
-        { .name = "requests-per-day", .kind = SP_OPTION_INT, .value = "N", .target = &w->requests_per_day, .most = INT64_MAX,
+        { .name = "tier",
+          .kind = SP_OPTION_TEXT,
+          .value = "TIER",
+          .target = &w->tier,
+          .help = "what conditions of links ask for" },
+        { .name = "tenant",
+          .kind = SP_OPTION_TEXT,
+          .value = "NAME",
+          .target = &w->tenant,
+          .help = "whose jobs and results these are" },
+        { .name = "rate",
+          .kind = SP_OPTION_TEXT,
+          .value = "N",
+          .target = &w->rate,
+          .help = "requests per second (default: no bound)" },
+        { .name = "burst",
+          .kind = SP_OPTION_TEXT,
+          .value = "N",
+          .target = &w->burst,
+          .help = "how many may come at once (default: a second's)" },
+        { .name = "requests-per-day",
+          .kind = SP_OPTION_INT,
+          .value = "N",
+          .target = &w->requests_per_day,
+          .most = INT64_MAX,
           .help = "default: no bound" },
-        { .name = "expires", .kind = SP_OPTION_TEXT, .value = "DATE", .target = &w->expires, .help = "2027-12-31 (UTC; default: never)" },
-        { .name = "local-only", .kind = SP_OPTION_FLAG, .target = &w->local_only, .help = "its requests never leave this machine" },
+        { .name = "expires",
+          .kind = SP_OPTION_TEXT,
+          .value = "DATE",
+          .target = &w->expires,
+          .help = "2027-12-31 (UTC; default: never)" },
+        { .name = "local-only",
+          .kind = SP_OPTION_FLAG,
+          .target = &w->local_only,
+          .help = "its requests never leave this machine" },
     };
     const sp_usage usage = {
-        .command = "token", .arguments = "new", .summary = "Makes an access token.", .options = options,
-        .option_count = SP_ARRAY_LEN(options), .least_arguments = 1, .most_arguments = 1, .examples = examples, .notes = notes,
+        .command = "token",
+        .arguments = "new",
+        .summary = "Makes an access token.",
+        .options = options,
+        .option_count = SP_ARRAY_LEN(options),
+        .least_arguments = 1,
+        .most_arguments = 1,
+        .examples = examples,
+        .notes = notes,
     };
 
     return sp_options_parse(&usage, argc, argv, ret_count, ret_exit);
@@ -111,8 +152,9 @@ static sp_status lines_check(const sp_buf *lines, sp_error *reterr)
     sp_buf_init(&text, lines->limit_bytes + 16);
     sp_buf_append_text(&text, "tokens:\n");
     sp_buf_append(&text, lines->data, lines->size_bytes);
-    sp_status status = sp_buf_ok(&text) ? sp_config_parse_effective((const char *)text.data, text.size_bytes, &config, reterr) :
-                                          SP_FAIL(reterr, SP_NOMEM, "no memory for the token");
+    sp_status status = sp_buf_ok(&text)
+                           ? sp_config_parse_effective((const char *)text.data, text.size_bytes, &config, reterr)
+                           : SP_FAIL(reterr, SP_NOMEM, "no memory for the token");
     if (!status && config->token_count != 1)
         status = SP_FAIL(reterr, SP_INVALID, "an option holds a character that no name may hold");
     sp_config_unref(config);
@@ -131,7 +173,8 @@ int sp_command_token(int argc, char **argv)
     if (!parse(&w, argc, argv, &count, &code))
         return code;
     if (strcmp(argv[0], "new") != 0)
-        return sp_cli_fail(SP_EXIT_USAGE, "token", "'%s' is not known; only `spillway token new` is (spillway token --help)", argv[0]);
+        return sp_cli_fail(SP_EXIT_USAGE, "token",
+                           "'%s' is not known; only `spillway token new` is (spillway token --help)", argv[0]);
     if (!w.name)
         return sp_cli_fail(SP_EXIT_USAGE, "token", "--name is missing: what logs should call this token");
     if (!make_token(token))
@@ -140,10 +183,11 @@ int sp_command_token(int argc, char **argv)
     write_lines(&w, token, &lines);
     if (lines_check(&lines, &err)) {
         const char *what = strstr(err.message, "tokens[0]"); /* what the line in our own text is, nobody need know */
-        code = sp_cli_fail(SP_EXIT_USAGE, "token", "%s", what ? what + strlen("tokens[0]") + (what[strlen("tokens[0]")] == '.') : err.message);
+        code = sp_cli_fail(SP_EXIT_USAGE, "token", "%s",
+                           what ? what + strlen("tokens[0]") + (what[strlen("tokens[0]")] == '.') : err.message);
     } else {
-        printf("%s\n# The token is shown this once. These lines go under tokens: in the configuration file:\n%.*s", token,
-               (int)lines.size_bytes, (const char *)lines.data);
+        printf("%s\n# The token is shown this once. These lines go under tokens: in the configuration file:\n%.*s",
+               token, (int)lines.size_bytes, (const char *)lines.data);
         code = SP_EXIT_OK;
     }
     explicit_bzero(token, sizeof(token));

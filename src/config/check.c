@@ -64,10 +64,12 @@ static void check_link(const sp_config *config, const names *n, const sp_chain_c
         return;
     if (!has_name(n, link->name)) {
         const char *nearest = sp_nearest(link->name, n->list, n->count);
-        sp_complain(complainer, line, path, "no worker or remote is named '%s'%s%s%s", link->name, nearest ? "; did you mean " : "",
-                    nearest ? nearest : "; add it to workers or to remotes", nearest ? "?" : "");
+        sp_complain(complainer, line, path, "no worker or remote is named '%s'%s%s%s", link->name,
+                    nearest ? "; did you mean " : "", nearest ? nearest : "; add it to workers or to remotes",
+                    nearest ? "?" : "");
     } else if (sp_config_remote(config, link->name) < 0 && sp_link_role_of(link->name) == SP_LINK_HELPER) {
-        sp_complain(complainer, line, path, "%s helps the others and answers nothing itself; name a device or a remote", link->name);
+        sp_complain(complainer, line, path, "%s helps the others and answers nothing itself; name a device or a remote",
+                    link->name);
     }
 }
 
@@ -81,7 +83,8 @@ static bool some_token_has(const sp_config *config, const char *tier)
 }
 
 /* A tier that nobody has: the link is never used, or the name is misspelt. Trusted peers may bring tiers of their own. */
-static void check_tiers(const sp_config *config, const sp_chain_config *chain, int index, sp_complainer *complainer, int line)
+static void check_tiers(const sp_config *config, const sp_chain_config *chain, int index, sp_complainer *complainer,
+                        int line)
 {
     const sp_link_config *link = &chain->links[index];
     char path[80];
@@ -113,8 +116,9 @@ static void check_chains(const sp_config *config, const names *n, const sp_yaml_
         (void)snprintf(path, sizeof(path), "chains.%s", chain->task);
         if (!known) {
             const char *nearest = sp_nearest(chain->task, sp_config_tasks, task_count);
-            sp_complain(complainer, node ? node->key_line : 0, path, "no such task; %s%s%s", nearest ? "did you mean " : "tasks are noop, classify",
-                        nearest ? nearest : "", nearest ? "?" : "");
+            sp_complain(complainer, node ? node->key_line : 0, path, "no such task; %s%s%s",
+                        nearest ? "did you mean " : "tasks are noop, classify", nearest ? nearest : "",
+                        nearest ? "?" : "");
         }
         const sp_yaml_node *at = list && list->kind == SP_YAML_LIST ? list->first : NULL;
         for (int k = 0; k < chain->link_count; k++, at = at ? at->next : NULL) {
@@ -139,11 +143,13 @@ static void check_remotes(const sp_config *config, const names *n, const sp_yaml
         (void)snprintf(path, sizeof(path), "remotes.%s", config->remotes[i].name);
         for (int k = 0; k < workers.count; k++) {
             if (!strcmp(n->list[k], config->remotes[i].name))
-                sp_complain(complainer, node ? node->key_line : 0, path, "a worker has this name already; links could not tell them apart");
+                sp_complain(complainer, node ? node->key_line : 0, path,
+                            "a worker has this name already; links could not tell them apart");
         }
     }
     if (config->remote_count && strcmp(config->workers, "?") != 0 && !has_net_worker(n))
-        sp_complain(complainer, remotes ? remotes->key_line : 0, "remotes", "need a net worker to be reached; add net0 to workers");
+        sp_complain(complainer, remotes ? remotes->key_line : 0, "remotes",
+                    "need a net worker to be reached; add net0 to workers");
 }
 
 static void check_tokens(const sp_config *config, const sp_yaml_node *root, sp_complainer *complainer)
@@ -158,9 +164,11 @@ static void check_tokens(const sp_config *config, const sp_yaml_node *root, sp_c
         for (int k = 0; k < i; k++) {
             const sp_token_config *other = &config->tokens[k];
             if (*token->name && !strcmp(token->name, other->name))
-                sp_complain(complainer, node ? node->line : 0, path, "the name %s is taken by tokens[%d]", token->name, k);
+                sp_complain(complainer, node ? node->line : 0, path, "the name %s is taken by tokens[%d]", token->name,
+                            k);
             if (!memcmp(token->sha256, other->sha256, 32) && memcmp(token->sha256, unread, 32) != 0)
-                sp_complain(complainer, node ? node->line : 0, path, "the same token as tokens[%d] (%s)", k, other->name);
+                sp_complain(complainer, node ? node->line : 0, path, "the same token as tokens[%d] (%s)", k,
+                            other->name);
         }
     }
 }

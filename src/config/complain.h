@@ -16,7 +16,7 @@ typedef struct sp_complaint {
 } sp_complaint;
 
 typedef struct sp_complainer {
-    const char *file; /* as told to people; borrowed */
+    const char *file;      /* as told to people; borrowed */
     sp_complaint *entries; /* SP_LIMIT_COMPLAINTS places; NULL = none made yet, or no memory for them */
     int count, dropped, error_count, warning_count;
 } sp_complainer;

@@ -158,8 +158,8 @@ char *sp_config_read_file(const char *path, size_t *ret_bytes, sp_error *reterr)
     }
     char *text = read_descriptor(fd, SP_LIMIT_CONFIG_BYTES, ret_bytes);
     if (!text)
-        (void)SP_FAIL(reterr, errno == ENOMEM ? SP_NOMEM : SP_NOT_FOUND, "cannot read the configuration file '%s': %s", path,
-                      strerror(errno));
+        (void)SP_FAIL(reterr, errno == ENOMEM ? SP_NOMEM : SP_NOT_FOUND, "cannot read the configuration file '%s': %s",
+                      path, strerror(errno));
     return text;
 }
 
@@ -173,9 +173,11 @@ sp_status sp_secret_read(const sp_secret *secret, char *ret_text, size_t size_by
     if (*secret->env) {
         const char *value = getenv(secret->env);
         if (!value || !*value)
-            return SP_FAIL(reterr, SP_NOT_FOUND, "the environment variable %s is not set; it should hold a secret", secret->env);
+            return SP_FAIL(reterr, SP_NOT_FOUND, "the environment variable %s is not set; it should hold a secret",
+                           secret->env);
         if (strlen(value) >= size_bytes)
-            return SP_FAIL(reterr, SP_INVALID, "the secret in %s is longer than %zu bytes", secret->env, size_bytes - 1);
+            return SP_FAIL(reterr, SP_INVALID, "the secret in %s is longer than %zu bytes", secret->env,
+                           size_bytes - 1);
         memcpy(ret_text, value, strlen(value) + 1);
         return SP_OK;
     }
@@ -189,9 +191,12 @@ sp_status sp_secret_read(const sp_secret *secret, char *ret_text, size_t size_by
     size_t kept = length;
     while (kept && (text[kept - 1] == '\n' || text[kept - 1] == '\r'))
         kept--;
-    sp_status status = !kept ? SP_FAIL(reterr, SP_NOT_FOUND, "the secret file '%s' is empty", secret->file) :
-                       kept >= size_bytes ? SP_FAIL(reterr, SP_INVALID, "the secret in '%s' is longer than %zu bytes", secret->file, size_bytes - 1) :
-                       memchr(text, '\0', kept) ? SP_FAIL(reterr, SP_INVALID, "the secret in '%s' holds a NUL byte", secret->file) : SP_OK;
+    sp_status status =
+        !kept ? SP_FAIL(reterr, SP_NOT_FOUND, "the secret file '%s' is empty", secret->file)
+        : kept >= size_bytes
+            ? SP_FAIL(reterr, SP_INVALID, "the secret in '%s' is longer than %zu bytes", secret->file, size_bytes - 1)
+        : memchr(text, '\0', kept) ? SP_FAIL(reterr, SP_INVALID, "the secret in '%s' holds a NUL byte", secret->file)
+                                   : SP_OK;
     if (!status) {
         memcpy(ret_text, text, kept);
         ret_text[kept] = '\0';
@@ -262,13 +267,15 @@ static sp_status add_builtin_rates(sp_config *config, sp_arena *arena, sp_error 
     sp_reader reader = { .complainer = &complainer };
     sp_yaml_node *root = NULL;
     sp_config *builtin = calloc(1, sizeof(*builtin));
-    sp_status status = builtin ? sp_yaml_parse(sp_rates_yaml, sizeof(sp_rates_yaml) - 1, arena, &complainer, &root, reterr) :
-                                 SP_FAIL(reterr, SP_NOMEM, "no memory for the rates");
+    sp_status status = builtin
+                           ? sp_yaml_parse(sp_rates_yaml, sizeof(sp_rates_yaml) - 1, arena, &complainer, &root, reterr)
+                           : SP_FAIL(reterr, SP_NOMEM, "no memory for the rates");
 
     if (!status && root)
         sp_key_read(&reader, &sp_rates_schema.keys[0], root, builtin);
     if (!status && !reader.failed && builtin->rate_count) {
-        sp_rate_row *grown = realloc(config->rates, (size_t)(config->rate_count + builtin->rate_count) * sizeof(*grown));
+        sp_rate_row *grown =
+            realloc(config->rates, (size_t)(config->rate_count + builtin->rate_count) * sizeof(*grown));
         config->rates = grown ? grown : config->rates;
         status = grown ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for the rates");
         for (int i = 0; grown && i < builtin->rate_count; i++) {
@@ -285,7 +292,8 @@ static sp_status add_builtin_rates(sp_config *config, sp_arena *arena, sp_error 
     return status;
 }
 
-static sp_status finish(sp_config *config, const sp_yaml_node *root, sp_arena *arena, sp_complainer *complainer, sp_error *reterr)
+static sp_status finish(sp_config *config, const sp_yaml_node *root, sp_arena *arena, sp_complainer *complainer,
+                        sp_error *reterr)
 {
     if (!*config->workers) {
         const sp_secret *signs = &config->jobs.webhook_secret;
@@ -317,7 +325,8 @@ static sp_status make_text(sp_config *config, sp_error *reterr)
     return config->text ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for the configuration's text");
 }
 
-static sp_status read_source(const source *from, sp_config *config, sp_arena *arena, sp_complainer *complainer, sp_error *reterr)
+static sp_status read_source(const source *from, sp_config *config, sp_arena *arena, sp_complainer *complainer,
+                             sp_error *reterr)
 {
     sp_reader reader = { .complainer = complainer };
     sp_yaml_node *root = NULL;
@@ -351,8 +360,10 @@ static sp_status judge(sp_complainer *complainer, sp_complaints *complaints, sp_
         complaints->warning_count += own.warning_count;
     }
     if (own.count) {
-        int length = own.text.data ? (int)strcspn((sp_buf_append(&own.text, "", 1), (const char *)own.text.data), "\n") : 0;
-        status = SP_FAIL(reterr, SP_INVALID, "%.*s%s", length, length ? (const char *)own.text.data : "", own.count > 1 ? " (and more)" : "");
+        int length =
+            own.text.data ? (int)strcspn((sp_buf_append(&own.text, "", 1), (const char *)own.text.data), "\n") : 0;
+        status = SP_FAIL(reterr, SP_INVALID, "%.*s%s", length, length ? (const char *)own.text.data : "",
+                         own.count > 1 ? " (and more)" : "");
     }
     sp_complaints_done(&own);
     return status;
@@ -380,8 +391,8 @@ static sp_status load(const source *from, sp_config **ret_config, sp_complaints 
     return status;
 }
 
-sp_status sp_config_load_over(const char *path, const sp_config_override *overrides, int override_count, sp_config **ret_config,
-                              sp_complaints *complaints, sp_error *reterr)
+sp_status sp_config_load_over(const char *path, const sp_config_override *overrides, int override_count,
+                              sp_config **ret_config, sp_complaints *complaints, sp_error *reterr)
 {
     source from = { .name = path ? path : "", .text = "", .overrides = overrides, .override_count = override_count };
     char *text = NULL;
@@ -405,11 +416,14 @@ sp_status sp_config_load(const char *path, sp_config **ret_config, sp_complaints
     return sp_config_load_over(path, overrides, count, ret_config, complaints, reterr);
 }
 
-sp_status sp_config_parse(const char *name, const char *text, size_t text_bytes, sp_config **ret_config, sp_complaints *complaints,
-                          sp_error *reterr)
+sp_status sp_config_parse(const char *name, const char *text, size_t text_bytes, sp_config **ret_config,
+                          sp_complaints *complaints, sp_error *reterr)
 {
     sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX];
-    const source from = { .name = name, .text = text, .text_bytes = text_bytes, .overrides = overrides,
+    const source from = { .name = name,
+                          .text = text,
+                          .text_bytes = text_bytes,
+                          .overrides = overrides,
                           .override_count = sp_config_environment(overrides) };
 
     return load(&from, ret_config, complaints, reterr);

@@ -94,7 +94,8 @@ static void workers_read(sp_reader *reader, const sp_yaml_node *node, void *obje
     *workers = '\0';
     read_items(reader, node, take_worker, object);
     if (errors != reader->complainer->error_count)
-        (void)snprintf(workers, sizeof(((sp_config *)object)->workers), "?"); /* so that links are not held to half a list */
+        (void)snprintf(workers, sizeof(((sp_config *)object)->workers),
+                       "?"); /* so that links are not held to half a list */
     else if (!*workers)
         sp_reader_complain(reader, node, "names no worker; leave the key out for codec0, cpu0");
 }
@@ -128,7 +129,8 @@ static void take_peer(sp_reader *reader, const sp_yaml_node *node, const char *i
     else if (config->trusted_peer_count == (int)SP_ARRAY_LEN(config->trusted_peers))
         sp_reader_complain(reader, node, "more than %zu peers; write a network", SP_ARRAY_LEN(config->trusted_peers));
     else
-        (void)snprintf(config->trusted_peers[config->trusted_peer_count++], sizeof(config->trusted_peers[0]), "%s", item);
+        (void)snprintf(config->trusted_peers[config->trusted_peer_count++], sizeof(config->trusted_peers[0]), "%s",
+                       item);
 }
 
 static void peers_read(sp_reader *reader, const sp_yaml_node *node, void *object)
@@ -142,7 +144,8 @@ static void peers_write(sp_writer *writer, const sp_key *key, const void *object
     const sp_config *config = object;
 
     if (config->trusted_peer_count)
-        write_items(writer, key->name, config->trusted_peers[0], sizeof(config->trusted_peers[0]), config->trusted_peer_count);
+        write_items(writer, key->name, config->trusted_peers[0], sizeof(config->trusted_peers[0]),
+                    config->trusted_peer_count);
 }
 
 static void take_host(sp_reader *reader, const sp_yaml_node *node, const char *item, void *context)
@@ -150,8 +153,10 @@ static void take_host(sp_reader *reader, const sp_yaml_node *node, const char *i
     sp_config *config = context;
     size_t n = strlen(item);
 
-    if (!n || n >= sizeof(config->hosts[0]) || strspn(item, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:") != n)
-        sp_reader_complain(reader, node, "'%.60s' is no host name (inference.example.org, without scheme and port)", item);
+    if (!n || n >= sizeof(config->hosts[0]) ||
+        strspn(item, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:") != n)
+        sp_reader_complain(reader, node, "'%.60s' is no host name (inference.example.org, without scheme and port)",
+                           item);
     else if (config->host_count == (int)SP_ARRAY_LEN(config->hosts))
         sp_reader_complain(reader, node, "more than %zu hosts", SP_ARRAY_LEN(config->hosts));
     else
@@ -212,7 +217,8 @@ static void level_write(sp_writer *writer, const sp_key *key, const void *object
     sp_writer_scalar(writer, ((const sp_config *)object)->log_level);
 }
 
-static const char *const preset_names[] = { "gpu-for-all", "by-tier", "by-load", "cpu-only", "cost-first", "latency-first" };
+static const char *const preset_names[] = { "gpu-for-all", "by-tier",    "by-load",
+                                            "cpu-only",    "cost-first", "latency-first" };
 
 static void preset_read(sp_reader *reader, const sp_yaml_node *node, void *object)
 {
@@ -224,7 +230,8 @@ static void preset_read(sp_reader *reader, const sp_yaml_node *node, void *objec
             return;
         }
     }
-    sp_reader_complain(reader, node, "must be gpu-for-all, by-tier, by-load, cpu-only, cost-first or latency-first, not '%.60s'",
+    sp_reader_complain(reader, node,
+                       "must be gpu-for-all, by-tier, by-load, cpu-only, cost-first or latency-first, not '%.60s'",
                        node->text);
 }
 
@@ -263,11 +270,15 @@ static void rate_check(sp_reader *reader, const sp_yaml_node *node, void *object
         sp_reader_complain(reader, node, "as_of must be a date (2026-11-01), not '%.20s'", rate->as_of);
 }
 static const sp_schema rate_schema = {
-    .what = "a rate", .keys = rate_keys, .key_count = SP_ARRAY_LEN(rate_keys), .check = rate_check,
+    .what = "a rate",
+    .keys = rate_keys,
+    .key_count = SP_ARRAY_LEN(rate_keys),
+    .check = rate_check,
 };
 static const sp_key rates_keys[] = {
-    { SP_ROW(sp_config, "rates", SP_KEY_NAMED, rates), .size = sizeof(sp_rate_row), .most = SP_LIMIT_RATES, .heap = true,
-      .count_offset = offsetof(sp_config, rate_count), .name_bytes = sizeof(((sp_rate_row *)0)->name), .schema = &rate_schema },
+    { SP_ROW(sp_config, "rates", SP_KEY_NAMED, rates), .size = sizeof(sp_rate_row), .most = SP_LIMIT_RATES,
+      .heap = true, .count_offset = offsetof(sp_config, rate_count), .name_bytes = sizeof(((sp_rate_row *)0)->name),
+      .schema = &rate_schema },
 };
 const sp_schema sp_rates_schema = { .what = "rates", .keys = rates_keys, .key_count = 1 };
 
@@ -290,7 +301,8 @@ static void rates_file_read(sp_reader *reader, const sp_yaml_node *node, void *o
     sp_yaml_node *root = NULL;
     sp_complaints complaints;
 
-    (void)snprintf(path, sizeof(path), "%.*s%s", slash ? (int)(slash + 1 - base_path) : 0, slash ? base_path : "", node->text);
+    (void)snprintf(path, sizeof(path), "%.*s%s", slash ? (int)(slash + 1 - base_path) : 0, slash ? base_path : "",
+                   node->text);
     char *text = sp_config_read_file(path, &text_bytes, &err);
     if (!text) {
         sp_reader_complain(reader, node, "%s", err.message);
@@ -337,7 +349,8 @@ static const sp_schema fetch_schema = { .what = "fetch", .keys = fetch_keys, .ke
 static const char *const durabilities[] = { "memory", "aof-everysec", "aof-always", "disk", NULL };
 const char *sp_durability_name(sp_durability durability)
 {
-    return durability >= SP_DURABILITY_MEMORY && durability <= SP_DURABILITY_DISK ? durabilities[durability] : "unknown";
+    return durability >= SP_DURABILITY_MEMORY && durability <= SP_DURABILITY_DISK ? durabilities[durability]
+                                                                                  : "unknown";
 }
 
 static bool redis_ok(sp_reader *reader, const sp_yaml_node *node, const char *url)
@@ -348,8 +361,9 @@ static bool redis_ok(sp_reader *reader, const sp_yaml_node *node, const char *ur
         return true;
     size_t mark = sp_reader_enter(reader, "redis");
     sp_reader_complain(reader, member ? member : node,
-                       strncmp(url, "rediss://", 9) ? "must be redis://HOST:PORT/DB" :
-                                                      "TLS to Redis is not built in; use redis:// over a private network or a tunnel");
+                       strncmp(url, "rediss://", 9)
+                           ? "must be redis://HOST:PORT/DB"
+                           : "TLS to Redis is not built in; use redis:// over a private network or a tunnel");
     sp_reader_leave(reader, mark);
     return false;
 }
@@ -368,10 +382,12 @@ static void jobs_check(sp_reader *reader, const sp_yaml_node *node, void *object
     sp_jobs_config *jobs = object;
 
     if (redis_ok(reader, node, jobs->redis) && *jobs->redis && jobs->least == SP_DURABILITY_DISK)
-        sp_reader_complain(reader, node, "durability disk cannot be had from Redis; write aof-always, or leave redis out");
+        sp_reader_complain(reader, node,
+                           "durability disk cannot be had from Redis; write aof-always, or leave redis out");
 }
 static const sp_key jobs_keys[] = {
-    { SP_ROW(sp_jobs_config, "redis", SP_KEY_TEXT, redis), .size = sizeof(((sp_jobs_config *)0)->redis), .secret = true },
+    { SP_ROW(sp_jobs_config, "redis", SP_KEY_TEXT, redis), .size = sizeof(((sp_jobs_config *)0)->redis),
+      .secret = true },
     { SP_ROW(sp_jobs_config, "durability", SP_KEY_WORD, least), .words = durabilities },
     SP_ROW_NUMBER(sp_jobs_config, "ttl", SP_KEY_SECONDS, ttl_s, 1, SP_S_OF_DAYS(3650)),
     SP_ROW_NUMBER(sp_jobs_config, "concurrency", SP_KEY_INT, concurrency, 1, SP_LIMIT_SLOTS),
@@ -380,7 +396,11 @@ static const sp_key jobs_keys[] = {
     SP_ROW_NUMBER(sp_jobs_config, "allow_private_webhooks", SP_KEY_BOOL, allow_private_webhooks, 0, 0),
 };
 static const sp_schema jobs_schema = {
-    .what = "jobs", .keys = jobs_keys, .key_count = SP_ARRAY_LEN(jobs_keys), .init = jobs_init, .check = jobs_check,
+    .what = "jobs",
+    .keys = jobs_keys,
+    .key_count = SP_ARRAY_LEN(jobs_keys),
+    .init = jobs_init,
+    .check = jobs_check,
 };
 
 static void cache_init(void *object)
@@ -393,23 +413,33 @@ static void cache_check(sp_reader *reader, const sp_yaml_node *node, void *objec
 }
 static const sp_key cache_keys[] = {
     SP_ROW_NUMBER(sp_cache_config, "memory", SP_KEY_BYTES, memory_bytes, 0, 1ll << 40),
-    { SP_ROW(sp_cache_config, "redis", SP_KEY_TEXT, redis), .size = sizeof(((sp_cache_config *)0)->redis), .secret = true },
+    { SP_ROW(sp_cache_config, "redis", SP_KEY_TEXT, redis), .size = sizeof(((sp_cache_config *)0)->redis),
+      .secret = true },
     SP_ROW_NUMBER(sp_cache_config, "ttl", SP_KEY_SECONDS, ttl_s, 1, SP_S_OF_DAYS(3650)),
 };
 static const sp_schema cache_schema = {
-    .what = "cache", .keys = cache_keys, .key_count = SP_ARRAY_LEN(cache_keys), .init = cache_init, .check = cache_check,
+    .what = "cache",
+    .keys = cache_keys,
+    .key_count = SP_ARRAY_LEN(cache_keys),
+    .init = cache_init,
+    .check = cache_check,
 };
 
 static const sp_key retention_keys[] = {
-    { SP_ROW(sp_retention, "keep", SP_KEY_SECONDS, seconds), .least = 1, .most = SP_S_OF_DAYS(36500), .required = true },
+    { SP_ROW(sp_retention, "keep", SP_KEY_SECONDS, seconds), .least = 1, .most = SP_S_OF_DAYS(36500),
+      .required = true },
 };
 static const sp_schema retention_schema = {
-    .what = "a retention", .keys = retention_keys, .key_count = SP_ARRAY_LEN(retention_keys), .shorthand = "keep",
+    .what = "a retention",
+    .keys = retention_keys,
+    .key_count = SP_ARRAY_LEN(retention_keys),
+    .shorthand = "keep",
 };
 
 static void results_init(void *object)
 {
-    (void)snprintf(((sp_results_config *)object)->database, sizeof(((sp_results_config *)object)->database), "spillway");
+    (void)snprintf(((sp_results_config *)object)->database, sizeof(((sp_results_config *)object)->database),
+                   "spillway");
 }
 static void results_check(sp_reader *reader, const sp_yaml_node *node, void *object)
 {
@@ -420,7 +450,8 @@ static void results_check(sp_reader *reader, const sp_yaml_node *node, void *obj
         sp_reader_complain(reader, member ? member : node, "mongodb must be mongodb://HOST:PORT");
 }
 static const sp_key results_keys[] = {
-    { SP_ROW(sp_results_config, "mongodb", SP_KEY_TEXT, mongodb), .size = sizeof(((sp_results_config *)0)->mongodb), .secret = true },
+    { SP_ROW(sp_results_config, "mongodb", SP_KEY_TEXT, mongodb), .size = sizeof(((sp_results_config *)0)->mongodb),
+      .secret = true },
     SP_ROW_TEXT(sp_results_config, "database", database),
     SP_ROW_NUMBER(sp_results_config, "all", SP_KEY_BOOL, all, 0, 0),
     { SP_ROW(sp_results_config, "retention", SP_KEY_NAMED, retention), .size = sizeof(sp_retention), .most = 16,
@@ -428,7 +459,11 @@ static const sp_key results_keys[] = {
       .schema = &retention_schema },
 };
 static const sp_schema results_schema = {
-    .what = "results", .keys = results_keys, .key_count = SP_ARRAY_LEN(results_keys), .init = results_init, .check = results_check,
+    .what = "results",
+    .keys = results_keys,
+    .key_count = SP_ARRAY_LEN(results_keys),
+    .init = results_init,
+    .check = results_check,
 };
 
 static void s3_init(void *object)
@@ -446,13 +481,18 @@ static void s3_check(sp_reader *reader, const sp_yaml_node *node, void *object)
         sp_reader_complain(reader, node, "%s is missing", access ? "secret_key" : "access_key");
 }
 static const sp_key s3_keys[] = {
-    { SP_ROW(sp_s3_config, "endpoint", SP_KEY_TEXT, endpoint), .size = sizeof(((sp_s3_config *)0)->endpoint), .required = true },
+    { SP_ROW(sp_s3_config, "endpoint", SP_KEY_TEXT, endpoint), .size = sizeof(((sp_s3_config *)0)->endpoint),
+      .required = true },
     SP_ROW_TEXT(sp_s3_config, "region", region),
     SP_ROW_MAP(sp_s3_config, "access_key", access_key, &sp_secret_schema),
     SP_ROW_MAP(sp_s3_config, "secret_key", secret_key, &sp_secret_schema),
 };
 static const sp_schema s3_schema = {
-    .what = "s3", .keys = s3_keys, .key_count = SP_ARRAY_LEN(s3_keys), .init = s3_init, .check = s3_check,
+    .what = "s3",
+    .keys = s3_keys,
+    .key_count = SP_ARRAY_LEN(s3_keys),
+    .init = s3_init,
+    .check = s3_check,
 };
 
 static void guard_init(void *object)
@@ -464,7 +504,10 @@ static const sp_key guard_keys[] = {
     SP_ROW_NUMBER(sp_guard_config, "tolerance", SP_KEY_DOUBLE, tolerance, 0, 1),
 };
 static const sp_schema guard_schema = {
-    .what = "guard", .keys = guard_keys, .key_count = SP_ARRAY_LEN(guard_keys), .init = guard_init,
+    .what = "guard",
+    .keys = guard_keys,
+    .key_count = SP_ARRAY_LEN(guard_keys),
+    .init = guard_init,
 };
 
 /* --- the file ---------------------------------------------------------------------------------------------------- */
@@ -476,7 +519,8 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "grpc_port", SP_KEY_INT, grpc_port), FLAT, .least = 0, .most = 65535 },
     { SP_ROW(sp_config, "metrics_port", SP_KEY_INT, metrics_port), FLAT, .least = -1, .most = 65535 },
     { SP_ROW(sp_config, "admin_port", SP_KEY_INT, admin_port), FLAT, .least = -1, .most = 65535 },
-    { SP_ROW(sp_config, "model_repository", SP_KEY_TEXT, model_repository), FLAT, .size = sizeof(((sp_config *)0)->model_repository) },
+    { SP_ROW(sp_config, "model_repository", SP_KEY_TEXT, model_repository), FLAT,
+      .size = sizeof(((sp_config *)0)->model_repository) },
     { SP_ROW(sp_config, "model", SP_KEY_TEXT, model), FLAT, .size = sizeof(((sp_config *)0)->model) },
     { SP_ROW(sp_config, "workers", SP_KEY_CUSTOM, workers), FLAT, .read = workers_read, .write = workers_write },
     { SP_ROW(sp_config, "data_dir", SP_KEY_TEXT, data_dir), FLAT, .size = sizeof(((sp_config *)0)->data_dir) },
@@ -484,18 +528,22 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "drain_delay", SP_KEY_CUSTOM, drain_delay_s), FLAT, .read = drain_read, .write = drain_write },
     { SP_ROW(sp_config, "log_level", SP_KEY_CUSTOM, log_level), FLAT, .read = level_read, .write = level_write },
     { SP_ROW(sp_config, "spin_us", SP_KEY_INT, spin_us), FLAT, .least = 0, .most = 1000000 },
-    { SP_ROW(sp_config, "link_timeout_ms", SP_KEY_INT, link_timeout_ms), FLAT, .least = 0, .most = SP_LIMIT_DEADLINE_MAX_MS },
+    { SP_ROW(sp_config, "link_timeout_ms", SP_KEY_INT, link_timeout_ms), FLAT, .least = 0,
+      .most = SP_LIMIT_DEADLINE_MAX_MS },
     { SP_ROW(sp_config, "use_gpu", SP_KEY_BOOL, use_gpu), FLAT },
     { SP_ROW(sp_config, "preset", SP_KEY_CUSTOM, preset), FLAT, .read = preset_read, .write = preset_write },
-    { SP_ROW(sp_config, "trusted_peers", SP_KEY_CUSTOM, trusted_peers), FLAT, .read = peers_read, .write = peers_write },
+    { SP_ROW(sp_config, "trusted_peers", SP_KEY_CUSTOM, trusted_peers), FLAT, .read = peers_read,
+      .write = peers_write },
     { SP_ROW(sp_config, "hosts", SP_KEY_CUSTOM, hosts), FLAT, .read = hosts_read, .write = hosts_write },
     { .name = "fetch", .kind = SP_KEY_MAP, .size = sizeof(sp_config), .schema = &fetch_schema },
-    { SP_ROW(sp_config, "chains", SP_KEY_NAMED, chains), .size = sizeof(sp_chain_config), .most = SP_LIMIT_CHAINS, .heap = true,
-      .count_offset = offsetof(sp_config, chain_count), .name_bytes = sizeof(((sp_chain_config *)0)->task), .schema = &sp_chain_schema },
-    { SP_ROW(sp_config, "remotes", SP_KEY_NAMED, remotes), .size = sizeof(sp_remote_config), .most = SP_LIMIT_REMOTES, .heap = true,
-      .count_offset = offsetof(sp_config, remote_count), .name_bytes = sizeof(((sp_remote_config *)0)->name), .schema = &sp_remote_schema },
-    { SP_ROW(sp_config, "tokens", SP_KEY_LIST, tokens), .size = sizeof(sp_token_config), .most = SP_LIMIT_TOKENS, .heap = true,
-      .count_offset = offsetof(sp_config, token_count), .schema = &sp_token_schema },
+    { SP_ROW(sp_config, "chains", SP_KEY_NAMED, chains), .size = sizeof(sp_chain_config), .most = SP_LIMIT_CHAINS,
+      .heap = true, .count_offset = offsetof(sp_config, chain_count),
+      .name_bytes = sizeof(((sp_chain_config *)0)->task), .schema = &sp_chain_schema },
+    { SP_ROW(sp_config, "remotes", SP_KEY_NAMED, remotes), .size = sizeof(sp_remote_config), .most = SP_LIMIT_REMOTES,
+      .heap = true, .count_offset = offsetof(sp_config, remote_count),
+      .name_bytes = sizeof(((sp_remote_config *)0)->name), .schema = &sp_remote_schema },
+    { SP_ROW(sp_config, "tokens", SP_KEY_LIST, tokens), .size = sizeof(sp_token_config), .most = SP_LIMIT_TOKENS,
+      .heap = true, .count_offset = offsetof(sp_config, token_count), .schema = &sp_token_schema },
     { SP_ROW(sp_config, "rates", SP_KEY_CUSTOM, rates), .read = rates_read, .write = rates_write },
     SP_ROW_MAP(sp_config, "jobs", jobs, &jobs_schema),
     SP_ROW_MAP(sp_config, "cache", cache, &cache_schema),
@@ -526,5 +574,8 @@ static void config_init(void *object)
 }
 
 const sp_schema sp_config_schema = {
-    .what = "the configuration", .keys = keys, .key_count = SP_ARRAY_LEN(keys), .init = config_init,
+    .what = "the configuration",
+    .keys = keys,
+    .key_count = SP_ARRAY_LEN(keys),
+    .init = config_init,
 };

@@ -15,11 +15,10 @@ extern const sp_schema sp_rates_schema;  /* keys.c: of sp_config, the content of
 
 /* Rows of the tables. `type` is the struct that the schema is of. */
 #define SP_ROW(type, word, key_kind, member) .name = (word), .kind = (key_kind), .offset = offsetof(type, member)
-#define SP_ROW_TEXT(type, word, member) \
-    { SP_ROW(type, word, SP_KEY_TEXT, member), .size = sizeof(((type *)0)->member) }
-#define SP_ROW_NUMBER(type, word, key_kind, member, low, high) \
+#define SP_ROW_TEXT(type, word, member) { SP_ROW(type, word, SP_KEY_TEXT, member), .size = sizeof(((type *)0)->member) }
+#define SP_ROW_NUMBER(type, word, key_kind, member, low, high)                                                         \
     { SP_ROW(type, word, key_kind, member), .least = (low), .most = (high) }
-#define SP_ROW_MAP(type, word, member, of) \
+#define SP_ROW_MAP(type, word, member, of)                                                                             \
     { SP_ROW(type, word, SP_KEY_MAP, member), .size = sizeof(((type *)0)->member), .schema = (of) }
 
 #define SP_NS_OF_S(seconds) ((int64_t)(seconds) * 1000000000)

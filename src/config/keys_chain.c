@@ -25,7 +25,10 @@ static void budget_init(void *object)
     *(sp_retry_budget_settings *)object = sp_retry_budget_settings_default();
 }
 static const sp_schema budget_schema = {
-    .what = "a retry budget", .keys = budget_keys, .key_count = SP_ARRAY_LEN(budget_keys), .init = budget_init,
+    .what = "a retry budget",
+    .keys = budget_keys,
+    .key_count = SP_ARRAY_LEN(budget_keys),
+    .init = budget_init,
 };
 
 static const sp_key breaker_keys[] = {
@@ -49,7 +52,11 @@ static void breaker_check(sp_reader *reader, const sp_yaml_node *node, void *obj
         sp_reader_complain(reader, node, "open_max is less than open; it is what open grows to");
 }
 static const sp_schema breaker_schema = {
-    .what = "a breaker", .keys = breaker_keys, .key_count = SP_ARRAY_LEN(breaker_keys), .init = breaker_init, .check = breaker_check,
+    .what = "a breaker",
+    .keys = breaker_keys,
+    .key_count = SP_ARRAY_LEN(breaker_keys),
+    .init = breaker_init,
+    .check = breaker_check,
 };
 
 /* --- concurrency: 8, or {least: 2, most: 32} ----------------------------------------------------------------------- */
@@ -70,7 +77,11 @@ static void limiter_check(sp_reader *reader, const sp_yaml_node *node, void *obj
         sp_reader_complain(reader, node, "least is more than most");
 }
 static const sp_schema limiter_schema = {
-    .what = "a concurrency", .keys = limiter_keys, .key_count = SP_ARRAY_LEN(limiter_keys), .init = limiter_init, .check = limiter_check,
+    .what = "a concurrency",
+    .keys = limiter_keys,
+    .key_count = SP_ARRAY_LEN(limiter_keys),
+    .init = limiter_init,
+    .check = limiter_check,
 };
 
 static void concurrency_read(sp_reader *reader, const sp_yaml_node *node, void *object)
@@ -83,7 +94,8 @@ static void concurrency_read(sp_reader *reader, const sp_yaml_node *node, void *
         return;
     }
     if (!sp_value_int(node->text, &fixed) || fixed < 1 || fixed > 10000)
-        sp_reader_complain(reader, node, "must be a number from 1 to 10000, or {least: N, most: N}, not '%.60s'", node->text);
+        sp_reader_complain(reader, node, "must be a number from 1 to 10000, or {least: N, most: N}, not '%.60s'",
+                           node->text);
     else
         limiter->least = limiter->most = (int)fixed;
 }
@@ -178,13 +190,15 @@ static void when_write(sp_writer *writer, const sp_key *key, const void *object)
 /* --- link, chain ------------------------------------------------------------------------------------------------- */
 
 static const sp_key link_keys[] = {
-    { SP_ROW(sp_link_config, "name", SP_KEY_TEXT, name), .size = sizeof(((sp_link_config *)0)->name), .required = true },
+    { SP_ROW(sp_link_config, "name", SP_KEY_TEXT, name), .size = sizeof(((sp_link_config *)0)->name),
+      .required = true },
     { SP_ROW(sp_link_config, "when", SP_KEY_CUSTOM, conditions), .read = when_read, .write = when_write },
     SP_ROW_NUMBER(sp_link_config, "timeout", SP_KEY_NS, timeout_ns, 0, SP_NS_OF_S(600)),
     SP_ROW_NUMBER(sp_link_config, "retries", SP_KEY_INT, retry.retries, 0, 10),
     SP_ROW_NUMBER(sp_link_config, "backoff", SP_KEY_NS, retry.base_ns, 0, SP_NS_OF_S(60)),
     SP_ROW_NUMBER(sp_link_config, "backoff_max", SP_KEY_NS, retry.most_ns, 0, SP_NS_OF_S(600)),
-    { SP_ROW(sp_link_config, "concurrency", SP_KEY_CUSTOM, concurrency), .read = concurrency_read, .write = concurrency_write },
+    { SP_ROW(sp_link_config, "concurrency", SP_KEY_CUSTOM, concurrency), .read = concurrency_read,
+      .write = concurrency_write },
     SP_ROW_MAP(sp_link_config, "breaker", breaker, &breaker_schema),
     SP_ROW_MAP(sp_link_config, "price", price, &sp_price_schema),
     SP_ROW_NUMBER(sp_link_config, "max_cost_per_day", SP_KEY_MONEY, microdollars_per_day, 0, INT64_MAX),
@@ -211,13 +225,18 @@ static void link_check(sp_reader *reader, const sp_yaml_node *node, void *object
 }
 
 static const sp_schema link_schema = {
-    .what = "a link", .keys = link_keys, .key_count = SP_ARRAY_LEN(link_keys), .shorthand = "name",
-    .init = link_init, .check = link_check,
+    .what = "a link",
+    .keys = link_keys,
+    .key_count = SP_ARRAY_LEN(link_keys),
+    .shorthand = "name",
+    .init = link_init,
+    .check = link_check,
 };
 
 static const sp_key chain_keys[] = {
-    { SP_ROW(sp_chain_config, "links", SP_KEY_LIST, links), .size = sizeof(sp_link_config), .most = SP_LIMIT_CHAIN_LINKS,
-      .required = true, .count_offset = offsetof(sp_chain_config, link_count), .schema = &link_schema },
+    { SP_ROW(sp_chain_config, "links", SP_KEY_LIST, links), .size = sizeof(sp_link_config),
+      .most = SP_LIMIT_CHAIN_LINKS, .required = true, .count_offset = offsetof(sp_chain_config, link_count),
+      .schema = &link_schema },
     SP_ROW_TEXT(sp_chain_config, "reference", reference),
     SP_ROW_MAP(sp_chain_config, "retry_budget", budget, &budget_schema),
 };
@@ -253,5 +272,9 @@ static void chain_check(sp_reader *reader, const sp_yaml_node *node, void *objec
 }
 
 const sp_schema sp_chain_schema = {
-    .what = "a chain", .keys = chain_keys, .key_count = SP_ARRAY_LEN(chain_keys), .init = chain_init, .check = chain_check,
+    .what = "a chain",
+    .keys = chain_keys,
+    .key_count = SP_ARRAY_LEN(chain_keys),
+    .init = chain_init,
+    .check = chain_check,
 };

@@ -35,7 +35,10 @@ static const sp_key secret_keys[] = {
     SP_ROW_TEXT(sp_secret, "file", file),
 };
 const sp_schema sp_secret_schema = {
-    .what = "a secret", .keys = secret_keys, .key_count = SP_ARRAY_LEN(secret_keys), .check = secret_check,
+    .what = "a secret",
+    .keys = secret_keys,
+    .key_count = SP_ARRAY_LEN(secret_keys),
+    .check = secret_check,
 };
 
 /* --- remotes ----------------------------------------------------------------------------------------------------- */
@@ -55,7 +58,10 @@ static const sp_key remote_key_keys[] = {
     SP_ROW_NUMBER(sp_remote_key, "max_cost_per_day", SP_KEY_MONEY, quota.microdollars_per_day, 0, INT64_MAX),
 };
 static const sp_schema remote_key_schema = {
-    .what = "a key", .keys = remote_key_keys, .key_count = SP_ARRAY_LEN(remote_key_keys), .check = remote_key_check,
+    .what = "a key",
+    .keys = remote_key_keys,
+    .key_count = SP_ARRAY_LEN(remote_key_keys),
+    .check = remote_key_check,
 };
 
 static const char *const remote_kinds[] = { "spillway", "kserve", NULL };
@@ -63,7 +69,8 @@ _Static_assert(SP_REMOTE_SPILLWAY == 0 && SP_REMOTE_KSERVE == 1, "the order of r
 
 static const sp_key remote_keys[] = {
     { SP_ROW(sp_remote_config, "kind", SP_KEY_WORD, kind), .words = remote_kinds, .required = true },
-    { SP_ROW(sp_remote_config, "url", SP_KEY_TEXT, url), .size = sizeof(((sp_remote_config *)0)->url), .required = true },
+    { SP_ROW(sp_remote_config, "url", SP_KEY_TEXT, url), .size = sizeof(((sp_remote_config *)0)->url),
+      .required = true },
     SP_ROW_TEXT(sp_remote_config, "model", model),
     SP_ROW_TEXT(sp_remote_config, "input", input),
     SP_ROW_TEXT(sp_remote_config, "output", output),
@@ -120,5 +127,9 @@ static void remote_check(sp_reader *reader, const sp_yaml_node *node, void *obje
 }
 
 const sp_schema sp_remote_schema = {
-    .what = "a remote", .keys = remote_keys, .key_count = SP_ARRAY_LEN(remote_keys), .init = remote_init, .check = remote_check,
+    .what = "a remote",
+    .keys = remote_keys,
+    .key_count = SP_ARRAY_LEN(remote_keys),
+    .init = remote_init,
+    .check = remote_check,
 };

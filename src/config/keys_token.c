@@ -13,7 +13,10 @@ static const struct {
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static void sha256_read(sp_reader *reader, const sp_yaml_node *node, void *object)
@@ -27,7 +30,8 @@ static void sha256_read(sp_reader *reader, const sp_yaml_node *node, void *objec
         token->sha256[i] = (uint8_t)(high * 16 + low);
     }
     if (!good) /* the text is not told: somebody may have put the token itself here */
-        sp_reader_complain(reader, node, "must be the 64 hex digits of the token's SHA-256 (spillway token new prints them)");
+        sp_reader_complain(reader, node,
+                           "must be the 64 hex digits of the token's SHA-256 (spillway token new prints them)");
 }
 
 static void sha256_write(sp_writer *writer, const sp_key *key, const void *object)
@@ -88,8 +92,10 @@ static void scopes_write(sp_writer *writer, const sp_key *key, const void *objec
 }
 
 static const sp_key token_keys[] = {
-    { SP_ROW(sp_token_config, "name", SP_KEY_TEXT, name), .size = sizeof(((sp_token_config *)0)->name), .required = true },
-    { SP_ROW(sp_token_config, "sha256", SP_KEY_CUSTOM, sha256), .read = sha256_read, .write = sha256_write, .required = true },
+    { SP_ROW(sp_token_config, "name", SP_KEY_TEXT, name), .size = sizeof(((sp_token_config *)0)->name),
+      .required = true },
+    { SP_ROW(sp_token_config, "sha256", SP_KEY_CUSTOM, sha256), .read = sha256_read, .write = sha256_write,
+      .required = true },
     { SP_ROW(sp_token_config, "scopes", SP_KEY_CUSTOM, scopes), .read = scopes_read, .write = scopes_write },
     SP_ROW_TEXT(sp_token_config, "tier", tier),
     SP_ROW_TEXT(sp_token_config, "tenant", tenant),
@@ -116,5 +122,9 @@ static void token_check(sp_reader *reader, const sp_yaml_node *node, void *objec
 }
 
 const sp_schema sp_token_schema = {
-    .what = "a token", .keys = token_keys, .key_count = SP_ARRAY_LEN(token_keys), .init = token_init, .check = token_check,
+    .what = "a token",
+    .keys = token_keys,
+    .key_count = SP_ARRAY_LEN(token_keys),
+    .init = token_init,
+    .check = token_check,
 };

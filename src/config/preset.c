@@ -142,8 +142,8 @@ static void order(const sp_config *config, const preset *p, candidate *candidate
     }
 }
 
-static sp_status make_chain(const sp_config *config, const preset *p, const char *task, candidate *candidates, int count,
-                            sp_chain_config *ret_chain, sp_error *reterr)
+static sp_status make_chain(const sp_config *config, const preset *p, const char *task, candidate *candidates,
+                            int count, sp_chain_config *ret_chain, sp_error *reterr)
 {
     *ret_chain = (sp_chain_config){ .budget = sp_retry_budget_settings_default() };
     (void)snprintf(ret_chain->task, sizeof(ret_chain->task), "%s", task);
@@ -244,7 +244,8 @@ void sp_gpu_remove(sp_config *config, const sp_yaml_node *root, sp_complainer *c
         const sp_yaml_node *node = sp_yaml_get(sp_yaml_get(root, "chains"), chain->task);
         if (!left && chain->link_count)
             sp_complain(complainer, node ? node->key_line : 0, "chains",
-                        "without GPUs (use_gpu, USE_GPU_PIPELINE) no link of %s is left; add a CPU worker", chain->task);
+                        "without GPUs (use_gpu, USE_GPU_PIPELINE) no link of %s is left; add a CPU worker",
+                        chain->task);
         chain->link_count = left;
     }
 }

@@ -10,8 +10,8 @@
 typedef enum sp_link_role {
     SP_LINK_HELPER, /* codec, net: serve the others, answer nothing themselves */
     SP_LINK_CPU,
-    SP_LINK_NOOP,   /* answers no-ops only */
-    SP_LINK_GPU     /* any other device */
+    SP_LINK_NOOP, /* answers no-ops only */
+    SP_LINK_GPU   /* any other device */
 } sp_link_role;
 sp_link_role sp_link_role_of(const char *worker);
 

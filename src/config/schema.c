@@ -116,8 +116,8 @@ static void read_double(sp_reader *reader, const sp_key *key, const sp_yaml_node
     if (!sp_value_double(node->text, &value))
         sp_reader_complain(reader, node, "must be a number, not '%.60s'", node->text);
     else if (value < (double)key->least || value > (double)key->most)
-        sp_reader_complain(reader, node, "must be from %lld to %lld, not %.60s", (long long)key->least, (long long)key->most,
-                           node->text);
+        sp_reader_complain(reader, node, "must be from %lld to %lld, not %.60s", (long long)key->least,
+                           (long long)key->most, node->text);
     else
         *field = value;
 }
@@ -128,7 +128,8 @@ static void read_duration(sp_reader *reader, const sp_key *key, const sp_yaml_no
     char least[SP_VALUE_TEXT_BYTES], most[SP_VALUE_TEXT_BYTES];
 
     if (!sp_value_duration(node->text, 0, &ns)) {
-        sp_reader_complain(reader, node, "must be a duration with its unit (500ms, 2s, 10m, 1h, 7d), not '%.60s'", node->text);
+        sp_reader_complain(reader, node, "must be a duration with its unit (500ms, 2s, 10m, 1h, 7d), not '%.60s'",
+                           node->text);
         return;
     }
     if (ns / scale < key->least || ns / scale > key->most || ns % scale) {
@@ -205,7 +206,8 @@ static void read_scalar(sp_reader *reader, const sp_key *key, const sp_yaml_node
         break;
     case SP_KEY_MONEY:
         if (!sp_value_money(node->text, field))
-            sp_reader_complain(reader, node, "must be dollars with at most six decimals (0.20), not '%.60s'", node->text);
+            sp_reader_complain(reader, node, "must be dollars with at most six decimals (0.20), not '%.60s'",
+                               node->text);
         break;
     case SP_KEY_DATE:
         if (!sp_value_date(node->text, field))
@@ -251,8 +253,8 @@ static void read_members(sp_reader *reader, const sp_key *key, const sp_yaml_nod
         return;
     }
     if (node->kind != (named ? SP_YAML_MAP : SP_YAML_LIST)) {
-        sp_reader_complain(reader, node, "must be %s, not %s", named ? "a map of names" : "a list (one entry a line, each after -)",
-                           kind_name(node));
+        sp_reader_complain(reader, node, "must be %s, not %s",
+                           named ? "a map of names" : "a list (one entry a line, each after -)", kind_name(node));
         return;
     }
     *count = 0;
@@ -265,12 +267,14 @@ static void read_members(sp_reader *reader, const sp_key *key, const sp_yaml_nod
         size_t mark = named ? sp_reader_enter(reader, member->key) : sp_reader_enter_index(reader, index);
         memset(item, 0, key->size);
         if (named && (strlen(member->key) >= key->name_bytes || !*member->key))
-            sp_complain(reader->complainer, member->key_line, reader->path, "a name must have 1 to %zu bytes", key->name_bytes - 1);
+            sp_complain(reader->complainer, member->key_line, reader->path, "a name must have 1 to %zu bytes",
+                        key->name_bytes - 1);
         else if (named)
             memcpy(item, member->key, strlen(member->key) + 1);
         for (const sp_yaml_node *other = node->first; named && other != member; other = other->next) {
             if (!strcmp(other->key, member->key))
-                sp_complain(reader->complainer, member->key_line, reader->path, "written twice, first in line %d", other->key_line);
+                sp_complain(reader->complainer, member->key_line, reader->path, "written twice, first in line %d",
+                            other->key_line);
         }
         sp_schema_read(reader, key->schema, member, item);
         sp_reader_leave(reader, mark);
@@ -315,7 +319,8 @@ static void complain_unknown(sp_reader *reader, const sp_schema *schema, const s
     else if (strlen(all) < sizeof(all) - 1)
         sp_complain(reader->complainer, node->key_line, reader->path, "unknown key; here may stand: %s", all);
     else
-        sp_complain(reader->complainer, node->key_line, reader->path, "unknown key; deploy/spillway.yaml has all that there are");
+        sp_complain(reader->complainer, node->key_line, reader->path,
+                    "unknown key; deploy/spillway.yaml has all that there are");
 }
 
 static void read_map(sp_reader *reader, const sp_schema *schema, const sp_yaml_node *node, void *object)

@@ -21,20 +21,20 @@ typedef struct sp_writer {
 } sp_writer;
 
 typedef enum sp_key_kind {
-    SP_KEY_TEXT,     /* char[size] */
-    SP_KEY_INT,      /* int */
-    SP_KEY_LONG,     /* int64_t */
-    SP_KEY_BOOL,     /* bool */
-    SP_KEY_DOUBLE,   /* double */
-    SP_KEY_NS,       /* int64_t, a duration */
-    SP_KEY_SECONDS,  /* int64_t, a duration in whole seconds */
-    SP_KEY_BYTES,    /* uint64_t */
-    SP_KEY_MONEY,    /* int64_t, microdollars */
-    SP_KEY_DATE,     /* int64_t, unix seconds */
-    SP_KEY_WORD,     /* int (an enum), index in `words` */
-    SP_KEY_MAP,      /* a struct of `schema` at offset */
-    SP_KEY_LIST,     /* structs of `schema`, int count at count_offset */
-    SP_KEY_NAMED,    /* the same as a map; a member's key goes into the struct's first field, char[name_bytes] */
+    SP_KEY_TEXT,    /* char[size] */
+    SP_KEY_INT,     /* int */
+    SP_KEY_LONG,    /* int64_t */
+    SP_KEY_BOOL,    /* bool */
+    SP_KEY_DOUBLE,  /* double */
+    SP_KEY_NS,      /* int64_t, a duration */
+    SP_KEY_SECONDS, /* int64_t, a duration in whole seconds */
+    SP_KEY_BYTES,   /* uint64_t */
+    SP_KEY_MONEY,   /* int64_t, microdollars */
+    SP_KEY_DATE,    /* int64_t, unix seconds */
+    SP_KEY_WORD,    /* int (an enum), index in `words` */
+    SP_KEY_MAP,     /* a struct of `schema` at offset */
+    SP_KEY_LIST,    /* structs of `schema`, int count at count_offset */
+    SP_KEY_NAMED,   /* the same as a map; a member's key goes into the struct's first field, char[name_bytes] */
     SP_KEY_CUSTOM
 } sp_key_kind;
 
@@ -45,8 +45,8 @@ typedef struct sp_key {
     size_t offset, size; /* in the struct; of a text, or of one item */
     int64_t least, most; /* of numbers, in the units of the field; most items */
     bool required;
-    bool heap; /* LIST, NAMED: the field is a pointer, allocated for as many as there are; else an array */
-    bool secret; /* a URL that may hold a password */
+    bool heap;    /* LIST, NAMED: the field is a pointer, allocated for as many as there are; else an array */
+    bool secret;  /* a URL that may hold a password */
     bool outside; /* the environment and the command line may set it */
     size_t count_offset, name_bytes;
     const char *const *words; /* ends with NULL */
@@ -60,7 +60,7 @@ typedef struct sp_schema {
     const char *what; /* "a link" */
     const sp_key *keys;
     int key_count;
-    const char *shorthand; /* the key that a plain scalar in place of the map stands for; NULL = none */
+    const char *shorthand;      /* the key that a plain scalar in place of the map stands for; NULL = none */
     void (*init)(void *object); /* sets what holds without being written, in zeroed memory; NULL = nothing */
     void (*check)(sp_reader *reader, const sp_yaml_node *node, void *object); /* of the keys together; may be NULL */
 } sp_schema;
@@ -79,7 +79,7 @@ const sp_yaml_node *sp_yaml_get(const sp_yaml_node *map, const char *name); /* N
 void sp_reader_text(sp_reader *reader, const sp_yaml_node *node, char *ret_text, size_t size);
 
 void sp_schema_write(sp_writer *writer, const sp_schema *schema, const void *object);
-void sp_writer_key(sp_writer *writer, const char *name); /* indentation and "name:" */
+void sp_writer_key(sp_writer *writer, const char *name);    /* indentation and "name:" */
 void sp_writer_scalar(sp_writer *writer, const char *text); /* " text\n", quoted where it must be */
 void sp_writer_item(sp_writer *writer, const char *text);   /* "- text\n" */
 

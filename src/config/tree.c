@@ -120,8 +120,8 @@ static sp_status take_event(builder *b, const yaml_event_t *event, sp_error *ret
     switch (event->type) {
     case YAML_DOCUMENT_START_EVENT:
         if (++b->documents > 1)
-            return complain_and_stop(b, line, "a second document begins here; a configuration is one document (remove the ---)",
-                                     reterr);
+            return complain_and_stop(
+                b, line, "a second document begins here; a configuration is one document (remove the ---)", reterr);
         return SP_OK;
     case YAML_ALIAS_EVENT:
         sp_complain(b->complainer, line, "", "aliases (*%s) are not read; write the value out",
@@ -131,7 +131,8 @@ static sp_status take_event(builder *b, const yaml_event_t *event, sp_error *ret
         return add_node(b, event, SP_YAML_SCALAR, reterr);
     case YAML_SCALAR_EVENT:
         if (event->data.scalar.tag)
-            sp_complain(b->complainer, line, "", "tags (%s) are not read; remove it", (const char *)event->data.scalar.tag);
+            sp_complain(b->complainer, line, "", "tags (%s) are not read; remove it",
+                        (const char *)event->data.scalar.tag);
         return add_node(b, event, SP_YAML_SCALAR, reterr);
     case YAML_SEQUENCE_START_EVENT:
         return add_node(b, event, SP_YAML_LIST, reterr);

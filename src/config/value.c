@@ -100,8 +100,9 @@ static const unit durations[] = {
     { "ms", 1000000ull },       { "us", 1000ull },         { "ns", 1ull },
 };
 static const unit sizes[] = {
-    { "TiB", 1ull << 40 }, { "GiB", 1ull << 30 }, { "MiB", 1ull << 20 }, { "KiB", 1ull << 10 }, { "TB", 1000000000000ull },
-    { "GB", 1000000000ull }, { "MB", 1000000ull }, { "KB", 1000ull },    { "kB", 1000ull },     { "B", 1ull },
+    { "TiB", 1ull << 40 },      { "GiB", 1ull << 30 },   { "MiB", 1ull << 20 }, { "KiB", 1ull << 10 },
+    { "TB", 1000000000000ull }, { "GB", 1000000000ull }, { "MB", 1000000ull },  { "KB", 1000ull },
+    { "kB", 1000ull },          { "B", 1ull },
 };
 
 static uint64_t unit_scale(const unit *units, size_t unit_count, const char *name, size_t length)
@@ -185,7 +186,8 @@ static void unit_text(const unit *units, size_t unit_count, uint64_t value, char
 
     while (i + 1 < unit_count && value % units[i].scale)
         i++;
-    (void)snprintf(ret_text, SP_VALUE_TEXT_BYTES, "%llu%s", (unsigned long long)(value / units[i].scale), units[i].name);
+    (void)snprintf(ret_text, SP_VALUE_TEXT_BYTES, "%llu%s", (unsigned long long)(value / units[i].scale),
+                   units[i].name);
 }
 
 void sp_value_duration_text(int64_t ns, char ret_text[SP_VALUE_TEXT_BYTES])

@@ -25,7 +25,8 @@ static bool plain(const char *text)
 
     if (*text == '-' && text[1] >= '0' && text[1] <= '9')
         text++; /* a number below zero */
-    if (!*text || !strchr(safe, *text) || *text == '*' || !strcmp(text, "null") || !strcmp(text, "Null") || !strcmp(text, "NULL"))
+    if (!*text || !strchr(safe, *text) || *text == '*' || !strcmp(text, "null") || !strcmp(text, "Null") ||
+        !strcmp(text, "NULL"))
         return false;
     for (const char *p = text; *p; p++) {
         bool url = *p == ':' && p[1] && p[1] != ' ';

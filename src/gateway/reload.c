@@ -32,8 +32,8 @@ static void *reload_run(void *context)
     const sp_gateway_config *config = reload->server->config;
     const uint64_t one = 1;
 
-    reload->status = sp_config_load_over(config->config_path, config->overrides, config->override_count, &reload->config,
-                                         &reload->complaints, &reload->error);
+    reload->status = sp_config_load_over(config->config_path, config->overrides, config->override_count,
+                                         &reload->config, &reload->complaints, &reload->error);
     while (write(reload->done.fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
     return NULL;
@@ -56,8 +56,8 @@ static void refuse(gw_reload *reload)
     log_complaints(&reload->complaints, SP_LOG_ERROR);
     if (!reload->complaints.count)
         sp_log_error("configuration", NULL, &reload->error);
-    sp_log(SP_LOG_ERROR, "configuration not taken over, the old one stays", SP_LOG_TEXT("file", reload->server->config->config_path),
-           SP_LOG_INT("errors", reload->complaints.count));
+    sp_log(SP_LOG_ERROR, "configuration not taken over, the old one stays",
+           SP_LOG_TEXT("file", reload->server->config->config_path), SP_LOG_INT("errors", reload->complaints.count));
     sp_event_emit("config.refused", "config", "", "{\"errors\":%d}", reload->complaints.count);
 }
 

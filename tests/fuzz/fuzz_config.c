@@ -20,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (!status && (complaints.count || sp_config_parse_effective(config->text, config->text_bytes, &again, &err)))
         abort();
-    if (!status && (again->text_bytes != config->text_bytes || memcmp(again->text, config->text, config->text_bytes) != 0))
+    if (!status &&
+        (again->text_bytes != config->text_bytes || memcmp(again->text, config->text, config->text_bytes) != 0))
         abort();
     sp_complaints_done(&complaints);
     sp_config_unref(config);

@@ -101,15 +101,17 @@ static long read_all_failing(const char *text, sp_status expected)
 
 TEST(a_good_file)
 {
-    CHECK(read_all_failing("workers: [codec0, cuda0, cpu0, net0]\npreset: by-tier\n"
-                           "chains:\n  classify:\n    links: [{name: cuda0, when: [force_cpu, queue_depth > 3]}, cpu0]\n"
-                           "remotes: {hq: {kind: spillway, url: 'http://x', keys: [{env: A}]}}\n"
-                           "tokens:\n  - {name: a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}\n"
-                           "rates: {cuda: {per_hour: 0.2}}\n",
-                           SP_OK) > 100);
+    CHECK(read_all_failing(
+              "workers: [codec0, cuda0, cpu0, net0]\npreset: by-tier\n"
+              "chains:\n  classify:\n    links: [{name: cuda0, when: [force_cpu, queue_depth > 3]}, cpu0]\n"
+              "remotes: {hq: {kind: spillway, url: 'http://x', keys: [{env: A}]}}\n"
+              "tokens:\n  - {name: a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}\n"
+              "rates: {cuda: {per_hour: 0.2}}\n",
+              SP_OK) > 100);
 }
 
 TEST(a_bad_file)
 {
-    CHECK(read_all_failing("http_prot: 1\nchains:\n  classify: {links: [{name: cuda0, timeout: 5}]}\nrates: /nowhere\n", SP_INVALID) > 50);
+    CHECK(read_all_failing("http_prot: 1\nchains:\n  classify: {links: [{name: cuda0, timeout: 5}]}\nrates: /nowhere\n",
+                           SP_INVALID) > 50);
 }

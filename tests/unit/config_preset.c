@@ -20,9 +20,10 @@ static const char *chain_text(const sp_config *config, const char *task)
     text[0] = '\0';
     for (int i = 0; chain && i < chain->link_count && used < sizeof(text); i++) {
         const sp_link_config *link = &chain->links[i];
-        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s%s%s%s%s", i ? " " : "", link->name, link->condition_count ? "[" : "",
-                                 link->condition_count ? link->conditions[0].text : "", link->condition_count ? "]" : "",
-                                 link->hedge == SP_HEDGE_P95 ? "~" : "");
+        used +=
+            (size_t)snprintf(text + used, sizeof(text) - used, "%s%s%s%s%s%s", i ? " " : "", link->name,
+                             link->condition_count ? "[" : "", link->condition_count ? link->conditions[0].text : "",
+                             link->condition_count ? "]" : "", link->hedge == SP_HEDGE_P95 ? "~" : "");
     }
     return chain ? text : "none";
 }
@@ -44,7 +45,8 @@ TEST(presets)
         const char *preset, *more, *classify, *noop;
     } rows[] = {
         { "gpu-for-all", "", "tensorrt0 cuda0 cpu0 hq", "tensorrt0 cuda0 cpu0 noop0" },
-        { "by-tier", "", "tensorrt0[tier in [premium, pro]] cuda0[tier in [premium, pro]] cpu0 hq[tier in [premium, pro]]",
+        { "by-tier", "",
+          "tensorrt0[tier in [premium, pro]] cuda0[tier in [premium, pro]] cpu0 hq[tier in [premium, pro]]",
           "tensorrt0[tier in [premium, pro]] cuda0[tier in [premium, pro]] cpu0 noop0" },
         { "by-load", "", "tensorrt0[queue_depth > 10] cuda0[queue_depth > 10] cpu0 hq",
           "tensorrt0[queue_depth > 10] cuda0[queue_depth > 10] cpu0 noop0" },
@@ -100,7 +102,7 @@ TEST(a_preset_of_workers_alone)
 TEST(without_gpus)
 {
     sp_config *config = parse(WORKERS REMOTES "use_gpu: no\npreset: gpu-for-all\nchains:\n"
-                              "  classify: {links: [cuda0, cpu0, hq], reference: cuda0}\n");
+                                              "  classify: {links: [cuda0, cpu0, hq], reference: cuda0}\n");
     CHECK_TEXT(config->workers, "codec0,cpu0,net0,noop0");
     CHECK_TEXT(chain_text(config, "classify"), "cpu0 hq");
     CHECK_TEXT(chain_text(config, "noop"), "cpu0 noop0");
@@ -113,7 +115,8 @@ TEST(without_gpus)
     config = NULL;
     sp_complaints_init(&complaints);
     CHECK(sp_config_parse("f", text, strlen(text), &config, &complaints, &err) == SP_INVALID);
-    CHECK_TEXT(err.message, "f:4: chains: without GPUs (use_gpu, USE_GPU_PIPELINE) no link of classify is left; add a CPU worker");
+    CHECK_TEXT(err.message,
+               "f:4: chains: without GPUs (use_gpu, USE_GPU_PIPELINE) no link of classify is left; add a CPU worker");
     sp_complaints_done(&complaints);
 }
 
@@ -123,7 +126,8 @@ TEST(outside_goes_before_the_file)
     sp_config *config = NULL;
     sp_error err = { 0 };
 
-    CHECK(!setenv("SPILLWAY_HTTP_PORT", "81", 1) && !setenv("SPILLWAY_SPIN_US", "5", 1) && !setenv("USE_GPU_PIPELINE", "0", 1));
+    CHECK(!setenv("SPILLWAY_HTTP_PORT", "81", 1) && !setenv("SPILLWAY_SPIN_US", "5", 1) &&
+          !setenv("USE_GPU_PIPELINE", "0", 1));
     CHECK(!setenv("SPILLWAY_WORKERS", "codec0,cuda0,cpu0", 1) && !setenv("SPILLWAY_BIND", "", 1));
     int count = sp_config_environment(overrides);
     CHECK_INT(count, 4);
@@ -153,12 +157,14 @@ TEST(outside_goes_before_the_file)
     CHECK(sp_config_parse_effective(effective, strlen(effective), &config, &err) == SP_OK);
     CHECK_INT(config->http_port, 7);
     sp_config_unref(config);
-    CHECK(!unsetenv("SPILLWAY_HTTP_PORT") && !unsetenv("SPILLWAY_SPIN_US") && !unsetenv("USE_GPU_PIPELINE") && !unsetenv("SPILLWAY_WORKERS"));
+    CHECK(!unsetenv("SPILLWAY_HTTP_PORT") && !unsetenv("SPILLWAY_SPIN_US") && !unsetenv("USE_GPU_PIPELINE") &&
+          !unsetenv("SPILLWAY_WORKERS"));
 }
 
 TEST(what_only_a_restart_can_follow)
 {
-    sp_config *a = parse("http_port: 1\nworkers: [codec0, cpu0]\n"), *b = parse("http_port: 2\nworkers: [codec0]\npreset: cpu-only\n");
+    sp_config *a = parse("http_port: 1\nworkers: [codec0, cpu0]\n"),
+              *b = parse("http_port: 2\nworkers: [codec0]\npreset: cpu-only\n");
     char keys[100], few[8];
 
     sp_config_restart_keys(a, b, keys, sizeof(keys));
