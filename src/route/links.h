@@ -82,7 +82,7 @@ typedef struct sp_link {
     sp_latency latency;
     sp_quota_use cost;        /* microdollars of the day */
     int64_t microdollars_each; /* smoothed: what the next call is expected to cost */
-    int64_t carried_ns;        /* device time that has not made a whole microdollar yet */
+    int64_t cost_carry;        /* what has not made a whole microdollar yet (policy/cost.h) */
     const sp_price *rate;      /* of its device, in the snapshot `rate_serial` */
     uint32_t rate_serial;
     int64_t run_begun_ns;     /* the last run that the breaker has heard of: one event a run */

@@ -6,7 +6,6 @@
 #include "base/clock.h"
 #include "base/event.h"
 
-#include <math.h>
 #include <stdio.h>
 
 /* A remote that says no more than "busy" while it has other keys: this one rests for so long. */
@@ -122,14 +121,7 @@ static int64_t charge(sp_house *house, const sp_request *request, const sp_chain
     const sp_price *price = price_of(house, request, entry);
     if (!price)
         return 0;
-    int64_t cost = sp_quota_price(house, request, entry, 0);
-    if (price->per_hour > 0) {
-        link->carried_ns += device_ns;
-        double whole = floor((double)link->carried_ns / 3.6e12 * (double)price->per_hour);
-        link->carried_ns -= (int64_t)(whole * 3.6e12 / (double)price->per_hour);
-        cost += (int64_t)whole;
-    }
-    return cost;
+    return sp_price_next(price, device_ns, (int64_t)(request->duration_s * 1e9), &link->cost_carry);
 }
 
 int64_t sp_quota_settle(sp_house *house, const sp_request *request, const sp_lease *lease, int64_t units, int64_t device_ns)
