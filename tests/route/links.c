@@ -6,6 +6,7 @@
 #include "test.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MS SP_NS_PER_MS
@@ -208,6 +209,64 @@ TEST(conditions_choose_the_link)
     stage_one(&s, &(sp_request_params){ .tier = "premium", .force_cpu = true }, "small");
     CHECK_TEXT(s.link, "noop0");
     stage_close(&s);
+}
+
+static const char *header_of(void *context, const char *name)
+{
+    return strcmp(name, "X-Quality") == 0 ? context : NULL;
+}
+
+TEST(a_header_chooses_the_link_and_is_read_inside_open_only)
+{
+    stage s;
+    stage_open(&s, "noop0,noop1",
+               "workers: noop0,noop1\n"
+               "chains:\n"
+               "  noop: {links: [{name: noop1, when: 'header X-Quality == high'}, noop0]}\n",
+               0);
+    char quality[8] = "high";
+    sp_request_params params = { .header = header_of, .facts_context = quality, .deadline_ns = 5 * SP_NS_PER_S };
+    int before = s.answered;
+    stage_ask(&s, &params, "x");
+    memset(quality, 0, sizeof(quality));
+    stage_wait(&s, before + 1, 5000);
+    CHECK_TEXT(s.link, "noop1");
+    stage_one(&s, &params, "x");
+    CHECK_TEXT(s.link, "noop0");
+    stage_close(&s);
+}
+
+static bool sees_variable(int pid, const char *name)
+{
+    char path[64], text[65536];
+    (void)snprintf(path, sizeof(path), "/proc/%d/environ", pid);
+    FILE *file = fopen(path, "r");
+    REQUIRE(file != NULL);
+    size_t size = fread(text, 1, sizeof(text), file);
+    (void)fclose(file);
+    bool found = false;
+    for (size_t i = 0; i < size; i += strnlen(text + i, size - i) + 1)
+        found |= strncmp(text + i, name, strlen(name)) == 0;
+    return found;
+}
+
+TEST(secrets_are_in_the_environment_of_net_workers_only)
+{
+    stage s;
+    (void)setenv("SPILLWAY_TEST_KEY", "a secret", 1);
+    stage_open(&s, "cpu0,net0",
+               "workers: cpu0,net0\n"
+               "remotes:\n"
+               "  far: {kind: spillway, url: 'http://127.0.0.1:1', keys: [{env: SPILLWAY_TEST_KEY}]}\n",
+               0);
+    for (int i = 0; i < 2; i++) {
+        sp_worker_info info = { 0 };
+        sp_house_worker_info(s.house, i, &info);
+        CHECK(sees_variable(info.pid, "SPILLWAY_SCRIPTS="));
+        CHECK_INT(sees_variable(info.pid, "SPILLWAY_TEST_KEY="), strcmp(info.kind, "net") == 0);
+    }
+    stage_close(&s);
+    (void)unsetenv("SPILLWAY_TEST_KEY");
 }
 
 TEST(a_link_for_load_is_used_when_many_wait_or_nobody_else_can)
