@@ -25,6 +25,7 @@ static const command commands[] = {
     { "bench", sp_command_bench, "put load on a server and measure it" },
     { "chaos", sp_command_chaos, "make faults in a live server and count what was lost" },
     { "cost", sp_command_cost, "compare the cost of rented devices with that of an API" },
+    { "results", sp_command_results, "write stored answers as JSON lines or CSV" },
     { "version", sp_command_version, "print versions" },
     { "worker", sp_command_worker, NULL }, /* spawned by serve, never by hand */
 };

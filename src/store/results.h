@@ -43,7 +43,7 @@ sp_status sp_results_open(sp_loop *loop, const sp_results_config *config, const 
                           sp_error *reterr);
 void sp_results_close(sp_results *results); /* what is queued is written or spooled */
 
-/* Fire and forget: durable or spooled. `document` is the answer's JSON. */
+/* Fire and forget: durable or spooled. `document` is the answer's JSON. The same id of the same tenant replaces. */
 void sp_results_put(sp_results *results, const sp_result *result, sp_view document);
 void sp_results_query(sp_results *results, const sp_result_filter *filter, sp_results_reply_fn *reply, void *context);
 void sp_results_get(sp_results *results, const char *tenant, const char *id, sp_results_reply_fn *reply, void *context);
@@ -52,6 +52,12 @@ void sp_results_erase(sp_results *results, const char *tenant, const char *id, s
 void sp_results_costs(sp_results *results, const char *tenant, int64_t from_unix_ms, int64_t to_unix_ms,
                       sp_results_reply_fn *reply, void *context);
 void sp_results_sweep(sp_results *results); /* retention */
+/* Page by page, on this thread, without opening the store for writing; beside a running server is fine. `filter->limit` is
+ * the size of a page. `take` gets each page's array; false ends it. SP_NOT_FOUND: nothing was ever stored there. What lies
+ * in the spool is not read. */
+typedef bool sp_results_take_fn(sp_view json, void *context);
+sp_status sp_results_read(const sp_results_config *config, const char *data_dir, const sp_result_filter *filter,
+                          sp_results_take_fn *take, void *context, sp_error *reterr);
 int64_t sp_results_spooled(const sp_results *results);
 
 #endif
