@@ -548,6 +548,30 @@ bool gw_flight_enter(gw_conn *conn, sp_view payload)
     return true;
 }
 
+/* --- erasing ------------------------------------------------------------------------------------------------------ */
+
+void gw_flight_key(const gw_conn *conn, char ret_hex[65])
+{
+    const member *m = conn->drop == member_drop ? conn->state : NULL;
+    ret_hex[0] = 0;
+    for (size_t i = 0; m && i < sizeof(m->key.sha256); i++)
+        (void)snprintf(ret_hex + 2 * i, 3, "%02x", m->key.sha256[i]);
+}
+
+void gw_flight_erase(gw_server *server, const char *hex)
+{
+    sp_cache_key key;
+    if (!server->flights || strlen(hex) != 2 * sizeof(key.sha256))
+        return;
+    for (size_t i = 0; i < sizeof(key.sha256); i++) {
+        unsigned byte = 0;
+        if (sscanf(hex + 2 * i, "%2x", &byte) != 1)
+            return;
+        key.sha256[i] = (uint8_t)byte;
+    }
+    sp_cache_remove(server->flights->cache, &key);
+}
+
 /* --- events that purge -------------------------------------------------------------------------------------------- */
 
 static void purge_all(gw_flights *flights)

@@ -24,4 +24,9 @@ void gw_flight_append(gw_conn *conn, const void *data, size_t size_bytes);
  * conn's any more; conn waits or has its answer. */
 bool gw_flight_enter(gw_conn *conn, sp_view payload);
 
+/* The key under which this connection's answer may be kept, in hex; "" = under none. While its answer is being written. */
+void gw_flight_key(const gw_conn *conn, char ret_hex[65]);
+/* Forgets that answer, here and in Redis. */
+void gw_flight_erase(gw_server *server, const char *hex);
+
 #endif

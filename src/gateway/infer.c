@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * POST /infer: the body goes into the house's slot as it arrives, a form's fields are found there in place, the answer
  * comes back through a callback. */
+#include "gateway/jobs.h"
 #include "gateway/flight.h"
 #include "gateway/multipart.h"
 #include "gateway/server.h"
@@ -221,6 +222,7 @@ void gw_infer_reply(gw_conn *conn, const sp_answer *answer, const char *cache)
         sp_buf json;
         sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
         gw_answer_write_cache(&json, conn->request_id, answer, cache);
+        gw_results_take(conn, answer, sp_buf_view(&json));
         gw_reply_json(conn, 200, &json, &who);
     }
     gw_reply_header(conn, "X-Spillway-Cache", cache);

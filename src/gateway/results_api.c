@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * /v1/results and /v1/costs: what was answered and what it cost. The store keeps the documents (store/results.h). */
+#include "gateway/flight.h"
 #include "gateway/jobs.h"
 
 #include <stdio.h>
@@ -178,6 +179,8 @@ static void erased(const sp_results_reply *reply, void *context)
     gw_call *call = context;
     gw_conn *conn = call->conn;
     bool is_job = conn && call->jobs->store && strlen(conn->params[0]) < SP_LIMIT_JOB_ID_BYTES;
+    if (!reply->status && *reply->cache_key)
+        gw_flight_erase(call->jobs->server, reply->cache_key);
     if (!reply->status && is_job) {
         sp_jobs_delete(call->jobs->store, gw_tenant(conn), conn->params[0], job_erased, call);
         return;
@@ -255,5 +258,6 @@ void gw_results_take(gw_conn *conn, const sp_answer *answer, sp_view json)
     (void)snprintf(result.stream, sizeof(result.stream), "%s", stream ? stream : "");
     (void)snprintf(result.client_id, sizeof(result.client_id), "%s", client ? client : "");
     sp_result_take_answer(&result, answer);
+    gw_flight_key(conn, result.cache_key);
     sp_results_put(server->jobs->results, &result, json);
 }

@@ -28,7 +28,10 @@ static bool http_is_permanent(int http_status)
 static void done(sp_request *request, const sp_answer *answer, void *context)
 {
     sp_send *send = context;
-    sp_send_result result = { .http_status = (int)answer->sent.http_status, .retry_after_s = answer->retry_after_s };
+    /* A refusal comes as an error that has the far side's number. */
+    bool refused = answer->status && strcmp(answer->error.origin, "http") == 0;
+    sp_send_result result = { .http_status = refused ? answer->error.origin_code : (int)answer->sent.http_status,
+                              .retry_after_s = answer->retry_after_s };
     result.reached = result.http_status != 0;
     result.delivered = !answer->status && (!result.http_status || (result.http_status >= 200 && result.http_status < 300));
     if (!result.delivered) {
@@ -47,6 +50,10 @@ sp_status sp_send_start(sp_send *send, sp_house *house, const sp_send_params *pa
 {
     int64_t now = sp_clock_now_ns();
     int retry_after_s = 0;
+    char headers[SP_LIMIT_SEND_HEADERS_BYTES];
+    int n = snprintf(headers, sizeof(headers), "Content-Type: %s\n%s", params->content_type, params->headers ? params->headers : "");
+    if (n < 0 || (size_t)n >= sizeof(headers))
+        return SP_FAIL(reterr, SP_TOO_LARGE, "the headers to send have more than %zu bytes", sizeof(headers) - 1);
     const sp_request_params request = {
         .task = SP_TASK_SEND,
         .request_id = params->request_id,
@@ -57,7 +64,7 @@ sp_status sp_send_start(sp_send *send, sp_house *house, const sp_send_params *pa
         .priority = -10, /* nobody waits for it */
         .url = params->url,
         .content_type = params->content_type,
-        .send_headers = params->headers,
+        .send_headers = headers,
         .send_put = params->put,
         .send_s3 = params->s3,
         .private_ok = params->private_ok,
