@@ -32,6 +32,9 @@ typedef struct gw_jobs {
     uint64_t body_bytes;  /* of submissions in hand */
     char why[256], results_why[256];
     sp_timer reopen;
+    struct gw_watch *watches; /* jobs_watch.c */
+    int watch_count;
+    sp_timer watch_timer;
 } gw_jobs;
 
 /* jobs_submit.c: one submission, from wherever its fields come. */
@@ -60,6 +63,10 @@ void gw_jobs_get(gw_conn *conn);
 void gw_jobs_list(gw_conn *conn);
 void gw_jobs_delete(gw_conn *conn);
 void gw_jobs_events(gw_conn *conn);
+
+/* jobs_watch.c: somebody follows this job; it may run in another server. */
+void gw_jobs_watch(gw_jobs *jobs, const sp_job *job);
+void gw_jobs_watch_end(gw_jobs *jobs); /* the store has been closed */
 
 /* results_api.c */
 void gw_results_list(gw_conn *conn);

@@ -556,6 +556,7 @@ static void follow(const sp_job_reply *reply, void *context)
         .ended = job.state >= SP_JOB_DONE,
     };
     gw_events_follow(conn, &what);
+    gw_jobs_watch(conn->server->jobs, &job);
     if (conn->error_status) /* too many streams, no memory */
         gw_reply_problem(conn, conn->error_status, &conn->error, conn->retry_after_s, NULL);
     gw_conn_answered(conn);

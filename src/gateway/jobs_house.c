@@ -132,6 +132,7 @@ void gw_jobs_close(gw_server *server)
     sp_runner_stop(jobs->runner);
     sp_results_close(jobs->results);
     sp_jobs_close(jobs->store);
+    gw_jobs_watch_end(jobs);
     sp_runner_free(jobs->runner);
     sp_store_thread_free(jobs->hasher);
     free(jobs);

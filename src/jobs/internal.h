@@ -75,6 +75,8 @@ struct sp_runner {
     sp_run *runs;
     int running, waiting; /* of runs: those that count against the concurrency, those in back-off */
     int claims_out;
+    char recent[256][SP_LIMIT_JOB_ID_BYTES]; /* of the last claims, a ring */
+    unsigned recent_next;
     bool draining, stopped, store_down;
     int64_t claim_after_ns; /* the house was full: not before */
     uint64_t random;

@@ -525,6 +525,7 @@ void sp_run_begin(sp_runner *runner, const sp_job_reply *claimed)
             (void)close(claimed->body_fd);
         return;
     }
+    memcpy(runner->recent[runner->recent_next++ % SP_ARRAY_LEN(runner->recent)], run->job.id, sizeof(run->job.id));
     sp_job_emit(&run->job, "job.running");
     if (runner->draining) {
         sp_run_give_up(run);

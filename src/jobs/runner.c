@@ -179,6 +179,15 @@ bool sp_runner_progress(const sp_runner *runner, const char *id, int *ret_percen
     return run != NULL;
 }
 
+bool sp_runner_had(const sp_runner *runner, const char *id)
+{
+    for (size_t i = 0; i < SP_ARRAY_LEN(runner->recent); i++) {
+        if (strcmp(runner->recent[i], id) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* --- sweep, drain, life ------------------------------------------------------------------------------------------ */
 
 static void swept(const sp_job_reply *reply, void *context)

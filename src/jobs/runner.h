@@ -36,6 +36,9 @@ bool sp_runner_cancel(sp_runner *runner, const char *id);
 /* How far a job that runs in this process is; false = it does not. */
 bool sp_runner_progress(const sp_runner *runner, const char *id, int *ret_percent);
 
+/* It runs here, or did not long ago: this process has told what became of it. */
+bool sp_runner_had(const sp_runner *runner, const char *id);
+
 /* SIGTERM: claims nothing more. Those that run get `grace_ns` to finish, then they are released. */
 void sp_runner_drain(sp_runner *runner, int64_t grace_ns);
 int sp_runner_busy(const sp_runner *runner); /* jobs and webhooks in hand */

@@ -138,7 +138,7 @@ class Server:
 
     def events(self, name, headers=None):
         """(kind, data) of a job's stream until it ends."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=14)  # less than a heartbeat
         try:
             connection.request("GET", f"/v1/jobs/{name}/events", headers=headers or {})
             answer = connection.getresponse()
