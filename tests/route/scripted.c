@@ -6,6 +6,7 @@
 #include "base/metrics.h"
 #include "test.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,11 +82,14 @@ void stage_open(stage *s, const char *workers, const char *yaml, int window)
 
 void stage_close(stage *s)
 {
-    char command[128];
     sp_house_free(s->house, 1000);
     sp_loop_free(s->loop);
-    (void)snprintf(command, sizeof(command), "rm -rf %s", s->folder);
-    (void)!system(command);
+    DIR *folder = opendir(s->folder);
+    for (const struct dirent *entry; folder && (entry = readdir(folder));)
+        (void)unlinkat(dirfd(folder), entry->d_name, 0); /* . and .. stay */
+    if (folder)
+        (void)closedir(folder);
+    (void)rmdir(s->folder);
 }
 
 static void count_link(stage *s, const char *link)
