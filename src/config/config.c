@@ -463,6 +463,18 @@ void sp_config_write(const sp_config *config, sp_buf *out)
     sp_schema_write(&writer, &sp_config_schema, config);
 }
 
+static bool same_retention(const sp_results_config *a, const sp_results_config *b)
+{
+    if (a->retention_count != b->retention_count)
+        return false;
+    for (int i = 0; i < a->retention_count; i++) {
+        if (strcmp(a->retention[i].task, b->retention[i].task) != 0 ||
+            a->retention[i].seconds != b->retention[i].seconds)
+            return false;
+    }
+    return true;
+}
+
 void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *ret_text, size_t size_bytes)
 {
     const struct {
@@ -483,8 +495,11 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "spin_us", from->spin_us != to->spin_us },
         { "link_timeout_ms", from->link_timeout_ms != to->link_timeout_ms },
         { "jobs.redis", strcmp(from->jobs.redis, to->jobs.redis) != 0 },
-        { "cache.redis", strcmp(from->cache.redis, to->cache.redis) != 0 },
+        { "cache", strcmp(from->cache.redis, to->cache.redis) != 0 || from->cache.ttl_s != to->cache.ttl_s ||
+                       from->cache.memory_bytes != to->cache.memory_bytes },
         { "results.mongodb", strcmp(from->results.mongodb, to->results.mongodb) != 0 },
+        { "results.database", strcmp(from->results.database, to->results.database) != 0 },
+        { "results.retention", !same_retention(&from->results, &to->results) },
     };
     size_t used = 0;
 

@@ -171,6 +171,14 @@ TEST(what_only_a_restart_can_follow)
     CHECK_TEXT(keys, "http_port, workers");
     sp_config_restart_keys(a, b, few, sizeof(few));
     CHECK_TEXT(few, "http_po");
+    sp_config *c = parse(
+        "http_port: 1\nworkers: [codec0, cpu0]\ncache: {ttl: 2h}\nresults: {retention: {classify: 1d}, all: yes}\n"
+        "jobs: {redis: 'redis://h', tries: 9}\n");
+    sp_config_restart_keys(a, c, keys, sizeof(keys));
+    CHECK_TEXT(keys, "jobs.redis, cache, results.retention");
+    sp_config_restart_keys(c, c, keys, sizeof(keys));
+    CHECK_TEXT(keys, "");
+    sp_config_unref(c);
     sp_config_restart_keys(a, a, keys, sizeof(keys));
     CHECK_TEXT(keys, "");
     CHECK(b->serial > a->serial);
