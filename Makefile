@@ -77,6 +77,6 @@ help:
 	@echo 'make check       only what takes seconds'
 	@echo 'make check-asan  the tests under AddressSanitizer and UBSan; check-tsan: under ThreadSanitizer'
 	@echo 'make fuzz        ten minutes for each fuzz target'
-	@echo 'make soak        the fault tests at full size, some ten minutes'
+	@echo 'make soak        the fault tests at full size, an hour or so'
 	@echo 'make bench       Spillway and its peers side by side (docs/benchmarks.md)'
 	@echo 'make clean       remove what was built; distclean: also what was fetched'

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """spillway chaos against the real server: every kind of local fault, and a remote that misbehaves in every way it can.
-Nothing is lost, nothing is wrong, everybody comes back. SPILLWAY_FULL=1: 200,000 requests of it."""
+Nothing is lost, nothing is wrong, everybody comes back. SPILLWAY_FULL=1: 200,000 requests of it, or as many as
+SPILLWAY_CHAOS_REQUESTS says."""
 import http.client
 import json
 import os
@@ -122,6 +123,7 @@ def descriptors(server):
 def test_everything_at_once(start, labels, tmp_path, double):
     """A simulated GPU, a remote and the CPU, each failing in its ways; memory and descriptors stay flat."""
     requests, noop = (200_000, 85) if house.FULL else (2_000, 60)
+    requests = int(os.environ.get("SPILLWAY_CHAOS_REQUESTS", requests))
     hog, hot = tmp_path / "hog", tmp_path / "hot"
     links = "\n      - sim0" + REMOTE + "      - cpu0\n"
     server = start(workers="codec0,sim0,cpu0,net0", args=configure(tmp_path, double, links),
@@ -144,7 +146,7 @@ def test_everything_at_once(start, labels, tmp_path, double):
     print(double.counts, f"memory {before_kib} -> {server.memory_kib()} KiB, descriptors {before_fds} -> {descriptors(server)}")
     assert_clean(code, said, brief, server)
     if house.FULL:
-        assert said["sent"] >= requests and said["sent"] - said["noop"] >= 20_000
+        assert said["sent"] >= requests and said["sent"] - said["noop"] >= requests // 10
         assert {link.split("/")[0] for link in said["links"]} == {"sim0", "back", "cpu0"}
         assert server.memory_kib() < before_kib * 1.2 + 40_000
     assert descriptors(server) <= before_fds + 8
