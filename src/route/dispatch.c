@@ -13,8 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A few may wait for one worker while others behind them could go. */
-#define WAITING_LOOKED_AT 8
+/* Requests may wait for one worker while others behind them could go elsewhere. How many are looked at in one turn; one that
+ * may go anywhere counts for eight, because those behind it would find no place either. */
+#define WAITING_LOOKED_AT 64
 
 /* Chains before DECODE: what is found to need pixels there is decoded in the same turn. */
 static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND, SP_OP_NOOP, SP_OP_CLASSIFY, SP_OP_DECODE };
@@ -329,6 +330,13 @@ static void reserve_for(sp_house *house, const sp_request *request)
         best->reserved = true;
 }
 
+static bool may_go_anywhere(const sp_request *request)
+{
+    uint32_t all = (1u << request->chain->count) - 1;
+    return is_pool(request->op) || (request->only == -1 && !request->local_only && !request->force_cpu && !request->barred &&
+                                    request->allowed == all && !request->wake_ns);
+}
+
 static void run_queue(sp_house *house, sp_op op)
 {
     sp_queue *suspects = &house->suspects[op], *queue = &house->queues[op];
@@ -342,7 +350,8 @@ static void run_queue(sp_house *house, sp_op op)
     int waits = 0;
     for (sp_request *request = queue->first, *next; request && waits < WAITING_LOOKED_AT; request = next) {
         next = request->next;
-        waits += try_one(house, queue, request) == WAITS;
+        if (try_one(house, queue, request) == WAITS)
+            waits += may_go_anywhere(request) ? 8 : 1;
     }
 }
 

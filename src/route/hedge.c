@@ -88,6 +88,8 @@ void sp_hedge_settle(sp_request *request)
         if (lease->entry < 0)
             continue;
         const sp_chain_entry *entry = &request->chain->entries[lease->entry];
+        if (!lease->hedge) /* it took at least so long: left out, its p95 would shrink with every hedge that wins */
+            sp_latency_add(&house->links[entry->link].latency, now_ns - lease->given_ns);
         sp_request_attempt_add(request, house->links[entry->link].name, SP_CANCELLED, lease->given_ns,
                                "another link was asked as well and answered first");
         request->answer.microdollars += sp_quota_price(house, request, entry, now_ns - lease->given_ns);

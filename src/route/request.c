@@ -84,14 +84,13 @@ static int retry_after_s(const sp_house *house)
 static sp_status check_model(const sp_house *house, const sp_chain *chain, const char *model, sp_error *reterr)
 {
     const sp_worker_card *first = NULL;
-    bool far = false, unknown = false;
+    bool far = false;
     for (int e = 0; e < chain->count; e++) {
         const sp_chain_entry *entry = &chain->entries[e];
         far |= entry->worker < 0;
         if (entry->worker < 0)
             continue;
         const sp_worker *w = &house->workers[entry->worker];
-        unknown |= !w->has_card;
         if (!w->has_card || !w->card.model[0])
             continue;
         first = first ? first : &w->card;

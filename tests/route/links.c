@@ -211,6 +211,30 @@ TEST(conditions_choose_the_link)
     stage_close(&s);
 }
 
+TEST(who_waits_for_one_link_does_not_hold_up_who_may_use_another)
+{
+    stage s;
+    stage_open(&s, "noop0,noop1",
+               "workers: noop0,noop1\n"
+               "chains:\n"
+               "  noop:\n"
+               "    links:\n"
+               "      - {name: noop1, when: 'tier in [premium]'}\n"
+               "      - {name: noop0, when: 'tier not in [premium]'}\n",
+               2);
+    stage_script(&s, "noop1", "delay=100");
+    for (int i = 0; i < 30; i++)
+        stage_ask(&s, &(sp_request_params){ .tier = "premium" }, "x");
+    stage_ask(&s, NULL, "free");
+    stage_wait(&s, 1, 2000);
+    CHECK_TEXT(s.payload, "free");
+    CHECK_TEXT(s.link, "noop0");
+    stage_script(&s, "noop1", "");
+    stage_wait(&s, 31, 5000);
+    CHECK_INT(s.ok, 31);
+    stage_close(&s);
+}
+
 static const char *header_of(void *context, const char *name)
 {
     return strcmp(name, "X-Quality") == 0 ? context : NULL;
