@@ -137,7 +137,7 @@ static void access_take(gw_access *access, const sp_token_config *token)
  * (RFC 6750, 2.3); no URL is logged here. */
 static bool token_read(const gw_conn *conn, bool *ret_given, sp_view *ret_text)
 {
-    const char *header = gw_header(conn, "Authorization");
+    const char *header = conn->headers.authorization;
     if (!header && strncmp(conn->route->path, "/v1/events", 10) == 0) {
         const char *text = gw_query(conn, "access_token");
         *ret_given = text && *text;
@@ -231,8 +231,7 @@ static bool name_known(const gw_conn *conn, sp_view name)
  * write, or open a WebSocket, when it comes from here. */
 static void site_check(gw_conn *conn, const char *method)
 {
-    const char *host = gw_header(conn, "Host"), *origin = gw_header(conn, "Origin"),
-               *site = gw_header(conn, "Sec-Fetch-Site");
+    const char *host = conn->headers.host, *origin = conn->headers.origin, *site = conn->headers.fetch_site;
     bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     sp_view name;
     if (host && (!gw_host_read(host, &name) || !name_known(conn, name))) {
@@ -240,7 +239,7 @@ static void site_check(gw_conn *conn, const char *method)
                "the Host header names neither this machine's loopback nor one of the configured hosts");
         return;
     }
-    if (reads && !gw_header(conn, "Sec-WebSocket-Key"))
+    if (reads && !conn->headers.socket_key)
         return;
     if (origin ? !gw_origin_read(origin, &name) || !name_known(conn, name) : site && strcmp(site, "cross-site") == 0)
         refuse(conn, 403, SP_DENIED, "cross_site", NULL, 0, "a page of another site may not use this server");
@@ -267,7 +266,7 @@ static void word_take(char *dst, size_t dst_bytes, const char *text)
  * only take something away from who sends them. */
 static void headers_take(gw_conn *conn, const gw_auth *auth)
 {
-    const char *hops = gw_header(conn, "X-Spillway-Hops");
+    const char *hops = conn->headers.hops;
     if (auth->peer_count && peer_trusted(conn, auth)) {
         word_take(conn->access.tier, sizeof(conn->access.tier), gw_header(conn, "X-Spillway-Tier"));
         word_take(conn->access.tenant, sizeof(conn->access.tenant), gw_header(conn, "X-Spillway-Tenant"));

@@ -502,7 +502,7 @@ void gw_flight_begin(gw_conn *conn, bool raw_body)
     if (!flights || o->cache == GW_CACHE_OFF || *o->link || (o->task != SP_TASK_CLASSIFY && o->cache != GW_CACHE_ON) ||
         (o->local_only && flights->shared)) /* its answer must not leave this machine either */
         return;
-    const char *control = gw_header(conn, "Cache-Control");
+    const char *control = conn->headers.cache_control;
     if (control_has(control, "no-store"))
         return;
     member *m = calloc(1, sizeof(*m));

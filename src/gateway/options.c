@@ -34,6 +34,14 @@ static void refuse(gw_headers *h, int status, const char *code, const char *text
     (void)SP_FAIL_CODE(&h->error, SP_INVALID, code, "%s", text);
 }
 
+/* Two answers to who asks, or whom: somebody before us may have looked at the other one. */
+static void once(gw_headers *h, const char **place, const char *value, const char *complaint)
+{
+    if (*place)
+        refuse(h, 400, "ambiguous_header", complaint);
+    *place = value;
+}
+
 static void request_id_take(gw_conn *conn, const char *value)
 {
     size_t n = strlen(value);
@@ -55,8 +63,14 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
         value = "";
     /* The length tells most names apart without a compare. */
     switch (strlen(key)) {
+    case 4:
+        if (strcasecmp(key, "Host") == 0)
+            once(h, &h->host, value, "the request has more than one Host");
+        break;
     case 6:
-        if (strcasecmp(key, "Expect") == 0) {
+        if (strcasecmp(key, "Origin") == 0) {
+            once(h, &h->origin, value, "the request has more than one Origin");
+        } else if (strcasecmp(key, "Expect") == 0) {
             h->expects_continue = strcasecmp(value, "100-continue") == 0;
             if (!h->expects_continue)
                 refuse(h, 417, "expectation_failed", "the only expectation this server knows is \"100-continue\"");
@@ -68,8 +82,16 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
         else if (strcasecmp(key, "X-Request-Id") == 0)
             request_id_take(conn, value);
         break;
+    case 13:
+        if (strcasecmp(key, "Authorization") == 0)
+            once(h, &h->authorization, value, "the request has more than one Authorization");
+        else if (strcasecmp(key, "Cache-Control") == 0)
+            h->cache_control = value;
+        break;
     case 14:
-        if (strcasecmp(key, "Content-Length") == 0) {
+        if (strcasecmp(key, "Sec-Fetch-Site") == 0) {
+            h->fetch_site = value;
+        } else if (strcasecmp(key, "Content-Length") == 0) {
             if (h->has_length)
                 refuse(h, 400, "ambiguous_length", "the request has more than one Content-Length");
             else if (!number_read(sp_view_of(value), INT64_MAX, &h->content_length))
@@ -77,12 +99,18 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
             h->has_length = true;
         }
         break;
+    case 15:
+        if (strcasecmp(key, "X-Spillway-Hops") == 0)
+            h->hops = value;
+        break;
     case 16:
         if (strcasecmp(key, "Content-Encoding") == 0 && strcasecmp(value, "identity") != 0)
             refuse(h, 415, "content_encoding", "compressed request bodies are not taken; send the file as it is");
         break;
     case 17:
-        if (strcasecmp(key, "Transfer-Encoding") == 0) {
+        if (strcasecmp(key, "Sec-WebSocket-Key") == 0) {
+            h->socket_key = value;
+        } else if (strcasecmp(key, "Transfer-Encoding") == 0) {
             if (h->chunked || strcasecmp(value, "chunked") != 0)
                 refuse(h, 400, "bad_transfer_encoding", "the only transfer encoding this server reads is \"chunked\"");
             h->chunked = true;
@@ -104,6 +132,7 @@ void gw_headers_read(gw_conn *conn, const char *version)
 {
     gw_headers *h = &conn->headers;
     h->content_type = h->timeout_text = h->local_text = NULL;
+    h->authorization = h->host = h->origin = h->fetch_site = h->hops = h->cache_control = h->socket_key = NULL;
     h->content_length = 0;
     h->has_length = h->chunked = h->expects_continue = h->has_request_id = false;
     h->status = 0;

@@ -123,6 +123,7 @@ typedef struct gw_headers {
     const char *content_type; /* NULL = none */
     const char *timeout_text; /* X-Spillway-Timeout-Ms */
     const char *local_text;   /* X-Spillway-Local-Only */
+    const char *authorization, *host, *origin, *fetch_site, *hops, *cache_control, *socket_key;
     uint64_t content_length;  /* when has_length */
     bool has_length, chunked;
     bool expects_continue;

@@ -224,7 +224,7 @@ static bool header_has(const gw_conn *conn, const char *name, const char *word)
 /* The handshake's demands (section 4.2.1). */
 static int handshake_check(const gw_conn *conn, char ret_accept[29], sp_error *reterr)
 {
-    const char *key = gw_header(conn, "Sec-WebSocket-Key"), *version = gw_header(conn, "Sec-WebSocket-Version");
+    const char *key = conn->headers.socket_key, *version = gw_header(conn, "Sec-WebSocket-Version");
     if (conn->headers.http10 || conn->head || !header_has(conn, "Upgrade", "websocket") ||
         !header_has(conn, "Connection", "Upgrade")) {
         (void)SP_FAIL_CODE(reterr, SP_INVALID, "upgrade_required",

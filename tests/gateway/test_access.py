@@ -150,6 +150,16 @@ def test_authorization_is_read_as_written(configured):
         assert ask(server, "POST", "/infer?task=noop", {"Authorization": text}, b"x").status == 401, text
 
 
+def test_headers_that_say_it_twice_are_refused(configured):
+    server = configured(TABLE)
+    for name, values in (("Authorization", ("Bearer secret-infer", "Bearer secret-admin")), ("Host", ("localhost", "evil")),
+                         ("Origin", ("http://localhost", "http://evil"))):
+        with server.raw() as raw:
+            raw.send(("GET /metrics HTTP/1.1\r\n" + "".join("%s: %s\r\n" % (name, v) for v in values) +
+                      ("" if name == "Host" else "Host: localhost\r\n") + "\r\n").encode())
+            assert raw.reply().status == 400, name
+
+
 def test_tier_tenant_and_local_only_come_from_the_token(configured):
     server = configured(tokens_yaml(token("gold", tier="premium", local_only="true"), token("plain", "[infer]")))
     lies = {"X-Spillway-Tier": "premium", "X-Spillway-Tenant": "other", "X-Spillway-Hops": "1"}
