@@ -101,6 +101,10 @@ void sp_dispatch_failed(sp_request *request, int entry, const sp_worker *worker,
     if (entry < 0) {
         request->pool_tries[worker->index] =
             (uint8_t)(is_for_good(status) ? SP_TRIES_PER_WORKER : request->pool_tries[worker->index] + 1);
+        if (request->op == SP_OP_SEND) {
+            sp_request_answer(request, status); /* whoever sends has his own schedule, and it may have arrived */
+            return;
+        }
         if (request->live_count)
             return; /* a hedge's preparation failed; the attempt it was to help goes on */
         sp_dispatch_requeue(request, true);

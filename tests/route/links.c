@@ -663,6 +663,7 @@ TEST(something_is_sent)
     stage_script(&s, "net0", "status=unavailable");
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_SEND, .url = "http://hook/1" }, "news");
     CHECK_INT(s.status, SP_UNAVAILABLE);
+    CHECK_INT(stage_log_count(&s, "net0 6"), 2); /* not sent twice: whoever sends decides when to do so again */
     stage_close(&s);
 }
 
