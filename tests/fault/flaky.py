@@ -19,6 +19,7 @@ class FlakyHouse:
         self.backend_port, self.share, self.silent_s = backend_port, share, silent_s
         self.rng, self.lock = random.Random(seed), threading.Lock()
         self.did = collections.Counter()
+        self.faults = FAULTS
         self.down = False  # every request is reset: the whole provider is away
         house = self
 
@@ -52,7 +53,7 @@ class FlakyHouse:
 
     def draw(self):
         with self.lock:
-            what = "reset" if self.down else self.rng.choice(FAULTS) if self.rng.random() < self.share else "passed on"
+            what = "reset" if self.down else self.rng.choice(self.faults) if self.rng.random() < self.share else "passed on"
             self.did[what] += 1
             return what
 

@@ -267,3 +267,53 @@ def soak(server, provider, redis, hooks, labels, pictures, seed):
     print(f"memory {memory_kib} -> {now_kib} KiB, descriptors {open_files} -> {now_files}")
     assert now_files <= open_files + 16, "descriptors are left open"
     assert now_kib <= memory_kib * 1.25 + 32 * 1024, "memory grew"
+
+
+def test_one_link_down(labels, tmp_path):
+    """How much slower the next link answers when the one before it is away, silent or dying: printed, never judged."""
+    requests = 2_000 if house.FULL else 120
+    with contextlib.ExitStack() as ends:
+        back = ends.enter_context(house.Server(tmp_path))
+        provider = flaky.FlakyHouse(back.port, share=0)
+        ends.callback(provider.stop)
+        config = tmp_path / "spillway.yaml"
+        config.write_text(f"""
+workers: [codec0, sim0, cpu0, net0]
+chains:
+  classify:
+    links:
+      - {{name: house-b, when: "header X-Way == remote", timeout: 1s}}
+      - {{name: sim0, when: "header X-Way == gpu"}}
+      - cpu0
+remotes:
+  house-b: {{kind: spillway, url: "http://127.0.0.1:{provider.port}"}}
+""")
+        server = house.Server(tmp_path, workers="codec0,sim0,cpu0,net0", args=["--config", config])
+        ends.callback(server.stop, 40)
+        server.wait_ready()
+
+        def measure(what, way, meanwhile=None):
+            client = house.load(server, labels, requests, concurrency=4, extra=["--header", f"X-Way: {way}"])
+            while meanwhile and client.poll() is None:
+                meanwhile()
+            r = house.result(client)
+            house.assert_all_right(r, requests)
+            print(f"{what}: p50 {r['latency_us']['p50'] / 1e3:.1f} ms, p99 {r['latency_us']['p99'] / 1e3:.1f} ms, "
+                  f"slowest {r['latency_us']['max'] / 1e3:.1f} ms")
+
+        def kill_sim():
+            pid = server.worker("sim0")["pid"]
+            if pid > 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+        measure("the next link by itself (cpu0)", "cpu")
+        measure("sim0 killed as soon as it is up", "gpu", kill_sim)
+        server.wait_ready()
+        os.kill(server.worker("sim0")["pid"], signal.SIGSTOP)
+        measure("sim0 stopped", "gpu")
+        provider.down = True
+        measure("remote resets every connection", "remote")
+        provider.down, provider.share, provider.faults = False, 1, ("silent",)
+        measure("remote silent, link timeout 1 s", "remote")
