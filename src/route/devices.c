@@ -31,7 +31,10 @@ static bool read_sample(const sp_worker *worker, int place, sp_device_sample *re
 
 static int64_t periods_ns(int count)
 {
-    return count * sp_sample_period_ns(getenv("SPILLWAY_SAMPLE_MS"));
+    static int64_t period_ns;
+    if (!period_ns)
+        period_ns = sp_sample_period_ns(getenv("SPILLWAY_SAMPLE_MS"));
+    return count * period_ns;
 }
 
 static bool is_fresh(const sp_device_sample *sample)
