@@ -52,9 +52,10 @@ check-tsan: setup model mongo
 fuzz: setup
 	@$(PYTHON) tools/run_tests.py --fuzz-seconds 600 --fuzz-total-seconds 36000 fuzz
 
-# The full numbers of the fault tests: 10,000 requests under 100 kills, 1,000 crashers, memory over 24,000 requests.
+# The full numbers of the fault tests: 10,000 requests under 100 kills, 1,000 crashers, memory over 24,000 requests;
+# and of the jobs: kill -9 of the server 50 times.
 soak: all model
-	@SPILLWAY_FULL=1 SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -s -ra tests/fault
+	@SPILLWAY_FULL=1 SPILLWAY_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -s -ra tests/fault tests/jobs/test_jobs_kill.py
 
 # Spillway and its peers side by side; docs/benchmarks.md. Wants an otherwise idle machine.
 bench: all model

@@ -129,12 +129,12 @@ void gw_jobs_close(gw_server *server)
     if (!jobs)
         return;
     sp_loop_timer_clear(jobs->server->loop, &jobs->reopen);
+    sp_store_thread_free(SP_STEAL(jobs->hasher)); /* what it hands on goes to the store below */
     sp_runner_stop(jobs->runner);
     sp_results_close(jobs->results);
     sp_jobs_close(jobs->store);
     gw_jobs_watch_end(jobs);
     sp_runner_free(jobs->runner);
-    sp_store_thread_free(jobs->hasher);
     free(jobs);
 }
 

@@ -84,6 +84,7 @@ class Server:
             text += more.decode()
         selector.close()
         self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def log_text(self):
         return (self.directory / "server.log").read_text(errors="replace")[-3000:]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """/v1/jobs as a client sees it: handing in, answers, lists, events, deletion, what is refused and how."""
+import hashlib
+
 import pytest
 
 import jobhouse
@@ -247,3 +249,27 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(serve):
     job = server.job(running)
     assert job["status"] == "done" and job["attempts"] == 1, job
     assert server.wait_job(waiting)["status"] == "done"
+
+
+def token(name, text, more=""):
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"  - {{name: {name}, sha256: {digest}, scopes: [infer], tenant: {name}{more}}}\n"
+
+
+def test_tenants_see_their_own_jobs_only_and_local_tokens_stay_local(serve):
+    server = serve(workers="noop0,net0", config="tokens:\n" + token("acme", "a" * 32) + token("bolt", "b" * 32, ", local_only: true"))
+    acme, bolt = ({"Authorization": "Bearer " + c * 32} for c in "ab")
+    name = server.submit(b"x", headers=acme).json()["id"]
+    until(lambda: server.ask("GET", "/v1/jobs/" + name, headers=acme).json()["status"] == "done", "it is done")
+    for method, path in (("GET", "/v1/jobs/"), ("DELETE", "/v1/jobs/"), ("GET", "/v1/results/"), ("DELETE", "/v1/results/")):
+        assert server.ask(method, path + name, headers=bolt).status == 404, (method, path)
+    assert server.ask("GET", f"/v1/jobs/{name}/events", headers=bolt).status == 404
+    assert server.ask("GET", "/v1/jobs", headers=bolt).json()["jobs"] == []
+    assert server.ask("GET", "/v1/results", headers=bolt).json()["results"] == []
+    assert [j["id"] for j in server.ask("GET", "/v1/jobs", headers=acme).json()["jobs"]] == [name]
+    key = {"Idempotency-Key": "same"}
+    ids = {server.submit(b"x", headers={**who, **key}).json()["id"] for who in (acme, bolt)}
+    assert len(ids) == 2, "keys are a tenant's own"
+    reply = server.submit(b"x", "task=noop&webhook=http://example.com/", headers=bolt)
+    assert reply.status == 403 and reply.json()["code"] == "local_only", reply
+    assert server.submit(b"x").status == 401
