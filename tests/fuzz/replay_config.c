@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The kept seeds of fuzz_config as a plain test: each as it is, cut at many lengths, and with bytes changed. A crash is
- * the failure. */
+ * The kept seeds of a fuzz target for text (config; SP_FUZZ_TARGET names another) as a plain test: each as it is, cut at
+ * many lengths, and with bytes changed. A crash is the failure. */
 #include "test.h"
 
 #include <dirent.h>
@@ -10,6 +10,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes);
 
+#ifndef SP_FUZZ_TARGET
+#define SP_FUZZ_TARGET "config"
+#endif
 #define CUTS 100
 #define CHANGED 100
 
@@ -32,17 +35,17 @@ static void replay_file(const char *path)
     free(data);
 }
 
-TEST(the_kept_configurations)
+TEST(the_kept_seeds)
 {
     char path[1024];
     int count = 0;
-    DIR *dir = opendir(SP_FUZZ_CORPUS "/config");
+    DIR *dir = opendir(SP_FUZZ_CORPUS "/" SP_FUZZ_TARGET);
 
     REQUIRE(dir);
     for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
         if (entry->d_name[0] == '.')
             continue;
-        (void)snprintf(path, sizeof(path), "%s/config/%s", SP_FUZZ_CORPUS, entry->d_name);
+        (void)snprintf(path, sizeof(path), "%s/%s/%s", SP_FUZZ_CORPUS, SP_FUZZ_TARGET, entry->d_name);
         replay_file(path);
         count++;
     }

@@ -39,7 +39,8 @@ def check_signature(request):
     assert judge.signature(text, again) == signature, text
 
 
-@pytest.mark.parametrize("key", ["result.json", "a/b/c.bin", "with-dash_under.score~tilde", "2026/11/21/job-01J.json"])
+@pytest.mark.parametrize("key", ["result.json", "a/b/c.bin", "with-dash_under.score~tilde", "2026/11/21/job-01J.json",
+                                 "with%20blank/and%2Bplus", "%C3%BCml.json"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"x" * 300000])
 def test_put_is_signed(store, key, body):
     net, server = store
