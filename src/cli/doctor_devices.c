@@ -32,6 +32,8 @@ static void *ask_nvml(void *argument)
     sp_status s = sp_sample_source_nvml.open(&state, &err);
     if (!s)
         s = sp_sample_source_nvml.sample(state, samples, SP_LIMIT_DEVICE_SAMPLES, &count, &err);
+    if (state)
+        sp_sample_source_nvml.close(state);
     (void)pthread_mutex_lock(&ask.lock);
     ask.status = s;
     ask.error = err;
@@ -41,7 +43,7 @@ static void *ask_nvml(void *argument)
     ask.done = true;
     (void)pthread_cond_signal(&ask.done_bell);
     (void)pthread_mutex_unlock(&ask.lock);
-    return NULL; /* the library stays open: the process ends in a moment */
+    return NULL;
 }
 
 static void add_number(json_t *device, const char *key, double value)

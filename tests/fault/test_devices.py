@@ -48,7 +48,7 @@ def crowd_until_it_fails(server, labels, link, count):
     pytest.fail(f"{link} never failed: {server.health()}")
 
 
-def wait_for(true, seconds=30):
+def wait_for(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come about"
@@ -146,13 +146,14 @@ def test_devices_that_are_not_there_and_one_that_comes_back(tmp_path, labels):
     server = house.Server(tmp_path, workers=",".join(["codec0", *names, "cpu0"]),
                           sim=" ".join(f"{name}:probe={cause}@if={gone if name == 'sim1' else '/proc'}"
                                        for name, cause in names.items()),
-                          env={"SPILLWAY_DEVICE_PAUSE_MS": "20"})
+                          env={"SPILLWAY_DEVICE_PAUSE_MS": "50"})
     try:
         server.wait_worker_ready("cpu0")
-        wait_for(lambda: all(device(server, name)["restarts"] >= 3 for name in names))  # tried again and again
-        wait_for(lambda: all(device(server, name)["state"] == "quarantined" for name in names))
+        wait_for(lambda: all(device(server, name)["restarts"] >= 3 for name in names), 120)  # tried again and again
         for name, cause in names.items():
-            sim = device(server, name)
+            sims = []
+            wait_for(lambda: sims.append(device(server, name)) or sims[-1]["state"] == "quarantined", 60)  # noqa: B023
+            sim = sims[-1]
             assert sim["code"] == cause and causes[cause] in sim["reason"] and sim["remedy"], sim
         assert by_link(crowd(server, labels, 6, threads=2)) == {"cpu0": 6}
         log = server.log_path.read_text()
