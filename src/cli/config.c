@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 
 #include "config/config.h"
+#include "worker/worker.h"
 
 #include <string.h>
 
@@ -17,10 +18,27 @@ static const char notes[] =
     "when it is not given. show prints the configuration as YAML with defaults and presets spelt out;\n"
     "secrets are shown as the variable or file that holds them. deploy/spillway.yaml explains each key.\n";
 
+/* The kinds are this program's, not the file format's, so they are looked at here. */
+static bool kinds_check(const char *path, const sp_config *config)
+{
+    bool good = true;
+
+    for (const char *p = config->workers; *p; p += strcspn(p, ","), p += *p == ',') {
+        char name[32], kind[32];
+        snprintf(name, sizeof(name), "%.*s", (int)strcspn(p, ","), p);
+        sp_config_kind_of(name, kind);
+        if (sp_worker_kind_find(kind))
+            continue;
+        printf("%s: workers: there is no kind of worker '%s' (docs/cli.md has all)\n", path, kind);
+        good = false;
+    }
+    return good;
+}
+
 static int check(const char *path, const sp_config *config, const sp_complaints *complaints)
 {
     fwrite(complaints->text.data, 1, complaints->text.size_bytes, stdout);
-    if (!config)
+    if (!config || !kinds_check(path, config))
         return SP_EXIT_FAILED;
     printf("%s: good: %d chain%s, %d remote%s, %d token%s\n", path, config->chain_count,
            config->chain_count == 1 ? "" : "s", config->remote_count, config->remote_count == 1 ? "" : "s",

@@ -36,6 +36,13 @@ def test_a_warning_does_not_fail_the_check(run, tmp_path):
                            "w.yaml: good: 1 chain, 0 remotes, 1 token\n")
 
 
+def test_kinds_of_workers_that_are_none(run, tmp_path):
+    (tmp_path / "k.yaml").write_text("workers: [codec0, cpu0, abacus0]\n")
+    done = run("config", "check", "k.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == "k.yaml: workers: there is no kind of worker 'abacus' (docs/cli.md has all)\n"
+
+
 def test_show_reads_back_and_hides_passwords(run, tmp_path):
     (tmp_path / "s.yaml").write_text("preset: by-load\nworkers: [codec0, cuda0, cpu0, net0]\n"
                                      "remotes:\n  hq:\n    kind: spillway\n    url: http://hq:8000\n"
