@@ -314,7 +314,7 @@ sp_status cache_redis_open(sp_loop *loop, const sp_cache_config *config, cache_r
     redis->get.text = get_text;
     redis->put.text = put_text;
     redis->count.text = count_text;
-    sp_status s = sp_redis_init(&redis->connection, config->redis, CACHE_REDIS_MS * SP_NS_PER_MS, reterr);
+    sp_status s = sp_redis_init(&redis->connection, "cache", config->redis, CACHE_REDIS_MS * SP_NS_PER_MS, reterr);
     if (!s)
         s = sp_store_thread_new(loop, "cache", QUEUE_WORKS, NULL, NULL, &redis->thread, reterr);
     if (s) {

@@ -538,7 +538,7 @@ sp_status jobs_redis_open(const jobs_settings *settings, jobs_store **ret_store,
     store->script.text = (const char *)sp_jobs_lua;
     store->nonce = (uint64_t)sp_clock_wall_ns() ^ (uint64_t)getpid() << 48; /* body keys of two servers never meet */
     (void)snprintf(store->owner, sizeof(store->owner), "%s", settings->owner);
-    sp_status s = sp_redis_init(&store->redis, settings->config->redis, CALL_NS, reterr);
+    sp_status s = sp_redis_init(&store->redis, "jobs", settings->config->redis, CALL_NS, reterr);
     store->redis.greet = greet;
     store->redis.greet_context = store;
     if (!s)

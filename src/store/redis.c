@@ -92,13 +92,13 @@ static sp_status parse_url(sp_redis *redis, const char *url, sp_error *reterr)
     return SP_OK;
 }
 
-sp_status sp_redis_init(sp_redis *redis, const char *url, int64_t timeout_ns, sp_error *reterr)
+sp_status sp_redis_init(sp_redis *redis, const char *name, const char *url, int64_t timeout_ns, sp_error *reterr)
 {
     *redis = (sp_redis){ .port = 6379, .timeout_ns = timeout_ns };
     sp_breaker_settings settings = { .consecutive_failures = 2, .failure_percent = 50, .minimum_calls = 20,
                                      .window_ns = 10 * SP_NS_PER_S, .open_ns = 250 * SP_NS_PER_MS,
                                      .open_max_ns = 5 * SP_NS_PER_S, .probes = 1 };
-    sp_breaker_init(&redis->breaker, &settings);
+    sp_guarded_init(&redis->guarded, name, &settings);
     return parse_url(redis, url, reterr);
 }
 
@@ -296,7 +296,7 @@ sp_status sp_redis_call(sp_redis *redis, int word_count, const sp_view *words, r
     uint32_t ticket = 0;
     if (redis->greeting)
         return exchange(redis, word_count, words, ret_reply, reterr);
-    if (!sp_breaker_allow(&redis->breaker, sp_clock_now_ns(), &ticket))
+    if (!sp_guarded_allow(&redis->guarded, &ticket))
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "breaker_open", "Redis at %s is down; the next try follows soon",
                             sp_redis_name(redis));
     look_alive(redis);
@@ -304,7 +304,7 @@ sp_status sp_redis_call(sp_redis *redis, int word_count, const sp_view *words, r
     if (!s)
         s = exchange(redis, word_count, words, ret_reply, reterr);
     /* "No such script" is an answer of a healthy server. */
-    sp_breaker_record(&redis->breaker, ticket, s != SP_UNAVAILABLE, sp_clock_now_ns());
+    sp_guarded_record(&redis->guarded, ticket, s != SP_UNAVAILABLE);
     if (s == SP_UNAVAILABLE)
         disconnect(redis); /* also after "read-only" or "no group": greet the next one anew */
     return s;

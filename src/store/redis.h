@@ -9,7 +9,7 @@
 
 #include "base/status.h"
 #include "base/view.h"
-#include "policy/breaker.h"
+#include "store/guarded.h"
 
 #include <hiredis/hiredis.h>
 
@@ -19,15 +19,15 @@ typedef struct sp_redis {
     int64_t timeout_ns;  /* of one call */
     int64_t deadline_ns; /* of the calls that follow, if it is sooner; 0 = none */
     redisContext *context; /* NULL = not connected */
-    sp_breaker breaker;
+    sp_guarded guarded;
     bool greeting;
     /* After each connect, when set: looks whether this is a Redis that will do. */
     sp_status (*greet)(struct sp_redis *redis, void *context, sp_error *reterr);
     void *greet_context;
 } sp_redis;
 
-/* "redis://[user][:password@]host[:port][/db]". SP_INVALID says what is wrong with it; nothing is connected yet. */
-sp_status sp_redis_init(sp_redis *redis, const char *url, int64_t timeout_ns, sp_error *reterr);
+/* "redis://[user][:password@]host[:port][/db]"; `name` (a literal) is the breaker's. SP_INVALID says what is wrong with it; nothing is connected yet. */
+sp_status sp_redis_init(sp_redis *redis, const char *name, const char *url, int64_t timeout_ns, sp_error *reterr);
 void sp_redis_done(sp_redis *redis);
 /* "host:port", for messages. Static storage of the thread. */
 const char *sp_redis_name(const sp_redis *redis);

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/plugin.h"
-#include "policy/breaker.h"
+#include "store/guarded.h"
 #include "store/results_line.h"
 #include "store/spool.h"
 #include "store/worker.h"
@@ -38,7 +38,7 @@ struct sp_results {
     const results_table *table;
     results_store *store;
     sp_spool spool;
-    sp_breaker breaker;
+    sp_guarded guarded;
     results_entry *pending, **pending_tail;
 };
 
@@ -80,10 +80,10 @@ static bool is_outage(sp_status s)
 static sp_status put_under_breaker(sp_results *results, const results_entry *entries)
 {
     uint32_t ticket;
-    if (!sp_breaker_allow(&results->breaker, sp_clock_now_ns(), &ticket))
+    if (!sp_guarded_allow(&results->guarded, &ticket))
         return SP_UNAVAILABLE;
     sp_status s = results->table->put(results->store, entries, NULL);
-    sp_breaker_record(&results->breaker, ticket, !is_outage(s), sp_clock_now_ns());
+    sp_guarded_record(&results->guarded, ticket, !is_outage(s));
     return s;
 }
 
@@ -258,10 +258,10 @@ static sp_status ask_under_breaker(sp_results *results, results_op *op, sp_error
 {
     uint32_t ticket;
     flush(results); /* the question may be about what was put before it */
-    if (!sp_breaker_allow(&results->breaker, sp_clock_now_ns(), &ticket))
+    if (!sp_guarded_allow(&results->guarded, &ticket))
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "breaker_open", "the store of results is down");
     sp_status s = ask_store(results, op, reterr);
-    sp_breaker_record(&results->breaker, ticket, !is_outage(s), sp_clock_now_ns());
+    sp_guarded_record(&results->guarded, ticket, !is_outage(s));
     if (!s && !sp_buf_ok(&op->page.json))
         s = SP_FAIL(reterr, SP_NOMEM, "no memory for the answer");
     return s;
@@ -489,7 +489,7 @@ sp_status sp_results_open(sp_loop *loop, const sp_results_config *config, const 
     /* Quick to open and quick to look again: while it is open, documents go to the spool at the disk's speed. */
     sp_breaker_settings settings = { .consecutive_failures = 2, .window_ns = 30 * SP_NS_PER_S, .open_ns = SP_NS_PER_S,
                                      .open_max_ns = 30 * SP_NS_PER_S, .minimum_calls = 20, .probes = 1 };
-    sp_breaker_init(&results->breaker, &settings);
+    sp_guarded_init(&results->guarded, "results", &settings);
     results->loop = loop;
     results->config = *config;
     results->pending_tail = &results->pending;

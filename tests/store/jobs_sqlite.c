@@ -384,3 +384,83 @@ TEST(kill_9_loses_no_accepted_job)
     dir_remove(dir);
     (void)munmap(says, sizeof(*says));
 }
+
+#ifdef SP_FAULTS
+typedef struct told {
+    volatile bool accepted[4], finished;
+} told;
+
+/* Four jobs, one of them done, until the fault point kills us. */
+static void work_until_killed(told *says, const char *rule)
+{
+    sp_durability durability;
+    loop_begin();
+    if (sp_fault_arm(rule, NULL) || sp_jobs_open(loop, &config, dir, "victim", &jobs, &durability, NULL))
+        _exit(1);
+    for (int i = 0; i < 4; i++) {
+        char id[8];
+        (void)snprintf(id, sizeof(id), "j%d", i);
+        sp_job job = job_make(id);
+        says->accepted[i] = add(jobs, &job, i % 2 ? big_body() : sp_view_of("body"))->status == SP_OK;
+    }
+    answer *a = claim(jobs);
+    if (a->status == SP_OK && a->count)
+        says->finished = finish(jobs, "j0", a->job.fence, SP_JOB_DONE, "{\"x\":1}")->status == SP_OK;
+    _exit(0);
+}
+
+/* What was said to hold, holds; what was not, is whole or not there. */
+static void look_after(const told *says)
+{
+    int claimed = 0, there = 0;
+    bool finished = says->finished;
+    loop_begin();
+    open_jobs();
+    for (int i = 0; i < 4; i++) {
+        char id[8];
+        (void)snprintf(id, sizeof(id), "j%d", i);
+        answer *a = get(jobs, NULL, id);
+        CHECK(a->status == SP_OK || (a->status == SP_NOT_FOUND && !says->accepted[i]));
+        there += a->status == SP_OK;
+        if (i == 0 && a->status == SP_OK && a->job.state == SP_JOB_DONE) {
+            CHECK_TEXT(a->result, "{\"x\":1}");
+            finished = true;
+        }
+    }
+    for (answer *a; (a = claim(jobs))->count == 1; claimed++)
+        CHECK_INT(a->body_bytes, strcmp(a->job.id, "j1") && strcmp(a->job.id, "j3") ? 4 : big_body().size_bytes);
+    CHECK_INT(claimed, there - finished);
+    CHECK(!says->finished || get(jobs, NULL, "j0")->job.state == SP_JOB_DONE);
+    sp_jobs_close(jobs);
+    jobs = NULL;
+    loop_end();
+}
+
+TEST(kill_9_at_each_call_of_sqlite_and_each_write)
+{
+    static const char *const points[] = { "store.sqlite", "store.write" };
+    if (getenv("SPILLWAY_SANITIZER") && !strcmp(getenv("SPILLWAY_SANITIZER"), "tsan"))
+        SKIP("ThreadSanitizer does not follow threads that start after a fork");
+    told *says = mmap(NULL, sizeof(*says), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(says != MAP_FAILED);
+    for (size_t p = 0; p < SP_ARRAY_LEN(points); p++) {
+        int kills = 0, how = 0;
+        do {
+            char rule[64];
+            (void)snprintf(rule, sizeof(rule), "%s:kill@n=%d", points[p], ++kills);
+            (void)snprintf(dir, sizeof(dir), "%s", dir_make());
+            memset((void *)says, 0, sizeof(*says));
+            (void)fflush(stdout);
+            pid_t pid = fork();
+            if (pid == 0)
+                work_until_killed(says, rule);
+            (void)waitpid(pid, &how, 0);
+            look_after(says);
+            dir_remove(dir);
+        } while (WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL && kills < 300);
+        CHECK(WIFEXITED(how) && WEXITSTATUS(how) == 0);
+        CHECK(kills > (p ? 6 : 40));
+    }
+    (void)munmap(says, sizeof(*says));
+}
+#endif

@@ -17,7 +17,7 @@ void loop_end(void);
 /* Turns until *flag, at most a minute; false = it did not come. */
 bool loop_until(const bool *flag);
 
-/* A new empty directory below $TMPDIR; removed with all it holds. Static storage. */
+/* A new empty directory below $TMPDIR, else /dev/shm, else /tmp; removed with all it holds. Static storage. */
 const char *dir_make(void);
 void dir_remove(const char *path);
 
