@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """URLs of users may lead to public addresses only, however they are spelled and wherever they redirect."""
+import os
 import socket
+import time
 
 import pytest
 
-from outside import reply
+from outside import BUILD, reply
 
 
 def spellings(port):
@@ -76,3 +78,34 @@ def test_proxies_of_the_environment_are_not_used(start_net, scripted):
     assert net.run("fetch", url=server.url, private_ok=True)["bytes"] == b"direct"
     assert net.run("fetch", url="http://10.0.0.1/")["code"] == "private_address"
     assert proxy.connections == 0
+
+
+needs_preload = pytest.mark.skipif(bool(os.environ.get("SPILLWAY_SANITIZER")), reason="a sanitizer's runtime must be the first library")
+
+
+@pytest.fixture
+def odd_names(start_net):
+    """A worker whose resolver takes ten seconds for slow.test, and says that inside.test is this machine."""
+    return start_net(env={"LD_PRELOAD": str(BUILD / "tests" / "net" / "fake_resolver.so")})
+
+
+@needs_preload
+def test_a_name_that_leads_inside(odd_names, scripted):
+    server = scripted(reply(body=b"internal"))
+    answer = odd_names.run("fetch", url=f"http://inside.test:{server.port}/")
+    assert (answer["status"], answer["code"]) == ("denied", "private_address") and server.connections == 0
+    assert odd_names.run("fetch", url=f"http://inside.test:{server.port}/", private_ok=True)["bytes"] == b"internal"
+
+
+@needs_preload
+def test_a_slow_name_server_holds_up_nobody_else(odd_names, scripted):
+    server = scripted(reply(body=b"x"))
+    begun = time.monotonic()
+    slow = [odd_names.start("fetch", url=f"http://slow.test:{i + 1}/", timeout_ms=300 + 100 * i) for i in range(5)]
+    cancelled = odd_names.start("fetch", url="http://slow.test:9/", timeout_ms=60000)
+    assert odd_names.run("fetch", url=server.url, private_ok=True)["status"] == "ok"
+    odd_names.tell(op="cancel", of=cancelled)
+    assert odd_names.wait(cancelled)["status"] == "cancelled"
+    assert {odd_names.wait(i)["status"] for i in slow} <= {"timeout", "unavailable"}
+    assert odd_names.run("fetch", url=server.url, private_ok=True)["status"] == "ok"
+    assert time.monotonic() - begun < 8  # the resolver needs ten seconds

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """FETCH and SEND against servers that behave, and against servers that do not."""
+import os
 import socket
 import threading
 import time
@@ -283,3 +284,22 @@ def test_each_curl_call_may_fail(start_net, scripted):
         failed += first["status"] == "nomem"
         assert sorted((first["status"], second["status"])) in (["nomem", "ok"], ["ok", "ok"]), (n, first, second)
     assert failed >= 20
+
+
+def test_nothing_piles_up(net, scripted):
+    """Descriptors of the worker after hundreds of requests of all kinds are those of before, but for kept connections."""
+    def count():
+        return len(os.listdir(f"/proc/{net.card['pid']}/fd"))
+    good, bad = scripted(reply(body=b"x" * 5000)), scripted(reply(500, keep=False))
+
+    def round_of_all():
+        for i in range(60):
+            fetch(net, good.url)
+            send(net, bad.url, b"y" * 100000)
+            fetch(net, bad.url)
+            fetch(net, good.url, limit=10)
+            fetch(net, "http://10.0.0.1/")
+    round_of_all()
+    before = count()
+    round_of_all()
+    assert count() <= before + 4, (before, count())
