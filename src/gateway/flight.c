@@ -609,6 +609,13 @@ static void news(void *context)
 
 /* --- start and end ------------------------------------------------------------------------------------------------ */
 
+/* The cache's Redis counts for all servers that use it. */
+static bool share_count(void *context, const char *name, int64_t window_s, int64_t amount, sp_share_sum_fn *reply,
+                        void *reply_context)
+{
+    return sp_cache_count(context, name, window_s, amount, reply, reply_context);
+}
+
 sp_status gw_flights_open(gw_server *server, sp_error *reterr)
 {
     const sp_cache_config *config = &gw_config(server)->cache;
@@ -636,12 +643,16 @@ sp_status gw_flights_open(gw_server *server, sp_error *reterr)
     flights->bytes = sp_metric_get(SP_METRIC_GAUGE, "spillway_cache_bytes", "", "Bytes of answers kept in memory");
     sp_events_subscribe(&flights->subscriber);
     server->flights = flights;
+    if (flights->shared)
+        sp_house_set_share(server->house, share_count, flights->cache);
     return SP_OK;
 }
 
 void gw_flights_close(gw_server *server)
 {
     gw_flights *flights = SP_STEAL(server->flights);
+    if (server->house)
+        sp_house_set_share(server->house, NULL, NULL);
     if (!flights)
         return;
     sp_events_unsubscribe(&flights->subscriber);

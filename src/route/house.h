@@ -187,6 +187,14 @@ sp_status sp_house_link_quarantine(sp_house *house, const char *task, const char
 /* `call` is told of every link that is taken out, by whom ever: what it answered must not be served from a cache. */
 void sp_house_on_quarantine(sp_house *house, void (*call)(void *context, const char *task, const char *link), void *context);
 
+/* Counts that several servers share (quotas of remote keys): adds `amount` to `name`'s count of the window and tells the
+ * sum later, on the loop's thread; false = it cannot be asked now. store/cache.h's sp_cache_count is one. NULL = each server
+ * counts for itself. One house a process. */
+typedef void sp_share_sum_fn(int64_t sum, bool known, void *context);
+typedef bool sp_share_fn(void *context, const char *name, int64_t window_s, int64_t amount, sp_share_sum_fn *reply,
+                         void *reply_context);
+void sp_house_set_share(sp_house *house, sp_share_fn *share, void *context);
+
 /* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
 bool sp_house_ready(const sp_house *house, bool *ret_degraded);
 int sp_house_open_count(const sp_house *house);  /* requests open */

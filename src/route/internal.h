@@ -238,6 +238,8 @@ struct sp_house {
     int64_t watchdog_due_ns;
     sp_timer devices_timer;
     int64_t devices_due_ns;
+    sp_share_fn *share; /* NULL = keys' quotas are counted here alone */
+    void *share_context;
     sp_machine machine;
     int64_t memory_seen_ns;
     bool memory_short; /* new requests are shed */

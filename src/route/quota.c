@@ -88,6 +88,8 @@ void sp_quota_reserve(sp_house *house, const sp_request *request, const sp_chain
     sp_key_state *key = &house->remotes[link->remote_state].keys[lease->key];
     lease->reserved_units = key->units_each;
     (void)sp_quota_take(&unlimited, &key->use, lease->reserved_units, lease->reserved_microdollars, unix_now_s(), true, &wait_s);
+    sp_quota_share(house, link->remote_state, lease->key, &remote_of(request, entry)->keys[lease->key].quota, 1,
+                   lease->reserved_units);
 }
 
 /* Its own price, or the rate of its device; looked for once per snapshot. */
@@ -139,6 +141,8 @@ int64_t sp_quota_settle(sp_house *house, const sp_request *request, const sp_lea
         sp_key_state *key = &house->remotes[link->remote_state].keys[lease->key];
         int64_t used = units > 0 ? units : lease->reserved_units;
         sp_quota_correct(&key->use, used - lease->reserved_units, cost - lease->reserved_microdollars, unix_now_s());
+        sp_quota_share(house, link->remote_state, lease->key, &remote_of(request, entry)->keys[lease->key].quota, 0,
+                       used - lease->reserved_units);
         if (units > 0)
             key->units_each = key->units_each ? (key->units_each * 7 + units) / 8 : units;
     }

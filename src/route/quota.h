@@ -21,6 +21,9 @@ int64_t sp_quota_settle(sp_house *house, const sp_request *request, const sp_lea
  * when none is left, the breaker opens for that long. */
 void sp_quota_cool(sp_house *house, const sp_request *request, const sp_lease *lease, int64_t pause_ns, int64_t now_ns);
 
+/* share.c: counts it in the shared store too; nothing without one. */
+void sp_quota_share(sp_house *house, int remote, int key, const sp_quota_settings *settings, int64_t requests, int64_t units);
+
 /* What `device_ns` on this entry cost, by its own price or the rate of its device. */
 int64_t sp_quota_price(sp_house *house, const sp_request *request, const sp_chain_entry *entry, int64_t device_ns);
 
