@@ -64,11 +64,16 @@ static void take_classes(const sp_answer *answer, sp_guard_classes *ret_classes)
     }
 }
 
+static double tolerance_of(const sp_snapshot *snapshot, const sp_chain_entry *entry)
+{
+    return entry->config->tolerance > 0 ? entry->config->tolerance : snapshot->config->guard.tolerance;
+}
+
 static void judge(sp_house *house, const sp_snapshot *snapshot, const sp_chain_entry *entry, const sp_guard_classes *reference,
                   const sp_guard_classes *seen, const char *where)
 {
     sp_link *link = &house->links[entry->link];
-    double tolerance = entry->config->tolerance > 0 ? entry->config->tolerance : snapshot->config->guard.tolerance;
+    double tolerance = tolerance_of(snapshot, entry);
     double difference = sp_guard_difference(reference, seen);
     sp_metric_add(house->guard.checks_metric, 1);
     if (difference <= tolerance)
@@ -165,10 +170,11 @@ static const char *model_of(const sp_house *house, const sp_chain_entry *entry)
     return entry->worker >= 0 ? house->workers[entry->worker].card.model : "";
 }
 
-/* Held to the reference: another link that does the same. */
-static bool is_comparable(const sp_house *house, const sp_chain_entry *entry, const sp_chain_entry *reference)
+/* Held to the reference: another link that does the same. No two probabilities differ by more than 1: that turns it off. */
+static bool is_comparable(const sp_house *house, const sp_snapshot *snapshot, const sp_chain_entry *entry,
+                          const sp_chain_entry *reference)
 {
-    if (entry->link == reference->link || entry->config->simpler)
+    if (entry->link == reference->link || entry->config->simpler || tolerance_of(snapshot, entry) >= 1)
         return false;
     return entry->worker < 0 || strcmp(model_of(house, entry), model_of(house, reference)) == 0;
 }
@@ -273,7 +279,7 @@ static void begin_check(sp_house *house)
         if (!link->golden_due || link->quarantined || !is_up(house, entry))
             continue;
         link->golden_due = false;
-        if (!is_comparable(house, entry, reference))
+        if (!is_comparable(house, house->snapshot, entry, reference))
             continue;
         guard->checking = entry->link;
         guard->reference = reference->link;
@@ -309,7 +315,7 @@ void sp_guard_look(sp_request *request, const sp_lease *lease)
         guard->golden_pending = link->golden_due = true;
     }
     int rate = request->snapshot->config->guard.per_mille;
-    if (!rate || link->quarantined || !is_comparable(house, entry, &chain->entries[chain->reference]))
+    if (!rate || link->quarantined || !is_comparable(house, request->snapshot, entry, &chain->entries[chain->reference]))
         return;
     guard->per_mille_due += (uint32_t)rate;
     if (guard->per_mille_due < 1000)
