@@ -101,13 +101,15 @@ void gw_auth_free(gw_server *server)
     free(SP_STEAL(server->auth));
 }
 
-/* Looks at every entry whatever it finds, and at every byte: how long it takes tells nothing. -1 = none. */
+enum { NO_TOKEN = -1, NO_MEMORY = -2 };
+
+/* Looks at every entry whatever it finds, and at every byte: how long it takes tells nothing. */
 static int token_find(const sp_config *config, sp_view text)
 {
     uint8_t digest[EVP_MAX_MD_SIZE];
-    int found = -1;
+    int found = NO_TOKEN;
     if (EVP_Digest(text.data, text.size_bytes, digest, NULL, EVP_sha256(), NULL) != 1)
-        return -1;
+        return NO_MEMORY;
     for (int i = 0; i < config->token_count; i++) {
         uint64_t difference = 0;
         for (size_t at = 0; at < sizeof(config->tokens[i].sha256); at += sizeof(uint64_t)) {
@@ -148,7 +150,7 @@ static bool token_read(const gw_conn *conn, bool *ret_given, sp_view *ret_text)
     return header && gw_bearer_read(header, ret_text);
 }
 
-/* The token's index, or -1: refused, or an open route that needs none. */
+/* The token's index, or NO_TOKEN: refused, or an open route that needs none. */
 static int token_check(gw_conn *conn)
 {
     static const char plain[] = "Bearer realm=\"spillway\"";
@@ -157,21 +159,23 @@ static int token_check(gw_conn *conn)
     bool open = !conn->route->scopes, given = false;
     sp_view text = { 0 };
     bool readable = token_read(conn, &given, &text);
-    int index = given && readable ? token_find(config, text) : -1;
+    int index = given && readable ? token_find(config, text) : NO_TOKEN;
     int64_t now_s = sp_clock_wall_ns() / SP_NS_PER_S;
     bool expired = index >= 0 && config->tokens[index].expires_unix_s && config->tokens[index].expires_unix_s <= now_s;
     if (index >= 0 && !expired)
         return index;
     if (open)
-        return -1;
-    if (!given)
+        return NO_TOKEN;
+    if (index == NO_MEMORY)
+        refuse(conn, 503, SP_NOMEM, "no_memory", NULL, 1, "no memory to look at the token");
+    else if (!given)
         refuse(conn, 401, SP_DENIED, "no_token", plain, 0, "this server asks for a token: send Authorization: Bearer TOKEN");
     else if (expired)
         refuse(conn, 401, SP_DENIED, "token_expired", invalid, 0, "the token has expired; ask the operator for a new one");
     else
         refuse(conn, 401, SP_DENIED, "bad_token", invalid, 0,
                readable ? "the token is not known here" : "Authorization must be \"Bearer TOKEN\"");
-    return -1;
+    return NO_TOKEN;
 }
 
 static const char *scopes_text(unsigned scopes)

@@ -53,6 +53,8 @@ static void event_write(gw_follower *f, const sp_event *event)
     sp_buf_append_text(&json, "}");
     if (sp_buf_ok(&json))
         f->frame(f, id, event->kind, sp_buf_view(&json));
+    else
+        f->broken = true; /* no event is left out in silence: the client comes again with its Last-Event-ID */
     sp_buf_done(&json);
     if (*f->until && gw_word_listed(f->until, event->kind))
         f->ending = true;
@@ -68,7 +70,7 @@ static void skipped_write(gw_follower *f, uint64_t count)
 bool gw_follower_fill(gw_follower *f, int *budget)
 {
     sp_event event;
-    while (!f->ending && f->due && gw_follower_waiting(f) < GW_FOLLOW_BYTES && *budget > 0) {
+    while (!f->ending && !f->broken && f->due && gw_follower_waiting(f) < GW_FOLLOW_BYTES && *budget > 0) {
         if (!sp_event_next(f->seen_id, &event)) {
             f->due = false;
             break;
@@ -81,7 +83,7 @@ bool gw_follower_fill(gw_follower *f, int *budget)
             event_write(f, &event);
     }
     if (!sp_buf_ok(&f->out))
-        f->broken = true; /* no memory: the client comes again with its Last-Event-ID */
+        f->broken = true; /* no memory, likewise */
     return gw_follower_waiting(f) > 0;
 }
 
@@ -306,6 +308,8 @@ static ssize_t sse_read(void *context, uint64_t position, char *buffer, size_t s
         return MHD_CONTENT_READER_END_WITH_ERROR;
     if (!gw_follower_waiting(f))
         (void)gw_follower_fill(f, &budget);
+    if (f->broken)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
     size_t n = SP_MIN(gw_follower_waiting(f), size_bytes);
     if (n) {
         memcpy(buffer, f->out.data + f->out_sent, n);

@@ -236,9 +236,13 @@ static int handshake_check(const gw_conn *conn, char ret_accept[29], sp_error *r
         (void)SP_FAIL_CODE(reterr, SP_INVALID, "websocket_version", "the WebSocket version must be 13");
         return 426;
     }
-    if (!key || !gw_ws_accept(key, ret_accept)) {
+    if (!key || !gw_ws_key_good(key)) {
         (void)SP_FAIL_CODE(reterr, SP_INVALID, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64");
         return 400;
+    }
+    if (!gw_ws_accept(key, ret_accept)) {
+        (void)SP_FAIL(reterr, SP_NOMEM, "no memory for the handshake");
+        return 503;
     }
     return 0;
 }
@@ -281,7 +285,7 @@ void gw_events_socket_run(gw_conn *conn)
     char accept[29];
     int refused = handshake_check(conn, accept, &err);
     if (refused)
-        gw_conn_fail(conn, refused, &err, 0);
+        gw_conn_fail(conn, refused, &err, refused == 503);
     else if (gw_events_wanted(conn, &what))
         socket_open(conn, &what, accept);
 }

@@ -218,14 +218,18 @@ void gw_ws_write_close(sp_buf *out, int code, const char *reason)
     gw_ws_write(out, GW_WS_CLOSE, sp_view_make(payload, 2 + n));
 }
 
+bool gw_ws_key_good(const char *key)
+{
+    uint8_t decoded[24];
+    return strlen(key) == 24 && strcmp(key + 22, "==") == 0 && EVP_DecodeBlock(decoded, (const uint8_t *)key, 24) >= 0;
+}
+
 bool gw_ws_accept(const char *key, char ret_accept[29])
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"; /* section 1.3 */
-    uint8_t decoded[24], digest[EVP_MAX_MD_SIZE];
+    uint8_t digest[EVP_MAX_MD_SIZE];
     char text[24 + sizeof(guid)];
     unsigned digest_bytes = 0;
-    if (strlen(key) != 24 || strcmp(key + 22, "==") != 0 || EVP_DecodeBlock(decoded, (const uint8_t *)key, 24) < 0)
-        return false;
     (void)snprintf(text, sizeof(text), "%s%s", key, guid);
     if (EVP_Digest(text, strlen(text), digest, &digest_bytes, EVP_sha1(), NULL) != 1)
         return false;

@@ -55,7 +55,8 @@ int gw_ws_read(gw_ws_reader *reader, const void *data, size_t size_bytes, gw_ws_
 void gw_ws_write(sp_buf *out, gw_ws_opcode opcode, sp_view payload);
 void gw_ws_write_close(sp_buf *out, int code, const char *reason);
 
-/* Sec-WebSocket-Accept of a Sec-WebSocket-Key. False: the key is not 16 bytes in base64. */
+bool gw_ws_key_good(const char *key); /* a Sec-WebSocket-Key: 16 bytes in base64 */
+/* The Sec-WebSocket-Accept of a good key. False: no memory. */
 bool gw_ws_accept(const char *key, char ret_accept[29]);
 
 bool gw_utf8_valid(sp_view text);
