@@ -201,6 +201,7 @@ static void spillway(net_job *job)
             .done = spillway_done,
         };
         net_remote_fill(job, &request);
+        request.body_limit_bytes = SP_MIN(request.body_limit_bytes, (uint64_t)SP_LIMIT_JSON_BYTES); /* no house writes more */
         net_job_ask(job, &request);
     }
     sp_buf_done(&url);

@@ -199,6 +199,31 @@ def test_a_kserve_server_in_the_chain(back, start_front, scripted):
     assert status == 200 and answer["provider"] == "cpu0", answer
 
 
+def test_a_remote_that_does_everything_wrong_costs_no_answer(back, start_front, scripted):
+    """429, 500, half bodies, garbage, silence, a refusal: each request is answered rightly by the link behind it."""
+    patience = threading.Event()
+
+    def silent(connection, request, number):
+        patience.wait(30)
+
+    def raw(text):
+        return lambda connection, request, number: connection.sendall(text)
+    wrongs = [
+        reply(429, b"{}", ["Retry-After: 0"]), reply(500, b"oops"), raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{\"predictions\":["),
+        reply(200, b"not json"), silent, raw(b""), reply(422, json.dumps({"code": "SAFETY_BLOCKED", "error": "no"}).encode()),
+        raw(b"\x15\x03\x01"), reply(302, headers=["Location: http://example.com/"]), reply(200, b'{"predictions":[{"class_id":1}]}'),
+    ]
+    nasty = scripted(lambda connection, request, number: wrongs[number % len(wrongs)](connection, request, number) and False)
+    nasty_link = "nasty\n        timeout: 300ms\n        breaker: {consecutive_failures: 1000, failure_percent: 100}"
+    front = start_front({"nasty": ("spillway", nasty.url)}, [nasty_link, "cpu0"], workers="codec0,cpu0,net0")
+    right = house.post(back, picture())[1]["predictions"]
+    for i in range(2 * len(wrongs)):
+        status, answer = house.post(front, house.with_comment(picture(), i))
+        assert status == 200 and answer["predictions"] == right and answer["provider"] == "cpu0", (i, answer)
+    patience.set()
+    assert len(nasty.heads) >= len(wrongs)
+
+
 def by_url(server, url, **more):
     return house.post(server, json.dumps({"url": url, **more}).encode(), headers={"Content-Type": "application/json"})
 
