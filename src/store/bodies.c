@@ -3,6 +3,7 @@
 #include "store/bodies.h"
 
 #include "base/fault.h"
+#include "store/directory.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,8 +23,9 @@ sp_status sp_bodies_open(sp_bodies *bodies, const char *data_dir, sp_error *rete
     sp_buf_init(&bodies->fresh, NAMES_BYTES);
     sp_buf_init(&bodies->doomed, NAMES_BYTES);
     (void)snprintf(path, sizeof(path), "%s/bodies", data_dir);
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "mkdir", errno, "cannot make %s: %s", path, strerror(errno));
+    int e = mkdir(path, 0700) == 0 ? sp_store_directory_sync(data_dir) : errno;
+    if (e && e != EEXIST)
+        return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "mkdir", e, "cannot make %s: %s", path, strerror(e));
     bodies->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (bodies->dir_fd < 0)
         return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "open", errno, "cannot open %s: %s", path, strerror(errno));

@@ -10,6 +10,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+int sp_store_directory_sync(const char *path)
+{
+    SP_CLEANUP(sp_fd_closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0 && fsync(fd) == 0 ? 0 : errno;
+}
+
+/* The name of what was made in `path` up to `end`, made durable: a job that is on disk in a directory that is not is lost. */
+static int sync_above(const char *path, size_t end)
+{
+    char above[1024];
+    while (end > 0 && path[end - 1] != '/')
+        end--;
+    (void)snprintf(above, sizeof(above), "%.*s", (int)end, path);
+    return sp_store_directory_sync(end ? above : ".");
+}
+
 sp_status sp_store_directory_make(const char *path, sp_error *reterr)
 {
     char part[1024];
@@ -20,9 +36,10 @@ sp_status sp_store_directory_make(const char *path, sp_error *reterr)
         if (path[i] != '/' && path[i])
             continue;
         (void)snprintf(part, sizeof(part), "%.*s", (int)i, path);
-        if (mkdir(part, 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
-            return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "mkdir", errno, "cannot make the data directory %s: %s", part,
-                                strerror(errno));
+        int e = mkdir(part, 0700) == 0 ? sync_above(part, strlen(part)) : errno;
+        if (e && e != EEXIST && e != EROFS && e != EACCES)
+            return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "mkdir", e, "cannot make the data directory %s: %s", part,
+                                strerror(e));
     }
     if (access(path, R_OK | W_OK | X_OK) != 0)
         return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "access", errno,

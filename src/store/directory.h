@@ -7,6 +7,8 @@
 
 /* Makes the directory and those above it. SP_UNAVAILABLE: it cannot be made or written to. */
 sp_status sp_store_directory_make(const char *path, sp_error *reterr);
+/* fsync of a directory: names made or removed in it are durable. 0, or an errno. */
+int sp_store_directory_sync(const char *path);
 /* Locks data_dir/NAME for this process; the descriptor holds it. SP_UNAVAILABLE, code "data_dir_in_use". */
 sp_status sp_store_directory_lock(const char *data_dir, const char *name, int *ret_fd, sp_error *reterr);
 

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/plugin.h"
+#include "store/directory.h"
 #include "store/guarded.h"
 #include "store/results_line.h"
 #include "store/spool.h"
@@ -34,6 +35,7 @@ struct sp_results {
     bool replaying, closing;
     atomic_int_fast64_t spooled, pending_bytes;
     sp_metric *stored, *dropped, *spooled_gauge;
+    int lock_fd;
     /* the store thread's */
     const results_table *table;
     results_store *store;
@@ -493,16 +495,23 @@ sp_status sp_results_open(sp_loop *loop, const sp_results_config *config, const 
     results->loop = loop;
     results->config = *config;
     results->pending_tail = &results->pending;
-    results->spool.fd = -1;
+    results->spool.fd = results->lock_fd = -1;
     results->replay_timer = (sp_timer){ .fire = on_replay_timer, .context = results };
     results->stored = sp_metric_get(SP_METRIC_COUNTER, "spillway_results_stored_total", "", "Answers written to the result store");
     results->dropped = sp_metric_get(SP_METRIC_COUNTER, "spillway_results_dropped_total", "",
                                      "Answers that neither the result store nor the spool could take");
     results->spooled_gauge = sp_metric_get(SP_METRIC_GAUGE, "spillway_results_spooled", "", "Answers on disk that wait for the result store");
     (void)snprintf(path, sizeof(path), "%.*s/results-spool", (int)sizeof(path) - 64, data_dir);
-    sp_status s = results_store_open(config, data_dir, false, &results->table, &results->store, reterr);
+    /* The directory is held for MongoDB too: the spool is one process's. */
+    sp_status s = sp_store_directory_make(data_dir, reterr);
+    if (!s)
+        s = sp_store_directory_lock(data_dir, "results.lock", &results->lock_fd, reterr);
+    if (!s)
+        s = results_store_open(config, data_dir, false, &results->table, &results->store, reterr);
     if (!s)
         s = sp_spool_open(&results->spool, path, reterr);
+    if (!s && sp_store_directory_sync(data_dir) != 0)
+        s = SP_FAIL(reterr, SP_UNAVAILABLE, "cannot sync the data directory %.200s", data_dir);
     if (!s)
         s = sp_store_thread_new(loop, "results", QUEUE_WORKS, group, results, &results->thread, reterr);
     if (s) {
@@ -528,5 +537,6 @@ void sp_results_close(sp_results *results)
     if (results->store)
         results->table->close(results->store);
     sp_spool_close(&results->spool);
+    sp_fd_closep(&results->lock_fd);
     free(results);
 }

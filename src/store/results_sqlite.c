@@ -8,7 +8,6 @@
  * Filters by stream, provider, fallback and text look at the rows that these leave, newest first, until a page is full. */
 #include "store/results_internal.h"
 
-#include "store/directory.h"
 #include "store/sqlite.h"
 
 #include <stdio.h>
@@ -18,7 +17,6 @@
 
 struct results_store {
     sp_sqlite db;
-    int lock_fd;
     sqlite3_stmt *put;
 };
 
@@ -41,17 +39,12 @@ static void close_store(results_store *store)
         return;
     (void)sqlite3_finalize(store->put);
     sp_sqlite_close(&store->db);
-    sp_fd_closep(&store->lock_fd);
     free(store);
 }
 
-static sp_status open_writable(results_store *store, const char *data_dir, const char *path, sp_error *reterr)
+static sp_status open_writable(results_store *store, const char *path, sp_error *reterr)
 {
-    sp_status s = sp_store_directory_make(data_dir, reterr);
-    if (!s)
-        s = sp_store_directory_lock(data_dir, "results.lock", &store->lock_fd, reterr);
-    if (!s)
-        s = sp_sqlite_open(&store->db, path, false, reterr);
+    sp_status s = sp_sqlite_open(&store->db, path, false, reterr);
     if (!s)
         s = sp_sqlite_exec(&store->db, schema, reterr);
     if (!s)
@@ -70,8 +63,7 @@ static sp_status open_store(const results_host *host, const sp_results_config *c
     results_store *store = calloc(1, sizeof(*store));
     if (!store)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the results' store");
-    store->lock_fd = -1;
-    sp_status s = read_only ? sp_sqlite_open(&store->db, path, true, reterr) : open_writable(store, data_dir, path, reterr);
+    sp_status s = read_only ? sp_sqlite_open(&store->db, path, true, reterr) : open_writable(store, path, reterr);
     if (s) {
         close_store(store);
         return s;

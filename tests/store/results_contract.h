@@ -254,6 +254,17 @@ TEST(erasing_tells_the_cache_key)
     store_end();
 }
 
+TEST(a_data_directory_has_one_store_of_results)
+{
+    if (!store_begin())
+        SKIP("%s", "there is no such server here");
+    sp_results *second = NULL;
+    sp_error err = { 0 };
+    CHECK_INT(sp_results_open(loop, &results_config, data_dir, &second, &err), SP_UNAVAILABLE);
+    CHECK_TEXT(err.code, "data_dir_in_use");
+    store_end();
+}
+
 TEST(retention_is_kept_per_task)
 {
     results_config.retention_count = 1;

@@ -36,16 +36,6 @@ static void store_end(void)
     dir_remove(data_dir);
 }
 
-TEST(a_data_directory_has_one_store_of_results)
-{
-    store_begin();
-    sp_results *second = NULL;
-    sp_error err = { 0 };
-    CHECK_INT(sp_results_open(loop, &results_config, data_dir, &second, &err), SP_UNAVAILABLE);
-    CHECK_TEXT(err.code, "data_dir_in_use");
-    store_end();
-}
-
 TEST(closing_writes_what_is_queued)
 {
     store_begin();
