@@ -46,6 +46,6 @@ const char *sp_nearest(const char *word, const char *const *names, int name_coun
             best = names[i];
         }
     }
-    /* A word of which no letter is left was not meant. */
-    return best_distance <= SP_MAX(2, (int)strlen(word) / 3) && best_distance < (int)strlen(word) ? best : NULL;
+    /* Of what was meant some letter is left, unless it is one letter for another. */
+    return best_distance <= SP_MAX(2, (int)strlen(word) / 3) && best_distance < SP_MAX(2, (int)strlen(word)) ? best : NULL;
 }
