@@ -241,6 +241,8 @@ static void print_text(const sp_chaos *chaos, const sp_chaos_tally *t, const sp_
     putchar('\n');
     print_latency("latency    quiet       ", &t->latency);
     print_latency("           in a fault  ", &t->fault_latency);
+    if (t->slowest_ns)
+        printf("slowest    %.0f ms: %s\n", (double)t->slowest_ns / 1e6, t->slowest_way);
     printf("\n%-40s %6s  %18s  %18s\n", "FAULT", "MADE", "NEXT RIGHT ANSWER", "WORKER READY");
     for (int i = 0; i < chaos->script.count; i++) {
         step_result r = step_result_of(chaos, &chaos->script.steps[i]);
@@ -295,6 +297,7 @@ static void print_json(const sp_chaos *chaos, const sp_chaos_tally *t, const sp_
     json_object_set_new(root, "links", links);
     json_object_set_new(root, "latency", json_latency(&t->latency));
     json_object_set_new(root, "fault_latency", json_latency(&t->fault_latency));
+    json_object_set_new(root, "slowest", json_pack("{s:f, s:s}", "ms", (double)t->slowest_ns / 1e6, "attempts", t->slowest_way));
     json_object_set_new(root, "faults", faults);
     json_object_set_new(root, "samples", samples);
     (void)json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));

@@ -93,6 +93,8 @@ typedef struct sp_chaos_tally {
     int link_count;
     sp_hist latency;       /* of right answers */
     sp_hist fault_latency; /* of those sent while a fault was open */
+    int64_t slowest_ns;    /* of the pictures */
+    char slowest_way[320]; /* its attempts */
     char samples[SP_CHAOS_SAMPLES][256]; /* of what was lost or wrong */
     int sample_count;
 } sp_chaos_tally;

@@ -83,7 +83,7 @@ static const char *judge(const sp_chaos *chaos, const sp_chaos_shot *shot, const
     return text;
 }
 
-static void picture_take(load_thread *t, const sp_chaos_shot *shot, int status, sp_view body, bool *ret_right)
+static void picture_take(load_thread *t, const sp_chaos_shot *shot, int status, sp_view body, int64_t took_ns, bool *ret_right)
 {
     sp_seen seen;
     char text[256];
@@ -92,6 +92,10 @@ static void picture_take(load_thread *t, const sp_chaos_shot *shot, int status, 
         t->tally.wrong++;
         sample(&t->tally, "wrong", shot->file, status, "the answer is no JSON");
         return;
+    }
+    if (took_ns > t->tally.slowest_ns) {
+        t->tally.slowest_ns = took_ns;
+        memcpy(t->tally.slowest_way, seen.way, sizeof(seen.way));
     }
     link_count(&t->tally, *seen.provider ? seen.provider : "(unnamed)", 1);
     if (seen.simpler) { /* another model: no answer to compare with */
@@ -143,7 +147,7 @@ static void ask(load_thread *t)
         if (!right)
             sample(&t->tally, "wrong", "noop", status, "other bytes came back");
     } else {
-        picture_take(t, shot, status, body, &right);
+        picture_take(t, shot, status, body, now_ns - sent_ns, &right);
     }
     if (right) {
         t->tally.right++;
@@ -194,6 +198,10 @@ static void tally_add(sp_chaos_tally *sum, const sp_chaos_tally *one)
         link_count(sum, one->links[i].name, one->links[i].answers);
     sp_hist_merge(&sum->latency, &one->latency);
     sp_hist_merge(&sum->fault_latency, &one->fault_latency);
+    if (one->slowest_ns > sum->slowest_ns) {
+        sum->slowest_ns = one->slowest_ns;
+        memcpy(sum->slowest_way, one->slowest_way, sizeof(sum->slowest_way));
+    }
     for (int i = 0; i < one->sample_count && sum->sample_count < SP_CHAOS_SAMPLES; i++)
         memcpy(sum->samples[sum->sample_count++], one->samples[i], sizeof(one->samples[i]));
 }

@@ -12,6 +12,17 @@ static void text_take(const json_t *root, const char *key, char *ret_text, size_
     (void)snprintf(ret_text, text_bytes, "%s", text ? text : "");
 }
 
+static void way_take(const json_t *attempts, char *ret_way, size_t way_bytes)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < json_array_size(attempts) && used < way_bytes; i++) {
+        const json_t *one = json_array_get(attempts, i);
+        const char *link = json_string_value(json_object_get(one, "link")), *status = json_string_value(json_object_get(one, "status"));
+        used += (size_t)snprintf(ret_way + used, way_bytes - used, "%s%.40s %.20s %.0f ms", i ? ", " : "", link ? link : "?",
+                                 status ? status : "?", json_number_value(json_object_get(one, "ms")));
+    }
+}
+
 bool sp_seen_read(sp_view body, sp_seen *ret_seen)
 {
     *ret_seen = (sp_seen){ 0 };
@@ -22,6 +33,7 @@ bool sp_seen_read(sp_view body, sp_seen *ret_seen)
     }
     text_take(root, "provider", ret_seen->provider, sizeof(ret_seen->provider));
     text_take(root, json_object_get(root, "error") ? "error" : "reason", ret_seen->reason, sizeof(ret_seen->reason));
+    way_take(json_object_get(root, "attempts"), ret_seen->way, sizeof(ret_seen->way));
     const json_t *cost = json_object_get(root, "cost_usd"), *predictions = json_object_get(root, "predictions");
     ret_seen->has_cost = json_is_number(cost);
     ret_seen->cost_usd = json_number_value(cost);

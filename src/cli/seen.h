@@ -13,6 +13,7 @@ typedef struct sp_seen {
     char provider[48]; /* the link that answered; "" = none said */
     char reason[128];  /* of a fallback, or the error's text */
     char label[96];    /* of the first class */
+    char way[320];     /* "sim0 unavailable 12 ms, cpu0 ok 7 ms": the attempts, as many as fit */
     bool simpler;      /* by a link marked simpler: another model, not to be compared */
     bool has_cost;
     double cost_usd;

@@ -30,7 +30,7 @@ def chaos(server, labels, schedule, tmp_path, *words, limit_s):
     assert done.stdout, done.stderr
     said = json.loads(done.stdout)
     brief = {k: said[k] for k in ("seconds", "sent", "right", "noop", "shed", "lost", "wrong", "links", "faults_made",
-                                  "faults_skipped", "problem", "latency", "fault_latency", "afterwards", "samples")}
+                                  "faults_skipped", "problem", "latency", "fault_latency", "slowest", "afterwards", "samples")}
     print(json.dumps(brief))
     for fault in said["faults"]:
         print({k: round(v) if isinstance(v, float) else v for k, v in fault.items()})
