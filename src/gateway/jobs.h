@@ -64,8 +64,9 @@ void gw_jobs_list(gw_conn *conn);
 void gw_jobs_delete(gw_conn *conn);
 void gw_jobs_events(gw_conn *conn);
 
-/* jobs_watch.c: somebody follows this job; it may run in another server. */
+/* jobs_watch.c: somebody follows this job; it may end elsewhere. */
 void gw_jobs_watch(gw_jobs *jobs, const sp_job *job);
+void gw_jobs_watch_told(gw_jobs *jobs, const sp_job *job); /* its event has been emitted here */
 void gw_jobs_watch_end(gw_jobs *jobs); /* the store has been closed */
 
 /* results_api.c */

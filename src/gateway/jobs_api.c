@@ -507,6 +507,7 @@ static void deleted(const sp_job_reply *reply, void *context)
     if (cancelled) {
         (void)sp_runner_cancel(jobs->runner, job->id);
         sp_job_emit(job, "job.cancelled");
+        gw_jobs_watch_told(jobs, job);
     } else if (jobs->results) {
         sp_results_erase(jobs->results, job->tenant, job->id, result_erased, NULL);
     }

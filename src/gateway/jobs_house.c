@@ -112,8 +112,12 @@ sp_status gw_jobs_open(gw_server *server, sp_error *reterr)
 
 void gw_jobs_drain(gw_server *server)
 {
-    if (server->jobs && server->jobs->runner)
-        sp_runner_drain(server->jobs->runner, GW_JOBS_DRAIN_MS * SP_NS_PER_MS);
+    if (!server->jobs || !server->jobs->runner)
+        return;
+    int64_t grace_ns = GW_JOBS_DRAIN_MS * SP_NS_PER_MS;
+    sp_runner_drain(server->jobs->runner, grace_ns);
+    if (gw_jobs_busy(server)) /* so that the drain waits as long for them */
+        server->longest_deadline_ns = SP_MAX(server->longest_deadline_ns, sp_loop_now_ns(server->loop) + grace_ns);
 }
 
 int gw_jobs_busy(const gw_server *server)

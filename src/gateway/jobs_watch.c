@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Followed jobs that another server may run: it emits their events on its own bus, so here the shared store is asked once
- * a second, as long as anybody follows, and what changed is emitted on ours. Only with a store that servers share. */
+ * Followed jobs that do not run here: another server emits their events on its own bus, and one whose time is up is ended
+ * by the store. So the store is asked once a second, as long as anybody follows, and what changed is emitted on our bus. */
 #include "gateway/jobs.h"
 
 #include <stdlib.h>
@@ -70,7 +70,7 @@ static void look_fire(sp_timer *timer, void *context)
 void gw_jobs_watch(gw_jobs *jobs, const sp_job *job)
 {
     gw_watch *watch = jobs->watches;
-    if (!*gw_config(jobs->server)->jobs.redis || job->state >= SP_JOB_DONE || sp_runner_had(jobs->runner, job->id))
+    if (job->state >= SP_JOB_DONE || sp_runner_had(jobs->runner, job->id))
         return;
     while (watch && strcmp(watch->id, job->id) != 0)
         watch = watch->next;
@@ -87,6 +87,14 @@ void gw_jobs_watch(gw_jobs *jobs, const sp_job *job)
     jobs->watch_timer.context = jobs;
     if (!jobs->watch_timer.heap_index)
         look_fire(&jobs->watch_timer, jobs);
+}
+
+void gw_jobs_watch_told(gw_jobs *jobs, const sp_job *job)
+{
+    for (gw_watch *watch = jobs->watches; watch; watch = watch->next) {
+        if (strcmp(watch->id, job->id) == 0)
+            watch->state = job->state;
+    }
 }
 
 void gw_jobs_watch_end(gw_jobs *jobs)

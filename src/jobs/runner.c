@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #define CLAIMS_AT_ONCE 8
-#define SWEEP_MS 30000
-#define SWEEP_RESULTS_EVERY 20
+#define SWEEP_MS 10000 /* SPILLWAY_JOBS_SWEEP_MS, which tests shorten */
+#define SWEEP_RESULTS_EVERY 60
 
 const sp_config *sp_runner_settings(const sp_runner *runner)
 {
@@ -196,6 +196,13 @@ static void swept(const sp_job_reply *reply, void *context)
     (void)context;
 }
 
+static int64_t sweep_ms(void)
+{
+    const char *text = getenv("SPILLWAY_JOBS_SWEEP_MS");
+    long ms = text ? strtol(text, NULL, 10) : 0;
+    return ms >= 10 && ms <= 3600000 ? ms : SWEEP_MS;
+}
+
 static void sweep_fire(sp_timer *timer, void *context)
 {
     static int rounds; /* one runner a process */
@@ -203,7 +210,7 @@ static void sweep_fire(sp_timer *timer, void *context)
     sp_jobs_sweep(runner->config.jobs, swept, runner);
     if (runner->config.results && rounds++ % SWEEP_RESULTS_EVERY == 0)
         sp_results_sweep(runner->config.results);
-    timer_in(runner, timer, SWEEP_MS);
+    timer_in(runner, timer, sweep_ms());
 }
 
 static void give_all_up(sp_runner *runner)
@@ -267,7 +274,7 @@ sp_status sp_runner_new(const sp_runner_config *config, sp_runner **ret_runner, 
     }
     timer_in(runner, &runner->poll, 0);
     timer_in(runner, &runner->renew, sp_jobs_renew_ms(runner->config.jobs));
-    timer_in(runner, &runner->sweep, SWEEP_MS);
+    timer_in(runner, &runner->sweep, sweep_ms());
     *ret_runner = runner;
     return SP_OK;
 }

@@ -251,6 +251,15 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(serve):
     assert server.wait_job(waiting)["status"] == "done"
 
 
+def test_a_job_that_waits_too_long_expires_and_whoever_follows_is_told(serve):
+    server = serve(faults="worker.batch:sleep=60000", workers="noop0", config="jobs:\n  concurrency: 1\n",
+                   env={"SPILLWAY_JOBS_SWEEP_MS": "200"})
+    server.wait_job(server.submit(b"in the way").json()["id"], "running")
+    name = server.submit(b"late", "task=noop&ttl=1").json()["id"]
+    assert server.events(name)[-1][0] == "job.failed"
+    assert server.job(name)["error"]["code"] == "expired"
+
+
 def token(name, text, more=""):
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f"  - {{name: {name}, sha256: {digest}, scopes: [infer], tenant: {name}{more}}}\n"
