@@ -50,17 +50,32 @@ struct sp_webhooks {
     hook_host hosts[HOSTS];
     int host_count, busy, looks_out, asked;
     bool look_again, stopped;
+    int64_t retry_at_ns; /* of the first one that failed here */
     sp_timer look;
     sp_metric *delivered, *failed, *given_up;
 };
 
 static void look(sp_webhooks *webhooks);
 
+/* In `ms`, or when the next one that failed here is due. */
 static void look_in(sp_webhooks *webhooks, int64_t ms)
 {
     sp_loop *loop = webhooks->runner->config.loop;
+    int64_t now = sp_loop_now_ns(loop), at = now + ms * SP_NS_PER_MS;
+    if (webhooks->retry_at_ns > now)
+        at = SP_MIN(at, webhooks->retry_at_ns);
     if (!webhooks->stopped)
-        (void)sp_loop_timer_set(loop, &webhooks->look, sp_loop_now_ns(loop) + ms * SP_NS_PER_MS, NULL);
+        (void)sp_loop_timer_set(loop, &webhooks->look, at, NULL);
+}
+
+static void retry_in(sp_webhooks *webhooks, int64_t ms)
+{
+    int64_t now = sp_loop_now_ns(webhooks->runner->config.loop);
+    int64_t at = now + (ms + 20) * SP_NS_PER_MS; /* the store's clock is not ours */
+    if (webhooks->retry_at_ns <= now || at < webhooks->retry_at_ns)
+        webhooks->retry_at_ns = at;
+    if (!webhooks->look.heap_index || webhooks->look.at_ns > webhooks->retry_at_ns)
+        look_in(webhooks, LOOK_IDLE_MS);
 }
 
 static void delivery_end(delivery *d)
@@ -152,6 +167,8 @@ static void failed(delivery *d, const char *detail, int http_status, int retry_a
     event_emit(d, gone ? "webhook.given_up" : "webhook.failed", http_status, detail);
     int64_t pause_ms = SP_MAX(next_try_ms(d), retry_after_s * INT64_C(1000));
     mark(d, false, gone ? 0 : now + pause_ms); /* 0: never again */
+    if (!gone)
+        retry_in(webhooks, pause_ms);
 }
 
 static void sent(const sp_send_result *result, void *context)
