@@ -7,6 +7,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -84,8 +85,9 @@ def post(path, body, headers=None):
 
 class Server:
     def __init__(self, command, env=None, http=r"http (\d+)", metrics=r"metrics (\d+)"):
+        self.data = tempfile.TemporaryDirectory(prefix="spillway-test-")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        env={**os.environ, **(env or {})})
+                                        env={**os.environ, "FAKE_DATA": self.data.name, **(env or {})})
         text, until = "", time.monotonic() + 20
         selector = selectors.DefaultSelector()
         selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -148,6 +150,7 @@ class Server:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+        self.data.cleanup()
 
 
 def fake(*args, env=None):
@@ -184,7 +187,7 @@ def own_gateway():
 
 
 @pytest.fixture
-def spillway():
+def spillway(tmp_path):
     """The real program: spillway("--workers", "noop0")."""
     servers = []
 
@@ -192,7 +195,8 @@ def spillway():
         path = os.path.join(BUILD, "spillway")
         if not os.path.exists(path):
             pytest.skip("the program is not built")
-        servers.append(Server([path, "serve", "--http-port", "0", "--metrics-port", "0", "--drain-delay", "0", *args],
+        servers.append(Server([path, "serve", "--http-port", "0", "--metrics-port", "0", "--drain-delay", "0",
+                               "--data-dir", str(tmp_path / "data"), *args],
                               http=r"on http://127\.0\.0\.1:(\d+)", metrics=r"metrics on http://127\.0\.0\.1:(\d+)"))
         return servers[-1]
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The gateway with the fake house: fake_gateway [BIND [DRAIN_DELAY_MS]]. Any free ports; prints "http PORT metrics PORT
- * admin PORT". FAKE_CONFIG (environment) names a configuration file for tokens and the like. */
+ * admin PORT". FAKE_CONFIG (environment) names a configuration file for tokens and the like, FAKE_DATA a directory. */
 #include "gateway/gateway.h"
 
 #include <stdio.h>
@@ -23,15 +23,17 @@ int main(int argc, char **argv)
     config.bound = bound;
     sp_error err = { 0 };
     config.config_path = getenv("FAKE_CONFIG");
-    if (config.config_path) {
-        sp_complaints complaints;
-        sp_complaints_init(&complaints);
-        if (sp_config_load_over(config.config_path, NULL, 0, &config.config, &complaints, &err)) {
-            (void)fprintf(stderr, "%s\n%s", err.message, complaints.text.data ? (char *)complaints.text.data : "");
-            return 2;
-        }
-        sp_complaints_done(&complaints);
+    sp_config_override data = { .key = "data_dir", .origin = "FAKE_DATA" };
+    (void)snprintf(data.value, sizeof(data.value), "%s", getenv("FAKE_DATA") ? getenv("FAKE_DATA") : "");
+    config.overrides = &data;
+    config.override_count = *data.value != 0;
+    sp_complaints complaints;
+    sp_complaints_init(&complaints);
+    if (sp_config_load_over(config.config_path, config.overrides, config.override_count, &config.config, &complaints, &err)) {
+        (void)fprintf(stderr, "%s\n%s", err.message, complaints.text.data ? (char *)complaints.text.data : "");
+        return 2;
     }
+    sp_complaints_done(&complaints);
     if (sp_gateway_run(&config, &err)) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
