@@ -189,7 +189,7 @@ class Receiver:
     """A webhook receiver (and PUT target): keeps what came, answers with `status` or what answer(count) says."""
 
     def __init__(self, secret=None, answer=None):
-        self.secret, self.answer = secret, answer
+        self.secret, self.answer, self.files = secret, answer, {}
         self.deliveries, self.puts, self.bad, self.lock = [], {}, [], threading.Lock()
         outer = self
 
@@ -211,6 +211,13 @@ class Receiver:
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+            def do_GET(self):
+                body = outer.files.get(self.path)
+                self.send_response(200 if body else 404)
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
 
             def log_message(self, *_):
                 pass

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import jobhouse
 from jobhouse import until
 
 SECRET = "a secret of the test"
@@ -31,6 +32,19 @@ def test_a_webhook_is_signed_and_tells_the_whole_job(serve_net, receive):
     done = server.submit(b"hello", f"task=noop&webhook={hook.url}/hook").json()["id"]
     until(lambda: done in hook.delivered(), "the webhook")
     assert hook.deliveries[-1][2]["result"]["payload_bytes"] == 5 and not hook.bad
+
+
+def test_a_picture_behind_a_url_is_fetched(serve, receive):
+    picture = jobhouse.ASSETS / "media" / "images" / "zebra.jpeg"
+    if not picture.exists() or not (jobhouse.MODELS / "efficientnet-lite0" / "1" / "model.onnx").exists():
+        pytest.skip("the zebra or the default model is not there (SPILLWAY_ASSETS, make model)")
+    far = receive()
+    far.files["/zebra.jpeg"] = picture.read_bytes()
+    server = serve(workers="codec0,cpu0,net0", config="fetch:\n  allow_private: true\n").ready()
+    job = server.wait_job(server.submit_json({"task": "classify", "url": far.url + "/zebra.jpeg"}).json()["id"])
+    assert job["status"] == "done" and job["result"]["predictions"][0]["label"] == "zebra", job
+    job = server.wait_job(server.submit_json({"task": "classify", "url": far.url + "/lion.jpeg"}).json()["id"])
+    assert job["status"] == "failed" and job["attempts"] == 1 and "404" in job["error"]["error"], job
 
 
 def test_a_webhook_is_repeated_until_it_is_taken_even_by_another_process(serve_net, receive):
