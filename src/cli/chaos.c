@@ -310,7 +310,7 @@ static void print_json(const sp_chaos *chaos, const sp_chaos_tally *t, const sp_
 static const char notes[] =
     "the schedule, a fault a line ('#' begins a comment):\n"
     "  at 5s kill cpu0                      SIGKILL to the worker of that name; `any`: a random one;\n"
-    "                                       one that is not ready just then is skipped\n"
+    "                                       one that is not ready just then is waited for\n"
     "  every 3s from 1s stop codec0 for 500ms\n"
     "  every 7s until 60s signal SEGV any   also BUS, ABRT, ILL, FPE, TERM\n"
     "  at 8s slow 20 for 3s                 20 clients that stall in the middle of their request\n"

@@ -20,7 +20,7 @@
  *   signal NAME WORKER       SEGV, BUS, ABRT, ...         slow N for TIME          clients that stall within their request
  *   post URL                 a stand-in's switch          run COMMAND              by /bin/sh
  *   reload                   SIGHUP to the server
- * WORKER: a name of /healthz, or `any`; one that is not ready just then is skipped. TIME: 500ms, 5s, 2m. '#' begins a comment. */
+ * WORKER: a name of /healthz, or `any`; one that is not ready just then is skipped (`every`) or waited for (`at`). TIME: 500ms, 5s, 2m. '#' begins a comment. */
 typedef enum sp_chaos_action {
     SP_CHAOS_SIGNAL, /* kill as well */
     SP_CHAOS_STOP,

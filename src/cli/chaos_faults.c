@@ -306,7 +306,8 @@ static sp_status make(executor *e, const sp_chaos_step *step, sp_chaos_event *ev
     return SP_OK;
 }
 
-static void fire(executor *e, const sp_chaos_step *step)
+/* False: nobody was there to do it to. */
+static bool fire(executor *e, const sp_chaos_step *step)
 {
     sp_chaos *chaos = e->chaos;
     sp_chaos_event event = { .step = step };
@@ -314,16 +315,17 @@ static void fire(executor *e, const sp_chaos_step *step)
 
     sp_status s = atomic_load(&chaos->open_count) < SP_CHAOS_OPEN ? make(e, step, &event, &err) : SP_BUSY;
     if (s) {
-        chaos->skipped++;
+        chaos->skipped += s != SP_BUSY || step->every_ns;
         if (s != SP_BUSY && !*chaos->problem)
             (void)snprintf(chaos->problem, sizeof(chaos->problem), "line %d: %.200s", step->line, err.message);
-        return;
+        return s != SP_BUSY;
     }
     (void)pthread_mutex_lock(&chaos->lock);
     chaos->open[atomic_load(&chaos->open_count)] = event;
     (void)atomic_fetch_add(&chaos->open_count, 1);
     (void)atomic_fetch_add(&chaos->unanswered, 1);
     (void)pthread_mutex_unlock(&chaos->lock);
+    return true;
 }
 
 /* --- watching ------------------------------------------------------------------------------------------------------ */
@@ -383,9 +385,11 @@ static void steps_round(executor *e, int64_t now_ns)
         sp_chaos_step *step = &chaos->script.steps[i];
         if (now_ns < step->next_ns || now_ns - chaos->start_ns > step->until_ns)
             continue;
-        fire(e, step);
-        /* One that is late is made once, not caught up with. */
-        step->next_ns = step->every_ns ? SP_MAX(step->next_ns + step->every_ns, now_ns) : INT64_MAX;
+        bool made = fire(e, step);
+        if (step->every_ns) /* one that is late is made once, not caught up with */
+            step->next_ns = SP_MAX(step->next_ns + step->every_ns, now_ns);
+        else
+            step->next_ns = made ? INT64_MAX : now_ns + IDLE_NS; /* as soon as its worker is there */
     }
 }
 
