@@ -29,6 +29,7 @@ class Gpus:
             "SPILLWAY_DEVICE_PAUSE_MS": "200"})
 
     def __enter__(self):
+        self.server.wait_worker_ready("noop0")
         self.server.wait_worker_ready("sampler0")
         return self
 
