@@ -132,8 +132,7 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
     if (worker->state == SP_WORKER_QUARANTINED || worker->state == SP_WORKER_ENDING)
         return SP_SKIP_DOWN;
     if (request->task == SP_TASK_CLASSIFY &&
-        (worker->without_model || (worker->has_card && request->answer.model[0] &&
-                                   strcmp(worker->card.model, request->answer.model) != 0)))
+        worker->has_card && request->answer.model[0] && strcmp(worker->card.model, request->answer.model) != 0)
         return SP_SKIP_CANNOT;
     return SP_SKIP_NONE;
 }

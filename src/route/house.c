@@ -350,7 +350,7 @@ bool sp_house_ready(const sp_house *house, bool *ret_degraded)
         const sp_worker *worker = &house->workers[i];
         if (worker->role == SP_ROLE_SAMPLER)
             continue; /* it answers nobody */
-        bool up = worker->state == SP_WORKER_READY && !worker->without_model;
+        bool up = worker->state == SP_WORKER_READY;
         all[worker->role]++;
         ready[worker->role] += up;
         *ret_degraded |= !up;

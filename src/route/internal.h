@@ -88,7 +88,6 @@ typedef struct sp_worker {
     int pauses;          /* quarantines in a row: how long the next one is */
     int64_t again_at_ns; /* > 0: quarantined until then, or being tried again after it */
     bool said_why;      /* this incarnation's last words are in `reason` and `code` */
-    bool without_model; /* its model killed it while loading */
     bool reserved;    /* drained for a suspect that must run alone */
     char reason[256];
     char code[32]; /* of `reason`: a device fault's word (worker/device_fault.h), or "" */

@@ -115,7 +115,6 @@ bool sp_quarantine_begin(sp_worker *worker, bool loading, int64_t *ret_wait_ns)
     bool again = worker->again_at_ns != 0;
     *ret_wait_ns = pause_ns(worker->pauses++);
     worker->again_at_ns = sp_clock_now_ns() + *ret_wait_ns;
-    worker->without_model = false; /* a model that killed it is tried again, too */
     sp_metric_add(series(SP_METRIC_COUNTER, "spillway_device_quarantines_total", worker, NULL,
                          "Times a worker was left alone for a while because it kept failing"), 1);
     sp_metric_set(series(SP_METRIC_GAUGE, "spillway_device_quarantined", worker, NULL, "1 = left alone now"), 1);

@@ -103,6 +103,15 @@ static sp_status check_model(const sp_house *house, const sp_chain *chain, const
     return SP_OK;
 }
 
+static int find_only(const sp_house *house, const sp_chain *chain, const char *name)
+{
+    for (int e = 0; e < chain->count; e++) {
+        if (strcmp(house->links[chain->entries[e].link].name, name) == 0)
+            return e;
+    }
+    return -1;
+}
+
 static sp_status check_task(const sp_house *house, const sp_request_params *params, sp_error *reterr)
 {
     const sp_chain *chain = &house->snapshot->chains[params->task];
@@ -117,21 +126,15 @@ static sp_status check_task(const sp_house *house, const sp_request_params *para
                             SP_LIMIT_SEND_HEADERS_BYTES - 1);
     if (params->task == SP_TASK_SEND)
         return SP_OK;
+    if (params->only_link && find_only(house, chain, params->only_link) < 0)
+        return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "no_such_link", "'%.31s' is no link of %s; GET /v1/links names them",
+                            params->only_link, sp_task_name(params->task));
     if (!chain->count && params->task == SP_TASK_CLASSIFY)
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
                             "no worker here can classify: start with a device worker (--workers codec0,cpu0)");
     if (!chain->count)
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link", "no worker is configured for %s", sp_task_name(params->task));
     return params->task == SP_TASK_CLASSIFY ? check_model(house, chain, params->model, reterr) : SP_OK;
-}
-
-static int find_only(const sp_house *house, const sp_chain *chain, const char *name)
-{
-    for (int e = 0; e < chain->count; e++) {
-        if (strcmp(house->links[chain->entries[e].link].name, name) == 0)
-            return e;
-    }
-    return -2;
 }
 
 /* What policy will ask about. */

@@ -57,11 +57,11 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
     argv[n++] = worker->kind;
     argv[n++] = "--spin-us";
     argv[n++] = spin;
-    if (config->model_repository && !worker->without_model) {
+    if (config->model_repository) {
         argv[n++] = "--model-repository";
         argv[n++] = config->model_repository;
     }
-    if (config->model && !worker->without_model) {
+    if (config->model) {
         argv[n++] = "--model";
         argv[n++] = config->model;
     }
@@ -330,20 +330,15 @@ static void restart(sp_timer *timer, void *context)
         sp_log_error("no restart timer", NULL, &err);
 }
 
-/* Decides what comes after this death: at once, later, without its model, or after a pause. */
+/* Decides what comes after this death: at once, later, or after a pause. */
 static void plan_restart(sp_worker *worker, sp_death_cause cause, bool early, bool loading)
 {
     sp_house *house = worker->house;
     sp_error err = { 0 };
     worker->restarts++;
     worker->restart_timer = (sp_timer){ .fire = restart, .context = worker };
-    bool crashed_loading = loading && (cause == SP_DEATH_CRASH || cause == SP_DEATH_WATCHDOG || cause == SP_DEATH_OOM);
-    if (crashed_loading && worker->role == SP_ROLE_DEVICE && !worker->without_model) {
-        worker->without_model = true; /* it comes back with what it can do without that model */
-        worker->plan[0] = 0;
-        sp_log(SP_LOG_ERROR, "model quarantined: loading it killed its worker", SP_LOG_TEXT("worker", worker->name),
-               SP_LOG_TEXT("reason", worker->reason));
-    }
+    if (loading && (cause == SP_DEATH_CRASH || cause == SP_DEATH_WATCHDOG))
+        worker->plan[0] = 0; /* measured by an earlier one; perhaps that is what it cannot bear */
     worker->early_deaths += early && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED;
     int64_t wait_ns = 0;
     bool quarantined = sp_quarantine_begin(worker, loading, &wait_ns);

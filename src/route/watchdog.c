@@ -158,8 +158,8 @@ static void look_at(sp_worker *worker, int64_t now_ns)
     if (worker->pid <= 0 || worker->killed_for != SP_DEATH_OUTSIDER)
         return;
     char state = process_state(worker->pid);
-    if (judge_stopped(worker, state))
-        return;
+    if (judge_stopped(worker, state) || state == 'T')
+        return; /* whatever else seems wrong with it, being stopped is why */
     if (worker->state == SP_WORKER_STARTING) {
         if (now_ns - worker->spawned_ns > START_LIMIT_NS)
             sp_supervisor_kill(worker, SP_DEATH_WATCHDOG, "worker did not become ready in time");
