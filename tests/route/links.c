@@ -44,9 +44,12 @@ TEST(only_link_asks_that_one_or_none)
     stage_script(&s, "noop0", "status=internal");
     stage_one(&s, &(sp_request_params){ .only_link = "noop0" }, "x");
     CHECK_INT(s.status, SP_INTERNAL);
-    stage_one(&s, &(sp_request_params){ .only_link = "noop7" }, "x");
-    CHECK_INT(s.status, SP_UNAVAILABLE);
-    CHECK_TEXT(s.code, "no_link");
+    sp_request *request = NULL;
+    sp_error err = { 0 };
+    int retry_after_s = 0;
+    const sp_request_params unknown = { .only_link = "noop7", .deadline_ns = sp_clock_now_ns() + SP_NS_PER_S };
+    CHECK_INT(sp_request_open(s.house, &unknown, &request, &retry_after_s, &err), SP_NOT_FOUND);
+    CHECK_TEXT(err.code, "no_such_link");
     stage_close(&s);
 }
 
