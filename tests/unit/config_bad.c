@@ -129,8 +129,10 @@ static const struct {
 /* "f:" before each line that begins with a number. */
 static void expected_of(const char *said, sp_buf *out)
 {
-    for (const char *line = said; *line; line += strcspn(line, "\n") + 1)
-        sp_buf_printf(out, "f:%.*s\n", (int)strcspn(line, "\n"), line);
+    for (const char *line = said; *line; line += strcspn(line, "\n") + 1) {
+        sp_buf_append_text(out, "f:");
+        sp_buf_append(out, line, strcspn(line, "\n") + 1);
+    }
     sp_buf_append(out, "", 1);
 }
 
