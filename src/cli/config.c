@@ -37,7 +37,8 @@ static bool kinds_check(const char *path, const sp_config *config)
 
 static int check(const char *path, const sp_config *config, const sp_complaints *complaints)
 {
-    fwrite(complaints->text.data, 1, complaints->text.size_bytes, stdout);
+    if (complaints->text.size_bytes)
+        fwrite(complaints->text.data, 1, complaints->text.size_bytes, stdout);
     if (!config || !kinds_check(path, config))
         return SP_EXIT_FAILED;
     printf("%s: good: %d chain%s, %d remote%s, %d token%s\n", path, config->chain_count,
@@ -51,7 +52,8 @@ static int show(const sp_config *config, const sp_complaints *complaints)
     sp_buf out;
     int code = SP_EXIT_OK;
 
-    fwrite(complaints->text.data, 1, complaints->text.size_bytes, stderr);
+    if (complaints->text.size_bytes)
+        fwrite(complaints->text.data, 1, complaints->text.size_bytes, stderr);
     if (!config)
         return SP_EXIT_FAILED;
     sp_buf_init(&out, 16u << 20);

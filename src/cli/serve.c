@@ -204,7 +204,7 @@ static int load(const settings *s, sp_config **ret_config)
     sp_complaints_init(&complaints);
     sp_status status = sp_config_load_over(s->config, s->overrides, s->override_count, ret_config, &complaints, &err);
     int count = complaints.count;
-    if (count != 1 || complaints.warning_count)
+    if ((count != 1 || complaints.warning_count) && complaints.text.size_bytes)
         fwrite(complaints.text.data, 1, complaints.text.size_bytes, stderr);
     sp_complaints_done(&complaints);
     if (!status)

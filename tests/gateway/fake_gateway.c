@@ -34,10 +34,9 @@ int main(int argc, char **argv)
         return 2;
     }
     sp_complaints_done(&complaints);
-    if (sp_gateway_run(&config, &err)) {
+    sp_status status = sp_gateway_run(&config, &err);
+    if (status)
         (void)fprintf(stderr, "%s\n", err.message);
-        return 1;
-    }
     sp_config_unref(config.config);
-    return 0;
+    return status ? 1 : 0;
 }
