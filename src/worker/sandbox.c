@@ -115,6 +115,12 @@ static int allow_by_argument(scmp_filter_ctx filter)
     /* Its flags lie in memory where a filter cannot look; "not there" makes glibc use clone. */
     if (!code)
         code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    /* Refused, but not with death: glibc opens files where nobody expects it to, like the kernel's setting of overcommit
+     * when a thread's heap shrinks for the first time, and takes a refusal well. */
+    if (!code)
+        code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
+    if (!code)
+        code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(open), 0);
     /* glibc's fstat is newfstatat with an empty path. A filter sees the flag and not the path, so code gone bad could
      * still learn that a file exists; it cannot open it. */
     if (!code)

@@ -241,6 +241,31 @@ TEST(sandbox_lets_an_output_grow)
     (void)close(output_fd);
 }
 
+/* A heap of a thread's own that shrinks: glibc then reads /proc/sys/vm/overcommit_memory, once. */
+static void *grow_and_shrink(void *argument)
+{
+    void *blocks[64];
+    for (size_t i = 0; i < SP_ARRAY_LEN(blocks); i++) {
+        blocks[i] = malloc(100000);
+        if (blocks[i])
+            memset(blocks[i], 1, 100000);
+    }
+    for (size_t i = SP_ARRAY_LEN(blocks); i-- > 0;)
+        free(blocks[i]);
+    return argument;
+}
+
+static bool heaps_shrink(void)
+{
+    pthread_t thread;
+    return pthread_create(&thread, NULL, grow_and_shrink, NULL) == 0 && pthread_join(thread, NULL) == 0;
+}
+
+TEST(sandbox_lets_heaps_shrink)
+{
+    check_works("a thread's heap that shrinks", inside(heaps_shrink));
+}
+
 static bool aborts(void)
 {
     abort();
