@@ -32,7 +32,7 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
         if (in_hand && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED)
             costs_a_try(request, worker, given);
     } else if (in_hand && is_suspicious(cause)) {
-        if (sp_poison_death(&house->poison, sp_poison_hash(request), sp_clock_now_ns()) == SP_POISON_REFUSED) {
+        if (sp_poison_death(&house->poison, sp_poison_hash(request), house->deaths, sp_clock_now_ns()) == SP_POISON_REFUSED) {
             sp_lease_cancel_all(request, false);
             sp_dispatch_answer_poisoned(request);
             return;
@@ -51,13 +51,14 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
 static void abandoned(sp_request *request, sp_worker_role role, sp_death_cause cause, bool in_hand)
 {
     if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET)
-        (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), sp_clock_now_ns());
+        (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), request->house->deaths, sp_clock_now_ns());
     sp_request_recycle_if_done(request);
 }
 
 void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char *reason)
 {
     sp_dispatch_collect(worker); /* what it had finished still counts */
+    worker->house->deaths++;
     for (uint32_t slot = 0; slot < SP_LIMIT_SLOTS && worker->in_flight; slot++) {
         sp_lease given = worker->leases[slot];
         if (!given.number)

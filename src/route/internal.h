@@ -185,6 +185,7 @@ typedef struct sp_queue {
 typedef struct sp_poison_entry {
     uint64_t hash; /* of body, op and model */
     int deaths;
+    uint64_t last_death;
     int64_t refused_until_ns; /* > 0: poisoned */
     int64_t touched_ns;
 } sp_poison_entry;
@@ -199,7 +200,8 @@ typedef enum sp_poison_verdict { SP_POISON_CLEAN, SP_POISON_SUSPECT, SP_POISON_R
 /* Content, not identity: of payload, operation and model. */
 uint64_t sp_poison_hash(sp_request *request);
 sp_poison_verdict sp_poison_look(sp_poison *poison, uint64_t hash, int64_t now_ns);
-sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_ns);
+/* `death` (from 1) names the worker's death: one that had the same content in hand twice counts once. */
+sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, uint64_t death, int64_t now_ns);
 void sp_poison_clear(sp_poison *poison, uint64_t hash); /* it ran to its end after all */
 
 /* --- the house -------------------------------------------------------------------------------------------------- */
@@ -232,6 +234,7 @@ struct sp_house {
     sp_queue suspects[SP_OP_COUNT];
     sp_queue answered; /* done callbacks to make at the end of this turn */
     sp_poison poison;
+    uint64_t deaths; /* of workers, so far */
     uint64_t oom_kills;
     sp_timer watchdog;
     int64_t watchdog_due_ns;

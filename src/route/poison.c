@@ -41,7 +41,7 @@ sp_poison_verdict sp_poison_look(sp_poison *poison, uint64_t hash, int64_t now_n
     return entry->refused_until_ns ? SP_POISON_REFUSED : SP_POISON_SUSPECT;
 }
 
-sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_ns)
+sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, uint64_t death, int64_t now_ns)
 {
     sp_poison_entry *entry = find(poison, hash);
     if (!entry) {
@@ -57,6 +57,9 @@ sp_poison_verdict sp_poison_death(sp_poison *poison, uint64_t hash, int64_t now_
         *entry = (sp_poison_entry){ .hash = hash };
     }
     entry->touched_ns = now_ns;
+    if (entry->last_death == death)
+        return entry->refused_until_ns ? SP_POISON_REFUSED : SP_POISON_SUSPECT;
+    entry->last_death = death;
     if (++entry->deaths >= DEATHS_TO_POISON)
         entry->refused_until_ns = now_ns + SP_LIMIT_POISON_MS * SP_NS_PER_MS;
     return entry->refused_until_ns ? SP_POISON_REFUSED : SP_POISON_SUSPECT;
