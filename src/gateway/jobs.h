@@ -92,6 +92,11 @@ typedef struct gw_call {
 gw_call *gw_call_begin(gw_conn *conn); /* NULL: it has been refused, no memory */
 gw_conn *gw_call_end(gw_call *call);   /* in the callback; frees */
 void gw_call_fail(gw_conn *conn, sp_status status, const sp_error *err); /* the store's error as the answer */
+/* gw_call_end for a reply that has nothing to do but answer: NULL when nobody waits any more, or for the error that the
+ * store replied with, which is the answer then. */
+gw_conn *gw_call_reply(gw_call *call, sp_status status, const sp_error *err);
+void gw_call_answer(gw_conn *conn, sp_buf *json); /* 200; takes the buffer */
+void gw_cursor_write(sp_buf *json, const char *cursor); /* ,"cursor":... of a list; NULL and "" = the end */
 const char *gw_tenant(const gw_conn *conn); /* whose things may be seen; NULL = everybody's (admin) */
 sp_status gw_page_limit(const gw_conn *conn, int *ret_limit, sp_error *reterr); /* ?limit= */
 bool gw_id_good(const char *id);

@@ -396,20 +396,16 @@ static sp_job job_now(const gw_jobs *jobs, const sp_job *stored)
 
 static void got(const sp_job_reply *reply, void *context)
 {
-    gw_conn *conn = gw_call_end(context);
+    sp_status s = !reply->status && !reply->count ? SP_NOT_FOUND : reply->status;
+    gw_conn *conn = gw_call_reply(context, s, reply->error);
     sp_buf json;
     if (!conn)
         return;
-    if (reply->status || !reply->count) {
-        gw_call_fail(conn, reply->status ? reply->status : SP_NOT_FOUND, reply->error);
-        return;
-    }
     sp_job job = job_now(conn->server->jobs, &reply->jobs[0]);
     sp_buf_init(&json, JOB_JSON_LIMIT_BYTES);
     sp_job_write(&json, &job, &reply->result, NULL);
     sp_buf_append_text(&json, "\n");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 void gw_jobs_get(gw_conn *conn)
@@ -421,14 +417,10 @@ void gw_jobs_get(gw_conn *conn)
 
 static void listed(const sp_job_reply *reply, void *context)
 {
-    gw_conn *conn = gw_call_end(context);
+    gw_conn *conn = gw_call_reply(context, reply->status, reply->error);
     sp_buf json;
     if (!conn)
         return;
-    if (reply->status) {
-        gw_call_fail(conn, reply->status, reply->error);
-        return;
-    }
     sp_buf_init(&json, GW_PAGE_MOST * (sizeof(sp_job) + 1024));
     sp_buf_append_text(&json, "{\"jobs\":[");
     for (int i = 0; i < reply->count; i++) {
@@ -436,14 +428,10 @@ static void listed(const sp_job_reply *reply, void *context)
         sp_buf_append_text(&json, i ? "," : "");
         sp_job_write(&json, &job, NULL, NULL);
     }
-    sp_buf_append_text(&json, "],\"cursor\":");
-    if (reply->cursor && *reply->cursor)
-        sp_buf_append_json_text(&json, reply->cursor);
-    else
-        sp_buf_append_text(&json, "null");
+    sp_buf_append_text(&json, "]");
+    gw_cursor_write(&json, reply->cursor);
     sp_buf_append_text(&json, "}\n");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 static sp_status state_read(const char *text, int *ret_state, sp_error *reterr)
@@ -516,8 +504,7 @@ static void deleted(const sp_job_reply *reply, void *context)
     sp_buf json;
     sp_buf_init(&json, 256);
     sp_buf_printf(&json, "{\"id\":\"%s\",\"status\":\"%s\"}\n", job->id, cancelled ? "cancelled" : "erased");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 void gw_jobs_delete(gw_conn *conn)

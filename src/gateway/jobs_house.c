@@ -195,6 +195,30 @@ void gw_call_fail(gw_conn *conn, sp_status status, const sp_error *err)
     gw_conn_answered(conn);
 }
 
+gw_conn *gw_call_reply(gw_call *call, sp_status status, const sp_error *err)
+{
+    gw_conn *conn = gw_call_end(call);
+    if (!conn || !status)
+        return conn;
+    gw_call_fail(conn, status, err);
+    return NULL;
+}
+
+void gw_call_answer(gw_conn *conn, sp_buf *json)
+{
+    gw_reply_json(conn, 200, json, NULL);
+    gw_conn_answered(conn);
+}
+
+void gw_cursor_write(sp_buf *json, const char *cursor)
+{
+    sp_buf_append_text(json, ",\"cursor\":");
+    if (cursor && *cursor)
+        sp_buf_append_json_text(json, cursor);
+    else
+        sp_buf_append_text(json, "null");
+}
+
 const char *gw_tenant(const gw_conn *conn)
 {
     return conn->access.scopes & SP_SCOPE_ADMIN ? NULL : conn->access.tenant;

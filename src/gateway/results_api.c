@@ -80,28 +80,19 @@ static const char *word(const gw_conn *conn, const char *name)
 
 static void queried(const sp_results_reply *reply, void *context)
 {
-    gw_conn *conn = gw_call_end(context);
+    gw_conn *conn = gw_call_reply(context, reply->status, reply->error);
     sp_buf json;
     if (!conn)
         return;
-    if (reply->status) {
-        gw_call_fail(conn, reply->status, reply->error);
-        return;
-    }
     sp_buf_init(&json, RESULT_JSON_BYTES);
     sp_buf_append_text(&json, "{\"results\":");
     if (reply->json.size_bytes)
         sp_buf_append(&json, reply->json.data, reply->json.size_bytes);
     else
         sp_buf_append_text(&json, "[]");
-    sp_buf_append_text(&json, ",\"cursor\":");
-    if (reply->cursor && *reply->cursor)
-        sp_buf_append_json_text(&json, reply->cursor);
-    else
-        sp_buf_append_text(&json, "null");
+    gw_cursor_write(&json, reply->cursor);
     sp_buf_append_text(&json, "}\n");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 void gw_results_list(gw_conn *conn)
@@ -129,18 +120,13 @@ void gw_results_list(gw_conn *conn)
 
 static void got(const sp_results_reply *reply, void *context)
 {
-    gw_conn *conn = gw_call_end(context);
+    gw_conn *conn = gw_call_reply(context, reply->status, reply->error);
     sp_buf json;
     if (!conn)
         return;
-    if (reply->status) {
-        gw_call_fail(conn, reply->status, reply->error);
-        return;
-    }
     sp_buf_init(&json, RESULT_JSON_BYTES);
     sp_buf_append(&json, reply->json.data, reply->json.size_bytes);
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 void gw_results_get(gw_conn *conn)
@@ -159,8 +145,7 @@ static void erased_write(gw_conn *conn)
     sp_buf_append_text(&json, "{\"id\":");
     sp_buf_append_json_text(&json, conn->params[0]);
     sp_buf_append_text(&json, ",\"status\":\"erased\"}\n");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 static void job_erased(const sp_job_reply *reply, void *context)
@@ -205,14 +190,10 @@ void gw_results_delete(gw_conn *conn)
 
 static void costed(const sp_results_reply *reply, void *context)
 {
-    gw_conn *conn = gw_call_end(context);
+    gw_conn *conn = gw_call_reply(context, reply->status, reply->error);
     sp_buf json;
     if (!conn)
         return;
-    if (reply->status) {
-        gw_call_fail(conn, reply->status, reply->error);
-        return;
-    }
     sp_buf_init(&json, RESULT_JSON_BYTES);
     sp_buf_append_text(&json, "{\"costs\":");
     if (reply->json.size_bytes)
@@ -220,8 +201,7 @@ static void costed(const sp_results_reply *reply, void *context)
     else
         sp_buf_append_text(&json, "[]");
     sp_buf_append_text(&json, "}\n");
-    gw_reply_json(conn, 200, &json, NULL);
-    gw_conn_answered(conn);
+    gw_call_answer(conn, &json);
 }
 
 void gw_costs(gw_conn *conn)
