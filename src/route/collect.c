@@ -50,7 +50,7 @@ static void copy_error(const sp_worker *worker, const sp_completion *done, sp_st
         (void)SP_FAIL(ret_error, status, "%s failed without saying why", worker->name);
         return;
     }
-    memcpy(ret_error, worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES, sizeof(*ret_error));
+    memcpy(ret_error, worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE, sizeof(*ret_error));
     ret_error->status = status;
     ret_error->origin[sizeof(ret_error->origin) - 1] = 0;
     ret_error->code[sizeof(ret_error->code) - 1] = 0;
@@ -87,7 +87,7 @@ static sp_status take_content(const sp_worker *worker, sp_request *request, cons
 {
     static sp_answer_classes classes; /* loop thread only; the callback reads them before it returns */
     static uint8_t payload[SP_LIMIT_ANSWER_BYTES];
-    const uint8_t *source = worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES + offset;
+    const uint8_t *source = worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE + offset;
     sp_answer *answer = &request->answer;
     sp_error *err = &answer->error;
     if (request->task == SP_TASK_CLASSIFY) {

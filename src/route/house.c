@@ -20,7 +20,7 @@
 const char *sp_task_name(sp_task task)
 {
     static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify",
-                                         [SP_TASK_SEND] = "send" };
+                                         [SP_TASK_SEND] = "send", [SP_TASK_INFER] = "infer", [SP_TASK_DETECT] = "detect" };
     return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
 }
 

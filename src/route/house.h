@@ -12,8 +12,15 @@
 typedef struct sp_house sp_house;
 typedef struct sp_request sp_request;
 
-typedef enum sp_task { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_SEND, SP_TASK_COUNT } sp_task;
-const char *sp_task_name(sp_task task); /* "noop", "classify", "send" (the house's own: webhooks, uploads) */
+typedef enum sp_task {
+    SP_TASK_NOOP,
+    SP_TASK_CLASSIFY,
+    SP_TASK_SEND,   /* the house's own: webhooks, uploads */
+    SP_TASK_INFER,  /* plain tensors to a served model (KServe) */
+    SP_TASK_DETECT, /* a picture to boxes, by a served model */
+    SP_TASK_COUNT
+} sp_task;
+const char *sp_task_name(sp_task task); /* "noop", "classify", "send", "infer", "detect" */
 bool sp_task_parse(const char *text, sp_task *ret_task);
 
 typedef struct sp_house_config {
@@ -48,6 +55,17 @@ typedef struct sp_attempt {
     int64_t start_ns, end_ns;
 } sp_attempt;
 
+/* The memory of one worker incarnation, which its death must not take away while an answer in it is being sent. */
+typedef struct sp_answer_memory sp_answer_memory;
+sp_answer_memory *sp_answer_memory_ref(sp_answer_memory *memory);
+void sp_answer_memory_unref(sp_answer_memory *memory); /* NULL is fine */
+
+/* One incarnation of one worker: where the state of a sequence lives. incarnation 0 = anywhere. */
+typedef struct sp_pin {
+    int worker;
+    uint32_t incarnation;
+} sp_pin;
+
 typedef struct sp_answer {
     sp_status status;
     sp_error error;          /* when status is not SP_OK */
@@ -59,6 +77,15 @@ typedef struct sp_answer {
     /* What: */
     const sp_answer_classes *classes; /* classify; borrowed until the callback returns */
     sp_view payload;                  /* noop; borrowed likewise */
+    const sp_answer_boxes *boxes;     /* detect; borrowed likewise */
+    /* infer: a checked copy of the head, good until the callback returns; tensors lie at infer_data + outputs[i].offset, in
+     * the worker's memory, good until the request is closed if `memory` is referenced, else until the callback returns. */
+    const sp_infer_answer *infer;
+    const uint8_t *infer_data;
+    const sp_infer_step *steps;       /* of an ensemble; a copy, good until the callback returns */
+    int step_count;
+    struct sp_answer_memory *memory;
+    sp_pin pin;                       /* infer: who answered; a sequence goes on there */
     sp_answer_sent sent;              /* send */
     int64_t microdollars;    /* estimate of what this answer cost, hedges and failed tries included */
     int64_t device_ns;       /* of the device that answered */
@@ -92,6 +119,13 @@ typedef struct sp_request_params {
     const char *content_type;
     const char *send_headers;  /* send: "Name: value\n" each */
     bool send_put, send_s3, private_ok;
+    uint32_t model_id;         /* infer, detect: the loaded version (sp_house_model_load). Only workers that have it answer */
+    sp_pin pin;                /* infer: this incarnation or nobody (SP_UNAVAILABLE, code "sequence_lost", when it is gone) */
+    /* infer: the body is to be unpacked by a codec first (SP_OP_UNPACK); `unpacked` is called once with the rewritten header
+     * (good until it returns) and fills sp_request_infer_head, its tensors in_output; what it returns if not SP_OK ends the
+     * request. `encoding` and `header_bytes` may be set later, before submit: sp_request_set_unpack. */
+    sp_status (*unpacked)(sp_request *request, sp_view header, uint64_t tensor_bytes, void *context, sp_error *reterr);
+    void *unpacked_context;
     double duration_s;         /* of media, when known; 0 = unknown */
     /* For header and parameter conditions, called inside open only; NULL = none. */
     const char *(*header)(void *context, const char *name);
@@ -115,6 +149,11 @@ sp_view sp_request_body(const sp_request *request);
 void sp_request_set_payload(sp_request *request, size_t offset, size_t size_bytes);
 void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
+
+/* infer: the head, zeroed at open; to be filled before submit (or in `unpacked`). Gateway's own memory: workers read it. */
+sp_infer_head *sp_request_infer_head(sp_request *request);
+void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t header_bytes);
+void sp_request_set_pin(sp_request *request, sp_pin pin);
 
 /* Later than it was (never earlier); any time before `done`. A group of callers who wait for one answer uses it. */
 void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns);
@@ -194,6 +233,33 @@ typedef void sp_share_sum_fn(int64_t sum, bool known, void *context);
 typedef bool sp_share_fn(void *context, const char *name, int64_t window_s, int64_t amount, sp_share_sum_fn *reply,
                          void *reply_context);
 void sp_house_set_share(sp_house *house, sp_share_fn *share, void *context);
+
+/* --- served models (tasks infer and detect) ----------------------------------------------------------------------------
+ * The house knows loaded versions by number. A load goes to every device worker of the infer chain; a worker that starts
+ * again is given all that it should have before it gets leases of them. Files are read by workers only. */
+typedef enum sp_loaded_state { SP_LOADED_ABSENT, SP_LOADED_LOADING, SP_LOADED_READY, SP_LOADED_FAILED } sp_loaded_state;
+typedef struct sp_loaded_info {
+    const char *worker;
+    sp_loaded_state state;
+    sp_answer_loaded loaded;  /* READY */
+    sp_status status;         /* FAILED */
+    char reason[256];
+} sp_loaded_info;
+
+/* Called once, on the loop: all workers that are up have answered. SP_OK: at least one has it; else `err` is the most telling
+ * of their reasons. */
+typedef void sp_model_loaded_fn(uint32_t id, sp_status status, const sp_error *err, void *context);
+uint32_t sp_house_model_number(sp_house *house); /* a fresh one */
+/* `spec`: sp_load_spec as JSON; copied and kept for restarts. A death during the load counts against the version: after two
+ * it is FAILED there (code "crashed_load"). */
+sp_status sp_house_model_load(sp_house *house, uint32_t id, sp_view spec, int64_t timeout_ns, sp_model_loaded_fn *done,
+                              void *context, sp_error *reterr);
+/* Forgets it at once for new requests; workers let go of it when what runs has ended. */
+void sp_house_model_unload(sp_house *house, uint32_t id);
+int sp_house_model_info(const sp_house *house, uint32_t id, sp_loaded_info *ret_infos, int capacity);
+/* Some worker that has it is ready now (or, *ret_coming, will be). */
+bool sp_house_model_ready(const sp_house *house, uint32_t id, bool *ret_coming);
+int sp_house_model_open_count(const sp_house *house, uint32_t id); /* requests open for it */
 
 /* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
 bool sp_house_ready(const sp_house *house, bool *ret_degraded);

@@ -63,6 +63,11 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
         return sp_chain_wants_output(request, entry) ? request->output_kind : SP_OUTPUT_NONE;
     case SP_OP_NOOP:
     case SP_OP_SEND:
+    case SP_OP_INFER:
+    case SP_OP_LOAD:
+    case SP_OP_UNLOAD:
+    case SP_OP_DETECT:
+    case SP_OP_UNPACK:
         break;
     }
     return SP_OUTPUT_NONE;

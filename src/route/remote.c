@@ -54,7 +54,7 @@ void sp_remote_take_failure(const sp_worker *worker, sp_request *request, const 
     static sp_answer_remote_failure failure; /* loop thread only */
     if (done->answer_bytes != sizeof(failure))
         return; /* it did not come so far, or the far side told nothing */
-    memcpy(&failure, worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES, sizeof(failure));
+    memcpy(&failure, worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE, sizeof(failure));
     if (failure.remote.attempt_count > SP_LIMIT_ATTEMPTS)
         return;
     seal_all(&failure.remote);
@@ -68,7 +68,7 @@ sp_status sp_remote_take(const sp_worker *worker, sp_request *request, const sp_
     sp_answer *answer = &request->answer;
     if (done->answer_bytes < sizeof(far))
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
-    memcpy(&far, worker->answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES, sizeof(far));
+    memcpy(&far, worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE, sizeof(far));
     if (far.attempt_count > SP_LIMIT_ATTEMPTS)
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote %u attempts", worker->name, far.attempt_count);
     seal_all(&far);

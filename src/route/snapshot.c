@@ -19,6 +19,8 @@ static bool serves(const sp_worker *worker, sp_task task)
     case SP_TASK_NOOP:
         return worker->role == SP_ROLE_DEVICE || worker->role == SP_ROLE_NOOP;
     case SP_TASK_CLASSIFY:
+    case SP_TASK_INFER:
+    case SP_TASK_DETECT:
         return worker->role == SP_ROLE_DEVICE;
     case SP_TASK_SEND:
     case SP_TASK_COUNT:

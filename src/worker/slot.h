@@ -3,7 +3,7 @@
  *
  *   request memfd   one per house, written by the gateway alone (mapped, then sealed SHRINK|GROW|FUTURE_WRITE);
  *                   workers map it read-only, so any later link reads the same immutable request.
- *       sp_house_page | sp_slot_request[SP_LIMIT_SLOTS] | inline body[SP_LIMIT_SLOTS]
+ *       sp_house_page | sp_slot_request[SP_LIMIT_SLOTS] | inline body[SP_LIMIT_SLOTS] | sp_infer_head[SP_LIMIT_SLOTS]
  *   worker memfd    one per worker *incarnation*, thrown away with it, never repaired.
  *       sp_worker_page (both rings, executor marks, card) | answer[SP_LIMIT_SLOTS]
  *   body memfd      one per large body, sealed; descriptor sent over the control socket before the ring is rung.
@@ -20,11 +20,12 @@
 #include "base/limits.h"
 #include "base/status.h"
 #include "kernels/prep.h"
+#include "model/infer.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 3u
+#define SP_SLOT_ABI 4u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -42,8 +43,16 @@ typedef enum sp_op {
                        * seal it and make it the request's body */
     SP_OP_REMOTE = 5, /* the task by remote `submission.remote`: body or output (tensor) -> sp_answer_remote */
     SP_OP_SEND = 6,   /* body -> target (webhook, upload); answer: sp_answer_sent */
+    /* A device worker's, of the models that it serves (model/infer.h): */
+    SP_OP_INFER = 7,  /* the slot's sp_infer_head and tensors -> sp_infer_answer */
+    SP_OP_LOAD = 8,   /* body: sp_load_spec as JSON -> sp_answer_loaded. Warmed up when it comes back */
+    SP_OP_UNLOAD = 9, /* body: the same; whatever runs of it ends first. Answer: empty */
+    SP_OP_DETECT = 10, /* output (pixels) -> sp_answer_boxes */
+    /* A codec worker's: */
+    SP_OP_UNPACK = 11, /* body: a KServe request that is compressed, or whose tensors are JSON -> output: its tensors, packed;
+                        * answer: its JSON header, rewritten to the binary form (binary_data_size in place of data) */
 } sp_op;
-#define SP_OP_COUNT 7
+#define SP_OP_COUNT 12
 
 /* What lies in a slot's output memfd. */
 typedef enum sp_output_kind {
@@ -77,6 +86,8 @@ typedef struct sp_slot_request {
     sp_prep_spec prep; /* of the model asked for */
     uint32_t task;     /* sp_task of route/house.h, for SP_OP_REMOTE */
     uint32_t hops;     /* Spillways that this request has come through */
+    uint32_t header_bytes; /* UNPACK: Inference-Header-Content-Length; 0 = the body is all JSON */
+    uint32_t encoding;     /* UNPACK: sp_encoding of the body */
     char model[64];    /* asked for; "" = default */
     char content_type[96]; /* of the payload, "" = unknown */
     char target[SP_LIMIT_TARGET_BYTES];              /* FETCH, SEND: URL; "" = none */
@@ -160,6 +171,26 @@ typedef struct sp_answer_sent {
     uint32_t http_status;
     char detail[252];
 } sp_answer_sent;
+
+/* answer[slot] of SP_OP_LOAD. */
+typedef struct sp_answer_loaded {
+    uint64_t host_bytes, device_bytes;
+    int64_t load_ns, warmup_ns;
+    char engine[32], device[32];
+} sp_answer_loaded;
+
+/* answer[slot] of SP_OP_DETECT: corners in pixels of the oriented picture, best score first. */
+typedef struct sp_answer_box {
+    float x0, y0, x1, y1, score;
+    uint32_t class_id;
+    char label[SP_LIMIT_LABEL_BYTES];
+} sp_answer_box;
+typedef struct sp_answer_boxes {
+    uint32_t count, reserved;
+    sp_answer_box boxes[SP_LIMIT_ANSWER_BYTES / sizeof(sp_answer_box) - 1];
+} sp_answer_boxes;
+
+typedef enum sp_encoding { SP_ENCODING_NONE = 0, SP_ENCODING_GZIP = 1, SP_ENCODING_DEFLATE = 2 } sp_encoding;
 
 /* What a sampler worker knows of a device; blank values are NaN and never shown as numbers. */
 typedef struct sp_device_sample {
@@ -254,9 +285,17 @@ typedef struct sp_worker_page {
 #define SP_REQUEST_MEMFD_REQUESTS_OFFSET 4096u
 #define SP_REQUEST_MEMFD_BODIES_OFFSET \
     (SP_REQUEST_MEMFD_REQUESTS_OFFSET + SP_ALIGN_UP(SP_LIMIT_SLOTS * sizeof(sp_slot_request), (size_t)4096))
-#define SP_REQUEST_MEMFD_BYTES (SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_LIMIT_SLOT_INLINE_BYTES)
+#define SP_REQUEST_MEMFD_HEADS_OFFSET \
+    (SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_LIMIT_SLOT_INLINE_BYTES)
+#define SP_INFER_HEAD_STRIDE SP_ALIGN_UP(sizeof(sp_infer_head), (size_t)4096)
+#define SP_REQUEST_MEMFD_BYTES (SP_REQUEST_MEMFD_HEADS_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_INFER_HEAD_STRIDE)
 #define SP_WORKER_MEMFD_ANSWERS_OFFSET SP_ALIGN_UP(sizeof(sp_worker_page), (size_t)4096)
-#define SP_WORKER_MEMFD_BYTES (SP_WORKER_MEMFD_ANSWERS_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_LIMIT_ANSWER_BYTES)
+/* Answers lie far apart: those of most operations end at SP_LIMIT_ANSWER_BYTES, tensors may fill the whole stride. Pages
+ * that were never touched cost nothing; the worker gives back (MADV_REMOVE) what it touched beyond SP_ANSWER_KEEP_BYTES
+ * when the slot comes again. */
+#define SP_ANSWER_STRIDE ((size_t)64 * 1024 * 1024)
+#define SP_ANSWER_KEEP_BYTES ((size_t)1024 * 1024)
+#define SP_WORKER_MEMFD_BYTES (SP_WORKER_MEMFD_ANSWERS_OFFSET + (size_t)SP_LIMIT_SLOTS * SP_ANSWER_STRIDE)
 
 /* Control socket (SOCK_SEQPACKET), one message a packet, descriptors as SCM_RIGHTS. */
 typedef enum sp_control_kind {

@@ -212,7 +212,7 @@ static void prepare(sp_work_item *item, const sp_submission *submission)
     *item = (sp_work_item){ 0 };
     item->submission = submission;
     item->request = &worker.maps.requests[submission->slot];
-    item->answer = worker.maps.answers + (size_t)submission->slot * SP_LIMIT_ANSWER_BYTES;
+    item->answer = worker.maps.answers + (size_t)submission->slot * SP_ANSWER_STRIDE;
     item->done.batch_size = 1;
     if (sp_work_item_cancelled(item))
         item->status = SP_FAIL(&item->error, SP_CANCELLED, "the request was withdrawn before its turn");

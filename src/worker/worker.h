@@ -14,7 +14,7 @@ typedef struct sp_work_item {
     const sp_submission *submission;
     sp_view body;   /* the payload (file), read-only */
     sp_view input;  /* output memfd's content left by an earlier link; empty if none */
-    uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES */
+    uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES; of an INFER SP_ANSWER_STRIDE */
     /* The kind sets: */
     sp_status status;
     sp_error error;

@@ -362,7 +362,7 @@ static void take_output(json_t *out, lease *given, const sp_completion *done)
 static void tell(const sp_completion *done)
 {
     lease *given = &tool.leases[done->slot];
-    const uint8_t *answer = tool.answers + (size_t)done->slot * SP_LIMIT_ANSWER_BYTES;
+    const uint8_t *answer = tool.answers + (size_t)done->slot * SP_ANSWER_STRIDE;
     if (!given->out || given->number != done->lease)
         return;
     json_t *out = json_pack("{s:I,s:s,s:I,s:f,s:f}", "id", given->id, "status", sp_status_name((sp_status)done->status),

@@ -190,13 +190,19 @@ static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
         done->answer_bytes = sizeof(sent);
         return SP_OK;
     }
+    case SP_OP_INFER:
+    case SP_OP_LOAD:
+    case SP_OP_UNLOAD:
+    case SP_OP_DETECT:
+    case SP_OP_UNPACK:
+        break;
     }
     return SP_UNSUPPORTED;
 }
 
 static void finish(const work *w)
 {
-    uint8_t *answer = maps.answers + (size_t)w->submission.slot * SP_LIMIT_ANSWER_BYTES;
+    uint8_t *answer = maps.answers + (size_t)w->submission.slot * SP_ANSWER_STRIDE;
     sp_completion done = { .slot = w->submission.slot, .lease = w->submission.lease, .batch_size = 1, .begun_ns = w->begun_ns,
                            .retry_after_ns = w->script.retry_ms * SP_NS_PER_MS, .units = w->script.units };
     sp_status s = cancelled(w) ? SP_CANCELLED : status_named(w->script.status);
