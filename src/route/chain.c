@@ -143,7 +143,9 @@ static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool 
         return SP_SKIP_DOWN;
     if (worker->leases[request->slot].number || (alone ? worker->in_flight > 0 : worker->reserved))
         return SP_SKIP_FULL;
-    return (uint32_t)worker->in_flight < worker->card.window ? SP_SKIP_NONE : SP_SKIP_FULL;
+    bool served = request->task == SP_TASK_INFER || request->task == SP_TASK_DETECT;
+    uint32_t out = (uint32_t)(served ? worker->infer_in_flight : worker->in_flight - worker->infer_in_flight);
+    return out < (served ? worker->card.infer_window : worker->card.window) ? SP_SKIP_NONE : SP_SKIP_FULL;
 }
 
 /* A net worker with room; NULL with the reason. Any of them can run any remote. */

@@ -77,7 +77,7 @@ typedef struct sp_worker {
     uint64_t completed; /* batches' items it has answered */
     sp_death_cause killed_for; /* set before we send SIGKILL; SP_DEATH_OUTSIDER = we did not */
     sp_lease leases[SP_LIMIT_SLOTS];
-    int in_flight;
+    int in_flight, infer_in_flight; /* leases out; of them those of served models */
     uint32_t output_serials[SP_LIMIT_SLOTS]; /* which output descriptor it holds, 0 = none */
 
     /* Across incarnations: */

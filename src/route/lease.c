@@ -104,6 +104,12 @@ static void engage_link(sp_request *request, sp_lease *lease, int64_t now_ns)
     sp_quota_reserve(house, request, entry, lease);
 }
 
+/* Operations of served models are counted apart: a worker takes more of them at once than of its own task. */
+static bool is_served(uint32_t op)
+{
+    return op == SP_OP_INFER || op == SP_OP_DETECT || op == SP_OP_LOAD || op == SP_OP_UNLOAD;
+}
+
 sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int key, bool hedge, sp_error *reterr)
 {
     sp_house *house = request->house;
@@ -140,6 +146,7 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int k
     if (entry >= 0)
         engage_link(request, lease, now_ns);
     worker->in_flight++;
+    worker->infer_in_flight += is_served(op);
     worker->reserved |= request->suspect; /* nobody beside it until it is back */
     house->leased_count++;
     request->state = SP_REQUEST_LEASED;
@@ -196,6 +203,7 @@ void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdic
     lease->number = 0;
     lease->live = false;
     worker->in_flight--;
+    worker->infer_in_flight -= is_served(lease->op);
     worker->house->leased_count--;
     request->leases_out--;
     if (worker->in_flight == 0)

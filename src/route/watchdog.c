@@ -95,14 +95,13 @@ static bool judge_marks(sp_worker *worker, int64_t now_ns, int *ret_busy)
 {
     mark_copy marks[SP_LIMIT_EXECUTORS];
     bool valid[SP_LIMIT_EXECUTORS] = { false };
-    int executors = SP_MIN((int)worker->card.executors, SP_LIMIT_EXECUTORS);
     *ret_busy = 0;
-    for (int e = 0; e < executors; e++) {
+    for (int e = 0; e < SP_LIMIT_EXECUTORS; e++) {
         valid[e] = read_mark(&worker->page->marks[e], &marks[e]) && marks[e].count > 0;
         *ret_busy += valid[e];
     }
     int64_t cpu_ns = cpu_time_ns(worker->pid);
-    for (int e = 0; e < executors; e++) {
+    for (int e = 0; e < SP_LIMIT_EXECUTORS; e++) {
         if (valid[e] && judge_executor(worker, &marks[e], *ret_busy, now_ns, cpu_ns)) {
             char reason[128];
             (void)snprintf(reason, sizeof(reason), "worker hung: %lld ms in stage %d without progress",

@@ -247,6 +247,7 @@ typedef struct sp_worker_card {
     uint32_t max_batch;     /* items it wants at once */
     uint32_t executors;     /* threads that take work */
     uint32_t window;        /* leases it is useful to have out: executors * max_batch * 2 */
+    uint32_t infer_window;  /* the same of served models (INFER, DETECT), counted apart: their queues are the worker's */
     int64_t p50_ns, p99_ns; /* of one batch of one, measured at load */
     sp_prep_spec prep;
 } sp_worker_card;
@@ -276,7 +277,7 @@ typedef struct sp_worker_page {
     _Alignas(64) _Atomic uint32_t worker_sleeping; /* 1: ring its eventfd after a submission */
     sp_ring_submissions submissions;
     sp_ring_completions completions;
-    sp_mark marks[SP_LIMIT_EXECUTORS];
+    sp_mark marks[SP_LIMIT_EXECUTORS]; /* all are looked at, however many executors the card names */
     sp_worker_card card;
     sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES]; /* a sampler's; a simulated device's own */
     sp_device_counters counters;
