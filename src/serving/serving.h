@@ -16,6 +16,7 @@
 #include "kserve/json.h"
 #include "model/card.h"
 #include "route/house.h"
+#include "store/cache.h"
 #include "store/worker.h"
 
 typedef struct sp_serving sp_serving;
@@ -37,6 +38,8 @@ typedef struct sp_serving_config {
 sp_status sp_serving_new(const sp_serving_config *config, sp_loop *loop, sp_house *house, sp_serving **ret_serving,
                          sp_error *reterr);
 void sp_serving_free(sp_serving *serving); /* no call is open */
+/* Answers of models with response_cache are kept there; NULL = nowhere. Borrowed until it is set anew. */
+void sp_serving_set_cache(sp_serving *serving, sp_cache *cache);
 bool sp_serving_ready(const sp_serving *serving); /* the first scan is through, and what it asked for is loaded or has failed */
 
 /* --- models ----------------------------------------------------------------------------------------------------------- */
