@@ -51,7 +51,8 @@ typedef struct sp_engine_error {
     char message[256];   /* NUL-terminated */
 } sp_engine_error;
 
-/* ONNX's numbers (TensorProto.DataType). Strings do not cross this ABI. */
+/* ONNX's numbers (TensorProto.DataType). A string tensor's data is its elements one behind the other, each 4 bytes of
+ * length (little endian) and so many bytes, which may be any; size_bytes is all of it, to the byte. */
 typedef enum sp_engine_dtype {
     SP_ENGINE_F32 = 1,
     SP_ENGINE_U8 = 2,
@@ -60,6 +61,7 @@ typedef enum sp_engine_dtype {
     SP_ENGINE_I16 = 5,
     SP_ENGINE_I32 = 6,
     SP_ENGINE_I64 = 7,
+    SP_ENGINE_STRING = 8,
     SP_ENGINE_BOOL = 9,
     SP_ENGINE_F16 = 10,
     SP_ENGINE_F64 = 11,
@@ -73,22 +75,24 @@ typedef enum sp_engine_memory_kind {
     SP_ENGINE_CUDA = 1  /* memory of CUDA device `device_index`; the host may not touch it */
 } sp_engine_memory_kind;
 
+#define SP_ENGINE_ABSENT (-1) /* as a rank: this input is not given; this output is not wanted, and may not be computed */
+
 /* One tensor for one run: row-major, packed. */
 typedef struct sp_engine_tensor {
-    void *data;           /* an input is not written */
+    void *data;           /* an input is not written; NULL is fine for one without elements */
     uint64_t size_bytes;  /* of the buffer: at least what dtype and dims need */
     int32_t dtype;        /* sp_engine_dtype */
     int32_t memory;       /* sp_engine_memory_kind */
     int32_t device_index; /* 0 for the host */
-    int32_t rank;         /* 0 .. SP_ENGINE_MAX_RANK */
+    int32_t rank;         /* 0 .. SP_ENGINE_MAX_RANK, or SP_ENGINE_ABSENT */
     int64_t dims[SP_ENGINE_MAX_RANK];
 } sp_engine_tensor;
 
 /* One input or output of a model. */
 typedef struct sp_engine_port {
     const char *name; /* the model's, until unload */
-    int32_t dtype;    /* 0: something that does not cross this ABI (strings, sequences) */
-    int32_t rank;
+    int32_t dtype;    /* 0: something that does not cross this ABI (sequences, maps, optionals, complex numbers) */
+    int32_t rank;     /* 0 also where the model does not say: then any rank may be tried */
     int64_t dims[SP_ENGINE_MAX_RANK]; /* -1: any size, by the caller's choice (batch, time) */
 } sp_engine_port;
 
@@ -117,10 +121,18 @@ typedef struct sp_engine_probe_result {
 
 typedef struct sp_engine_model sp_engine_model; /* the plug-in's */
 
+/* What only some engines have a use for. Keys in use ("" and missing are the same; unknown keys are ignored):
+ *   precision         "bf16", "f16": compute in it where the device can; "f32" (the default): do not
+ *   model_config      the model's configuration as JSON, in Triton's form (python)
+ *   model_name, model_version, model_repository, instance_name    as a TritonPythonModel is told them (python) */
+typedef struct sp_engine_option {
+    const char *key, *value;
+} sp_engine_option;
+
 typedef struct sp_engine_load_options {
     uint32_t struct_bytes; /* sizeof(sp_engine_load_options) as the host knows it */
     int32_t device_index;  /* of the provider; 0 for cpu */
-    const char *provider;  /* "cpu" | "cuda" | "tensorrt"; NULL = "cpu". Never replaced silently by another */
+    const char *provider;  /* one of probe()'s: "cpu" | "cuda" | "tensorrt"; NULL = "cpu". Never replaced by another */
     const char *path;      /* the model file; or NULL and */
     const void *bytes;     /* the model in memory, which need not outlive load() */
     uint64_t byte_count;
@@ -131,6 +143,8 @@ typedef struct sp_engine_load_options {
     int32_t spin;         /* 1: idle compute threads of a run spin for work; 0: they sleep, which costs a wake-up per
                            * operator and leaves the cores to others */
     uint64_t device_memory_limit_bytes; /* of the provider's arena; 0 = none. The cpu provider has no such bound */
+    const sp_engine_option *options;    /* needed until load() returns */
+    int32_t option_count;
 } sp_engine_load_options;
 
 typedef struct sp_engine_memory {
@@ -157,8 +171,10 @@ typedef struct sp_engine_api {
 
     /* Runs once, synchronously. `inputs` and `outputs` are in describe()'s order and complete; every dimension is given.
      * An output whose data is NULL is left in memory of the plug-in: data, size_bytes, rank and dims are set, valid
-     * until the next run of this lane (for outputs whose size only the run knows; an empty one may stay NULL). INVALID: a shape that the model
-     * cannot take or a buffer that is too small; then nothing ran.
+     * until the next run of this lane (for outputs whose size only the run knows; an empty one may stay NULL). Strings
+     * are always left. INVALID: a shape that the model cannot take, a buffer that is too small, a string tensor whose
+     * lengths do not add up, an input that is absent and that the model needs; then nothing ran. UNSUPPORTED: a port
+     * without a dtype that is not absent.
      * One call at a time per lane; different lanes of one model at once, from different threads. */
     sp_engine_status (*run)(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
                             sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr);

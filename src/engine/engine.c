@@ -155,6 +155,8 @@ sp_status sp_session_open(const sp_engine *engine, const sp_session_options *opt
         .optimisation = options->optimisation < 0 ? 3 : options->optimisation,
         .spin = options->spin,
         .device_memory_limit_bytes = options->device_memory_limit_bytes,
+        .options = options->options,
+        .option_count = options->option_count,
     };
     sp_engine_error why = { 0 };
     s = from_engine(engine, engine->api->load(&load, &session->model, &why), &why, reterr);
@@ -226,7 +228,7 @@ static const struct {
     [SP_ENGINE_U16] = { "u16", 2 },   [SP_ENGINE_I16] = { "i16", 2 },   [SP_ENGINE_I32] = { "i32", 4 },
     [SP_ENGINE_I64] = { "i64", 8 },   [SP_ENGINE_BOOL] = { "bool", 1 }, [SP_ENGINE_F16] = { "f16", 2 },
     [SP_ENGINE_F64] = { "f64", 8 },   [SP_ENGINE_U32] = { "u32", 4 },   [SP_ENGINE_U64] = { "u64", 8 },
-    [SP_ENGINE_BF16] = { "bf16", 2 },
+    [SP_ENGINE_BF16] = { "bf16", 2 }, [SP_ENGINE_STRING] = { "string", 0 },
 };
 
 size_t sp_engine_dtype_bytes(int dtype)
@@ -236,5 +238,5 @@ size_t sp_engine_dtype_bytes(int dtype)
 
 const char *sp_engine_dtype_name(int dtype)
 {
-    return sp_engine_dtype_bytes(dtype) ? dtypes[dtype].name : "?";
+    return dtype > 0 && (size_t)dtype < SP_ARRAY_LEN(dtypes) && dtypes[dtype].name ? dtypes[dtype].name : "?";
 }

@@ -40,6 +40,8 @@ typedef struct sp_session_options {
     bool spin;        /* see sp_engine_load_options */
     int optimisation; /* 0..3; -1 = 3 */
     uint64_t device_memory_limit_bytes;
+    const sp_engine_option *options; /* engine-specific, see there; needed until the session is open */
+    int option_count;
 } sp_session_options;
 
 /* One thread, one lane, CPU, all optimisations. */
@@ -67,8 +69,8 @@ bool sp_session_cancel(sp_session *session, int lane);
 /* What the model occupies; SP_UNSUPPORTED when the engine does not know. */
 sp_status sp_session_memory(const sp_session *session, sp_engine_memory *ret_memory, sp_error *reterr);
 
-/* Bytes of one element of an ONNX type; 0 = one that does not cross the ABI. */
+/* Bytes of one element of an ONNX type; 0 = strings, or one that does not cross the ABI. */
 size_t sp_engine_dtype_bytes(int dtype);
-const char *sp_engine_dtype_name(int dtype); /* "f32", "f16", "u8" ...; "?" */
+const char *sp_engine_dtype_name(int dtype); /* "f32", "f16", "u8", "string" ...; "?" */
 
 #endif

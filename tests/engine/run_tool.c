@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What tests/engine/test_conformance.py drives: runs models through the engine ABI, one case a line on stdin:
+ * What the Python tests of this directory drive: runs models through the engine ABI, one case a line on stdin:
  *
- *   MODEL OUTPUT_PREFIX [DTYPE:DIM,DIM,...:FILE]...
+ *   MODEL OUTPUT_PREFIX [DTYPE:DIM,DIM,...:FILE | -]... [!N]... [KEY=VALUE]...
  *
- * Outputs are left to the engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ..." or
- * "<status> <message>". */
+ * "-" is an input that is absent, "!N" leaves output N unwanted, KEY=VALUE is an engine's option. Outputs are left to the
+ * engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ... " ("-" for an unwanted one) or
+ * "<status> <message>". The engine is the first argument, else onnxruntime. */
 #include "base/limits.h"
 #include "engine/engine.h"
 
@@ -24,10 +25,21 @@ static void *read_all(const char *path, size_t *ret_size)
     return bytes;
 }
 
+typedef struct tool_case {
+    sp_engine_tensor inputs[TENSORS];
+    bool unwanted[SP_LIMIT_MODEL_IO];
+    sp_engine_option options[8];
+    int input_count, option_count;
+} tool_case;
+
 /* "1:2,3:path"; the dims are empty for a scalar. */
 static bool parse_input(char *text, sp_engine_tensor *t)
 {
     char *at = NULL;
+    if (strcmp(text, "-") == 0) {
+        t->rank = SP_ENGINE_ABSENT;
+        return true;
+    }
     t->dtype = (int32_t)strtol(text, &at, 10);
     if (*at++ != ':')
         return false;
@@ -43,9 +55,28 @@ static bool parse_input(char *text, sp_engine_tensor *t)
     return t->data != NULL;
 }
 
+static bool parse_word(char *word, tool_case *c)
+{
+    char *equals = strchr(word, '=');
+    if (word[0] == '!') {
+        long index = strtol(word + 1, NULL, 10);
+        return index >= 0 && index < SP_LIMIT_MODEL_IO && (c->unwanted[index] = true);
+    }
+    if (equals) {
+        *equals = 0;
+        c->options[c->option_count] = (sp_engine_option){ .key = word, .value = equals + 1 };
+        return ++c->option_count < 8;
+    }
+    return c->input_count < TENSORS && parse_input(word, &c->inputs[c->input_count++]);
+}
+
 static void write_output(const sp_engine_tensor *t, const char *prefix, int index)
 {
     char path[512];
+    if (t->rank == SP_ENGINE_ABSENT) {
+        (void)printf(" -");
+        return;
+    }
     (void)snprintf(path, sizeof(path), "%s-%d.bin", prefix, index);
     FILE *file = fopen(path, "wbe");
     size_t size = t->size_bytes; /* an empty tensor may have no data */
@@ -56,19 +87,23 @@ static void write_output(const sp_engine_tensor *t, const char *prefix, int inde
         (void)printf("%s%lld", i ? "," : "", (long long)t->dims[i]);
 }
 
-static sp_status run_case(const sp_engine *engine, const char *path, const char *prefix, sp_engine_tensor *inputs,
-                          int count, sp_error *err)
+static sp_status run_case(const sp_engine *engine, const char *path, const char *prefix, const tool_case *c,
+                          sp_error *err)
 {
     sp_session_options options = sp_session_options_default(path);
+    options.options = c->options;
+    options.option_count = c->option_count;
     SP_CLEANUP(sp_session_freep) sp_session *session = NULL;
     sp_engine_tensor outputs[SP_LIMIT_MODEL_IO] = { 0 };
     sp_status s = sp_session_open(engine, &options, &session, err);
     if (s)
         return s;
     const sp_engine_ports *ports = sp_session_ports(session);
-    for (int i = 0; i < ports->output_count; i++)
+    for (int i = 0; i < ports->output_count; i++) {
         outputs[i].dtype = ports->outputs[i].dtype;
-    s = sp_session_run(session, 0, inputs, count, outputs, ports->output_count, err);
+        outputs[i].rank = c->unwanted[i] ? SP_ENGINE_ABSENT : 0;
+    }
+    s = sp_session_run(session, 0, c->inputs, c->input_count, outputs, ports->output_count, err);
     if (s)
         return s;
     (void)printf("ok");
@@ -78,30 +113,29 @@ static sp_status run_case(const sp_engine *engine, const char *path, const char 
     return SP_OK;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static char line[16384];
     sp_error err = { 0 };
     const sp_engine *engine = NULL;
-    if (sp_engine_open("onnxruntime", &engine, &err)) {
+    if (sp_engine_open(argc > 1 ? argv[1] : "onnxruntime", &engine, &err)) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 3;
     }
     while (fgets(line, sizeof(line), stdin)) {
         char *save = NULL, *path = strtok_r(line, " \n", &save), *prefix = strtok_r(NULL, " \n", &save), *word;
-        sp_engine_tensor inputs[TENSORS] = { 0 };
-        int count = 0;
+        tool_case c = { 0 };
         sp_status s = path && prefix ? SP_OK : SP_FAIL(&err, SP_INVALID, "a case needs a model and a prefix");
-        while (!s && count < TENSORS && (word = strtok_r(NULL, " \n", &save)))
-            if (!parse_input(word, &inputs[count++]))
+        while (!s && (word = strtok_r(NULL, " \n", &save)))
+            if (!parse_word(word, &c))
                 s = SP_FAIL(&err, SP_INVALID, "cannot read %s", word);
         if (!s)
-            s = run_case(engine, path, prefix, inputs, count, &err);
+            s = run_case(engine, path, prefix, &c, &err);
         if (s)
             (void)printf("%s %s\n", sp_status_name(s), err.message);
         (void)fflush(stdout);
-        for (int i = 0; i < count; i++)
-            free(inputs[i].data);
+        for (int i = 0; i < c.input_count; i++)
+            free(c.inputs[i].data);
     }
     return 0;
 }

@@ -179,7 +179,7 @@ static OrtStatus *read_type(const ort_library *lib, const OrtTypeInfo *type, sp_
     if (st || rank > SP_ENGINE_MAX_RANK)
         return st;
     st = lib->api->GetDimensions(shape, port->dims, rank);
-    if (!st && ort_dtype_bytes((int32_t)dtype)) {
+    if (!st && (ort_dtype_bytes((int32_t)dtype) || dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING)) {
         port->dtype = (int32_t)dtype; /* the library's numbers are ONNX's */
         port->rank = (int32_t)rank;
     }

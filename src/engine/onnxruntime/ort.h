@@ -51,6 +51,14 @@ sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane, const sp_en
                                sp_engine_error *reterr);
 void ort_model_cancel(sp_engine_model *model, int32_t lane);
 
+/* Strings of one output. The memory stays for the next run and grows when it must. */
+typedef struct ort_packed {
+    uint8_t *bytes;
+    size_t capacity_bytes;
+    size_t *offsets;
+    size_t offset_capacity;
+} ort_packed;
+
 /* One concurrent run: what is bound now, so that the next run with the same buffers binds nothing. */
 typedef struct ort_lane {
     OrtIoBinding *binding;
@@ -58,6 +66,8 @@ typedef struct ort_lane {
     sp_engine_tensor *bound; /* inputs, then outputs, as bound; data NULL = not bound */
     OrtValue **values;       /* the same, ours */
     OrtValue **left;         /* what the last run left in the library's memory: one per output, NULL where bound */
+    int32_t *order;          /* outputs as they were bound by the run that leaves some */
+    ort_packed *packed;      /* string outputs of the last run, as they cross the ABI: one per output */
 } ort_lane;
 
 struct sp_engine_model {
@@ -72,7 +82,17 @@ struct sp_engine_model {
 sp_engine_status ort_lane_init(const sp_engine_model *model, ort_lane *lane, sp_engine_error *reterr);
 void ort_lane_done(const sp_engine_model *model, ort_lane *lane);
 
-/* Bytes of one element; 0 = a type that does not cross the ABI. */
+/* Bytes of one element; 0 = strings, or a type that does not cross the ABI. */
 size_t ort_dtype_bytes(int32_t dtype);
+
+/* (strings.c) Checks that `tensor`, of `count` elements, is packed as the ABI says. */
+sp_engine_status ort_strings_check(const sp_engine_port *port, const sp_engine_tensor *tensor, uint64_t count,
+                                   sp_engine_error *reterr);
+/* Copies a checked tensor into a new value of the library's. */
+OrtStatus *ort_strings_wrap(const OrtApi *api, const sp_engine_tensor *tensor, OrtValue **ret_value);
+/* Packs the `count` strings of `value`; tensor->data and size_bytes become those of `packed`. NULL = done; a library status
+ * of ours (ORT_FAIL, "out of memory") when there is no memory. */
+OrtStatus *ort_strings_pack(const OrtApi *api, const OrtValue *value, size_t count, ort_packed *packed,
+                            sp_engine_tensor *tensor);
 
 #endif

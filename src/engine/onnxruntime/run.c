@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Running: buffers are bound once and stay bound while they are the same; a new address or shape binds anew. */
+ * Running: buffers are bound once and stay bound while they are the same; a new address or shape binds anew. Strings are
+ * copied into the library's objects on each run. A run that leaves outputs to the library, or does not want some, binds
+ * all of its outputs anew. */
 #include "ort.h"
 
 #include <stdlib.h>
@@ -12,7 +14,9 @@ sp_engine_status ort_lane_init(const sp_engine_model *model, ort_lane *lane, sp_
     lane->bound = calloc(ports, sizeof(*lane->bound));
     lane->values = calloc(ports, sizeof(OrtValue *));
     lane->left = calloc((size_t)model->output_count, sizeof(OrtValue *));
-    if (!lane->bound || !lane->values || !lane->left)
+    lane->order = calloc((size_t)model->output_count, sizeof(*lane->order));
+    lane->packed = calloc((size_t)model->output_count, sizeof(*lane->packed));
+    if (!lane->bound || !lane->values || !lane->left || !lane->order || !lane->packed)
         return ort_fail(reterr, SP_ENGINE_NOMEM, "no memory for a lane");
     OrtStatus *st = api->CreateIoBinding(model->session, &lane->binding);
     if (!st)
@@ -40,36 +44,64 @@ void ort_lane_done(const sp_engine_model *model, ort_lane *lane)
         api->ReleaseIoBinding(lane->binding);
     if (lane->run_options)
         api->ReleaseRunOptions(lane->run_options);
+    for (int32_t i = 0; lane->packed && i < model->output_count; i++) {
+        free(lane->packed[i].bytes);
+        free(lane->packed[i].offsets);
+    }
     free(lane->bound);
     free(lane->values);
     free(lane->left);
+    free(lane->order);
+    free(lane->packed);
 }
 
-/* What the host asks must be what the model takes; the library would say so too, but only after work was done. */
-static sp_engine_status check_tensor(const sp_engine_port *port, const sp_engine_tensor *tensor,
+/* What the host asks must be what the model takes; the library would say so too, but only after work was done. A port of
+ * rank 0 may be one whose shape the model leaves open (the library does not tell the two apart), so it takes any. */
+static sp_engine_status check_shape(const sp_engine_port *port, const sp_engine_tensor *tensor, uint64_t *ret_count,
+                                    sp_engine_error *reterr)
+{
+    uint64_t count = 1;
+    if (tensor->rank < 0 || tensor->rank > SP_ENGINE_MAX_RANK || (port->rank && tensor->rank != port->rank))
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: rank %d given, the model has %d", port->name, tensor->rank,
+                        port->rank);
+    for (int32_t i = 0; i < tensor->rank; i++) {
+        int64_t wanted = port->rank ? port->dims[i] : -1;
+        if (tensor->dims[i] < 0 || (wanted >= 0 && tensor->dims[i] != wanted))
+            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: dimension %d is %lld, the model has %lld", port->name, i,
+                            (long long)tensor->dims[i], (long long)wanted);
+        if (__builtin_mul_overflow(count, (uint64_t)tensor->dims[i], &count))
+            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: its size overflows", port->name);
+    }
+    *ret_count = count;
+    return SP_ENGINE_OK;
+}
+
+static sp_engine_status check_tensor(const sp_engine_port *port, const sp_engine_tensor *tensor, bool input,
                                      sp_engine_error *reterr)
 {
+    if (tensor->rank == SP_ENGINE_ABSENT)
+        return input ? ort_fail(reterr, SP_ENGINE_INVALID, "%s: the model needs this input", port->name) : SP_ENGINE_OK;
+    if (!port->dtype)
+        return ort_fail(reterr, SP_ENGINE_UNSUPPORTED,
+                        "%s is no plain tensor (a sequence, map, optional or complex one)", port->name);
     if (tensor->dtype != port->dtype)
         return ort_fail(reterr, SP_ENGINE_INVALID, "%s: type %d given, the model has %d", port->name, tensor->dtype,
                         port->dtype);
-    if (!port->dtype)
-        return ort_fail(reterr, SP_ENGINE_UNSUPPORTED, "%s is no plain tensor", port->name);
-    if (!tensor->data)
-        return SP_ENGINE_OK; /* an output left to the library; inputs are checked by the caller of this */
-    if (tensor->rank != port->rank)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: rank %d given, the model has %d", port->name, tensor->rank,
-                        port->rank);
-    uint64_t bytes = ort_dtype_bytes(tensor->dtype);
-    for (int32_t i = 0; i < tensor->rank; i++) {
-        if (tensor->dims[i] < 0 || (port->dims[i] >= 0 && tensor->dims[i] != port->dims[i]))
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: dimension %d is %lld, the model has %lld", port->name, i,
-                            (long long)tensor->dims[i], (long long)port->dims[i]);
-        if (__builtin_mul_overflow(bytes, (uint64_t)tensor->dims[i], &bytes))
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: its size overflows", port->name);
-    }
-    if (tensor->size_bytes < bytes)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: %llu bytes needed, %llu given", port->name,
-                        (unsigned long long)bytes, (unsigned long long)tensor->size_bytes);
+    if (!input && !tensor->data)
+        return SP_ENGINE_OK; /* left to the library */
+    if (!input && tensor->dtype == SP_ENGINE_STRING)
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: strings are left to the engine", port->name);
+    uint64_t count = 0, bytes = 0;
+    sp_engine_status s = check_shape(port, tensor, &count, reterr);
+    if (s)
+        return s;
+    if (count && !tensor->data)
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: an input without data", port->name);
+    if (tensor->dtype == SP_ENGINE_STRING)
+        return ort_strings_check(port, tensor, count, reterr);
+    if (__builtin_mul_overflow(count, (uint64_t)ort_dtype_bytes(tensor->dtype), &bytes) || tensor->size_bytes < bytes)
+        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: %llu elements needed, %llu bytes given", port->name,
+                        (unsigned long long)count, (unsigned long long)tensor->size_bytes);
     return SP_ENGINE_OK;
 }
 
@@ -82,9 +114,12 @@ static bool same_tensor(const sp_engine_tensor *a, const sp_engine_tensor *b)
 
 static OrtStatus *wrap_tensor(const sp_engine_model *model, const sp_engine_tensor *tensor, OrtValue **ret_value)
 {
+    static uint64_t nothing; /* the library wants an address for tensors without elements too */
     const OrtApi *api = model->library->api;
+    if (tensor->dtype == SP_ENGINE_STRING)
+        return ort_strings_wrap(api, tensor, ret_value);
     if (tensor->memory == SP_ENGINE_HOST)
-        return api->CreateTensorWithDataAsOrtValue(model->library->host_memory, tensor->data,
+        return api->CreateTensorWithDataAsOrtValue(model->library->host_memory, tensor->data ? tensor->data : &nothing,
                                                    (size_t)tensor->size_bytes, tensor->dims, (size_t)tensor->rank,
                                                    (ONNXTensorElementDataType)tensor->dtype, ret_value);
     OrtMemoryInfo *memory = NULL;
@@ -104,11 +139,12 @@ static sp_engine_status bind_port(sp_engine_model *model, ort_lane *lane, int32_
     const OrtApi *api = model->library->api;
     const sp_engine_port *port = &model->ports[index];
     bool input = index < model->input_count;
-    if (tensor->data && lane->values[index] && same_tensor(&lane->bound[index], tensor))
+    if (tensor->data && lane->values[index] && tensor->dtype != SP_ENGINE_STRING &&
+        same_tensor(&lane->bound[index], tensor))
         return SP_ENGINE_OK;
     OrtValue *value = NULL;
     OrtStatus *st = NULL;
-    if (tensor->data) {
+    if (input || tensor->data) {
         st = wrap_tensor(model, tensor, &value);
         if (!st)
             st = input ? api->BindInput(lane->binding, port->name, value)
@@ -128,8 +164,8 @@ static sp_engine_status bind_port(sp_engine_model *model, ort_lane *lane, int32_
     return SP_ENGINE_OK;
 }
 
-/* Describes what the library allocated for output `index`. */
-static OrtStatus *describe_left(const OrtApi *api, OrtValue *value, sp_engine_tensor *tensor)
+/* Describes what the library allocated for an output. */
+static OrtStatus *describe_left(const OrtApi *api, OrtValue *value, ort_packed *packed, sp_engine_tensor *tensor)
 {
     OrtTensorTypeAndShapeInfo *shape = NULL;
     size_t rank = 0, count = 0;
@@ -143,11 +179,14 @@ static OrtStatus *describe_left(const OrtApi *api, OrtValue *value, sp_engine_te
         st = api->GetDimensions(shape, tensor->dims, rank);
     if (!st)
         st = api->GetTensorShapeElementCount(shape, &count);
-    if (!st)
+    if (!st && tensor->dtype == SP_ENGINE_STRING)
+        st = ort_strings_pack(api, value, count, packed, tensor);
+    else if (!st)
         st = api->GetTensorMutableData(value, &tensor->data);
     api->ReleaseTensorTypeAndShapeInfo(shape);
     tensor->rank = (int32_t)rank;
-    tensor->size_bytes = count * ort_dtype_bytes(tensor->dtype);
+    if (tensor->dtype != SP_ENGINE_STRING)
+        tensor->size_bytes = count * ort_dtype_bytes(tensor->dtype);
     tensor->memory = SP_ENGINE_HOST;
     return st;
 }
@@ -162,14 +201,13 @@ static sp_engine_status take_left(sp_engine_model *model, ort_lane *lane, sp_eng
     OrtStatus *st = api->GetAllocatorWithDefaultOptions(&allocator);
     if (!st)
         st = api->GetBoundOutputValues(lane->binding, allocator, &values, &count);
-    /* They come in the order of binding, which is not the ports' once a lane has rebound one; a lane that leaves
-     * outputs to the library therefore binds all of them anew each run (clear_outputs). */
-    for (size_t i = 0; i < count; i++) {
+    for (size_t k = 0; k < count; k++) { /* they come in the order of binding */
+        int32_t i = lane->order[k];
         if (!st && !outputs[i].data) {
-            lane->left[i] = values[i];
-            st = describe_left(api, values[i], &outputs[i]);
+            lane->left[i] = values[k];
+            st = describe_left(api, values[k], &lane->packed[i], &outputs[i]);
         } else {
-            api->ReleaseValue(values[i]);
+            api->ReleaseValue(values[k]);
         }
     }
     if (values)
@@ -197,13 +235,31 @@ static sp_engine_status check_call(const sp_engine_model *model, int32_t lane, c
                         model->lane_count, input_count, model->input_count, output_count, model->output_count);
     for (int32_t i = 0; i < input_count + output_count; i++) {
         const sp_engine_tensor *tensor = i < input_count ? &inputs[i] : &outputs[i - input_count];
-        if (i < input_count && !tensor->data)
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: an input without data", model->ports[i].name);
-        sp_engine_status s = check_tensor(&model->ports[i], tensor, reterr);
+        sp_engine_status s = check_tensor(&model->ports[i], tensor, i < input_count, reterr);
         if (s)
             return s;
     }
-    return SP_ENGINE_OK;
+    for (int32_t i = 0; i < output_count; i++)
+        if (outputs[i].rank != SP_ENGINE_ABSENT)
+            return SP_ENGINE_OK;
+    return ort_fail(reterr, SP_ENGINE_INVALID, "none of the model's outputs is wanted");
+}
+
+/* A run that binds all of its outputs anew remembers in which order. */
+static sp_engine_status bind_all(sp_engine_model *model, ort_lane *lane, const sp_engine_tensor *inputs,
+                                 const sp_engine_tensor *outputs, sp_engine_error *reterr)
+{
+    sp_engine_status s = SP_ENGINE_OK;
+    int32_t bound = 0;
+    for (int32_t i = 0; i < model->input_count && !s; i++)
+        s = bind_port(model, lane, i, &inputs[i], reterr);
+    for (int32_t i = 0; i < model->output_count && !s; i++) {
+        if (outputs[i].rank == SP_ENGINE_ABSENT)
+            continue;
+        lane->order[bound++] = i;
+        s = bind_port(model, lane, model->input_count + i, &outputs[i], reterr);
+    }
+    return s;
 }
 
 sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const sp_engine_tensor *inputs,
@@ -217,12 +273,11 @@ sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const
     const OrtApi *api = model->library->api;
     bool leaves = false;
     for (int32_t i = 0; i < output_count; i++)
-        leaves = leaves || !outputs[i].data;
+        leaves = leaves || !outputs[i].data || outputs[i].rank == SP_ENGINE_ABSENT;
     release_left(model, lane);
     if (leaves)
         clear_outputs(model, lane);
-    for (int32_t i = 0; i < input_count + output_count && !s; i++)
-        s = bind_port(model, lane, i, i < input_count ? &inputs[i] : &outputs[i - input_count], reterr);
+    s = bind_all(model, lane, inputs, outputs, reterr);
     if (!s)
         s = ort_check(model->library, api->RunOptionsUnsetTerminate(lane->run_options), ORT_PHASE_RUN, reterr);
     if (!s)
