@@ -42,6 +42,7 @@ typedef struct sp_batcher_item {
     int64_t timeout_ns;  /* the request's own; 0 = none */
     /* The batcher's: */
     uint32_t level;
+    bool late;           /* timed out, action DELAY: behind the others of its level */
     int64_t queued_ns, expires_ns;
     uint64_t number;     /* of arrival */
     struct sp_batcher_item *next, *previous;
@@ -54,7 +55,7 @@ typedef struct sp_batcher {
         sp_batcher_item *late_first, *late_last; /* timed out, action DELAY */
         uint32_t count;
     } levels[SP_BATCHER_LEVELS];
-    uint32_t waiting;
+    uint32_t waiting, expiring; /* expiring: of them those with a time-out */
     int64_t waiting_rows;
     uint64_t arrivals;
 } sp_batcher;
@@ -65,15 +66,20 @@ typedef enum sp_batcher_verdict {
     SP_BATCHER_QUEUED,
     SP_BATCHER_FULL,      /* max_queue_size of its level */
     SP_BATCHER_TOO_LARGE, /* more rows than the largest batch */
-    SP_BATCHER_PRIORITY,  /* no such level */
 } sp_batcher_verdict;
+/* A priority that is none of the levels counts as the default one, as in Triton. */
 sp_batcher_verdict sp_batcher_add(sp_batcher *batcher, sp_batcher_item *item, int64_t now_ns);
 void sp_batcher_remove(sp_batcher *batcher, sp_batcher_item *item); /* withdrawn while waiting */
 
-/* The next batch into ret_items; returns its size, 0 = none is due now, then *ret_due_ns says when one will be (INT64_MAX =
- * not before another request comes). `idle`: an instance would otherwise stand idle (delays still hold). Rejected ones
- * (time-out) come out through ret_rejected, at most `capacity` of them. */
+/* The next batch into ret_items; to be called when an instance could run one. Returns its size; 0 = none is due now, then
+ * *ret_due_ns says when to ask again (INT64_MAX = not before another request comes). Delays hold even though an instance is
+ * idle. Those whose time is up (REJECT) come out through ret_rejected, at most `capacity` of them; both lists have that room.
+ * Nothing of what comes out waits any more. */
 int sp_batcher_next(sp_batcher *batcher, int64_t now_ns, sp_batcher_item **ret_items, int capacity,
                     sp_batcher_item **ret_rejected, int *ret_rejected_count, int64_t *ret_due_ns);
+
+/* The time-outs alone, for when every instance is busy. Returns how many were rejected; *ret_due_ns: the next time-out. */
+int sp_batcher_expire(sp_batcher *batcher, int64_t now_ns, sp_batcher_item **ret_rejected, int capacity,
+                      int64_t *ret_due_ns);
 
 #endif
