@@ -74,12 +74,13 @@ typedef struct sp_infer_answer {
     uint32_t count;
     uint32_t batch_rows;   /* rows (batch dimension) of the run that this was part of; 1 without batching */
     uint32_t batch_leader; /* 1 for exactly one request of each run: counts executions */
-    uint32_t reserved;
+    uint32_t step_count;   /* of an ensemble: so many sp_infer_step lie at the very end of the answer */
     int64_t queue_ns, input_ns, infer_ns, output_ns;
     sp_infer_output outputs[SP_INFER_PORTS]; /* `count` of them are written */
 } sp_infer_answer;
 
-/* An ensemble's answer has, behind its outputs' data, one of these per step that ran, so that its models are counted too. */
+/* An ensemble's answer ends with one of these per step that ran (the last `step_count` * sizeof of its bytes, at a multiple of
+ * 8), so that its models are counted too. */
 typedef struct sp_infer_step {
     uint32_t model;
     uint32_t status; /* sp_status */

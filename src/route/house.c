@@ -20,7 +20,8 @@
 const char *sp_task_name(sp_task task)
 {
     static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify",
-                                         [SP_TASK_SEND] = "send", [SP_TASK_INFER] = "infer", [SP_TASK_DETECT] = "detect" };
+                                         [SP_TASK_SEND] = "send", [SP_TASK_INFER] = "infer", [SP_TASK_DETECT] = "detect",
+                                         [SP_TASK_MODELS] = "models" };
     return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
 }
 

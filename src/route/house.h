@@ -18,9 +18,10 @@ typedef enum sp_task {
     SP_TASK_SEND,   /* the house's own: webhooks, uploads */
     SP_TASK_INFER,  /* plain tensors to a served model (KServe) */
     SP_TASK_DETECT, /* a picture to boxes, by a served model */
+    SP_TASK_MODELS, /* the house's own: loads and unloads of served models */
     SP_TASK_COUNT
 } sp_task;
-const char *sp_task_name(sp_task task); /* "noop", "classify", "send", "infer", "detect" */
+const char *sp_task_name(sp_task task); /* "noop", "classify", "send", "infer", "detect", "models" */
 bool sp_task_parse(const char *text, sp_task *ret_task);
 
 typedef struct sp_house_config {
@@ -150,7 +151,13 @@ void sp_request_set_payload(sp_request *request, size_t offset, size_t size_byte
 void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
 
-/* infer: the head, zeroed at open; to be filled before submit (or in `unpacked`). Gateway's own memory: workers read it. */
+/* The next `size_bytes` of the body, to be written by the caller before the next call that appends (which may move them); at a
+ * multiple of 8 of the body. NULL as sp_request_append fails. */
+void *sp_request_room(sp_request *request, size_t size_bytes, sp_error *reterr);
+
+/* infer, detect: the head, to be filled before submit (or in `unpacked`). Gateway's own memory: workers read it. Open has zeroed
+ * what lies before `inputs` and set `model`; inputs and wishes hold what they held, so each one that is counted is to be written
+ * whole. */
 sp_infer_head *sp_request_infer_head(sp_request *request);
 void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t header_bytes);
 void sp_request_set_pin(sp_request *request, sp_pin pin);
@@ -246,20 +253,22 @@ typedef struct sp_loaded_info {
     char reason[256];
 } sp_loaded_info;
 
-/* Called once, on the loop: all workers that are up have answered. SP_OK: at least one has it; else `err` is the most telling
- * of their reasons. */
+/* Called once, on the loop, never from inside sp_house_model_load: all workers that are up have answered. SP_OK: at least one
+ * has it, and others may follow; else `err` is the most telling of their reasons, nobody is asked again under this number, and
+ * all that is left to do with it is to unload it. Not called when it is unloaded before. */
 typedef void sp_model_loaded_fn(uint32_t id, sp_status status, const sp_error *err, void *context);
 uint32_t sp_house_model_number(sp_house *house); /* a fresh one */
 /* `spec`: sp_load_spec as JSON; copied and kept for restarts. A death during the load counts against the version: after two
- * it is FAILED there (code "crashed_load"). */
+ * it is FAILED there (code "crashed_load"). An ensemble's step_models must be loaded or loading: each worker is given them
+ * before it. SP_UNAVAILABLE: no device worker; SP_BUSY: too many are loaded; SP_CONFLICT: the number is taken. */
 sp_status sp_house_model_load(sp_house *house, uint32_t id, sp_view spec, int64_t timeout_ns, sp_model_loaded_fn *done,
                               void *context, sp_error *reterr);
-/* Forgets it at once for new requests; workers let go of it when what runs has ended. */
+/* Forgets it at once for new requests; those open for it go on, then workers let go of it. */
 void sp_house_model_unload(sp_house *house, uint32_t id);
 int sp_house_model_info(const sp_house *house, uint32_t id, sp_loaded_info *ret_infos, int capacity);
 /* Some worker that has it is ready now (or, *ret_coming, will be). */
 bool sp_house_model_ready(const sp_house *house, uint32_t id, bool *ret_coming);
-int sp_house_model_open_count(const sp_house *house, uint32_t id); /* requests open for it */
+int sp_house_model_open_count(const sp_house *house, uint32_t id); /* requests opened for it that have no answer yet */
 
 /* Ready = each task with a chain has at least one ready link per stage; degraded = some link is not ready. */
 bool sp_house_ready(const sp_house *house, bool *ret_degraded);

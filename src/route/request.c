@@ -271,7 +271,8 @@ static sp_status body_grow(sp_request *request, size_t need_bytes, sp_error *ret
     return SP_OK;
 }
 
-sp_status sp_request_append(sp_request *request, const void *data, size_t size_bytes, sp_error *reterr)
+/* Makes room for `size_bytes` more, behind which the body then ends. */
+static sp_status body_extend(sp_request *request, size_t size_bytes, sp_error *reterr)
 {
     SP_ASSERT(request->state == SP_REQUEST_FILLING);
     if (size_bytes > request->body_limit_bytes - request->body_bytes)
@@ -289,10 +290,26 @@ sp_status sp_request_append(sp_request *request, const void *data, size_t size_b
         if (s)
             return s;
     }
-    memcpy(request->body + request->body_bytes, data, size_bytes);
     request->body_bytes += size_bytes;
     house->body_bytes_held += size_bytes;
     return SP_OK;
+}
+
+sp_status sp_request_append(sp_request *request, const void *data, size_t size_bytes, sp_error *reterr)
+{
+    sp_status s = body_extend(request, size_bytes, reterr);
+    if (!s && size_bytes)
+        memcpy(request->body + request->body_bytes - size_bytes, data, size_bytes);
+    return s;
+}
+
+void *sp_request_room(sp_request *request, size_t size_bytes, sp_error *reterr)
+{
+    size_t gap = SP_ALIGN_UP(request->body_bytes, (size_t)8) - request->body_bytes;
+    if (size_bytes > SIZE_MAX - gap || body_extend(request, gap + size_bytes, reterr))
+        return NULL;
+    memset(request->body + request->body_bytes - size_bytes - gap, 0, gap); /* what lay there before is nobody's */
+    return request->body + request->body_bytes - size_bytes;
 }
 
 sp_view sp_request_body(const sp_request *request)

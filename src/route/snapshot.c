@@ -23,6 +23,7 @@ static bool serves(const sp_worker *worker, sp_task task)
     case SP_TASK_DETECT:
         return worker->role == SP_ROLE_DEVICE;
     case SP_TASK_SEND:
+    case SP_TASK_MODELS:
     case SP_TASK_COUNT:
         break;
     }
