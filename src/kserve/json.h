@@ -20,7 +20,7 @@
 typedef enum sp_kserve_place {
     SP_PLACE_NONE,
     SP_PLACE_BINARY, /* binary_data_size: behind the header, in order; `offset` is from the end of the header */
-    SP_PLACE_DATA,   /* was JSON: now at `offset` of the sink */
+    SP_PLACE_DATA,   /* was JSON: now at `offset`, as the sink's used() said */
     SP_PLACE_SHARED, /* shared_memory_region, _offset, _byte_size */
 } sp_kserve_place;
 
@@ -59,7 +59,10 @@ typedef struct sp_kserve_request {
 
 /* Takes tensors that were JSON. */
 typedef struct sp_kserve_sink {
-    void *(*room)(void *context, size_t bytes, sp_error *reterr); /* memory for a whole tensor, 8-byte aligned; NULL = reterr */
+    /* Memory for one tensor, good until the next call; NULL: *reterr says why. */
+    void *(*room)(void *context, size_t bytes, sp_error *reterr);
+    /* It took `bytes` of them (strings are shorter than was feared). Returns where the tensor lies: its `offset`. */
+    uint64_t (*used)(void *context, const void *room, size_t bytes);
     void *context;
 } sp_kserve_sink;
 

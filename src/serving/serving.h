@@ -135,7 +135,7 @@ const sp_served *sp_call_served(const sp_call *call);
 sp_request *sp_call_request(sp_call *call); /* for sp_request_append */
 
 /* `named`: what was asked, tensors BINARY at `binary_base` + offset of the body, DATA at offset of the body (the sink appended
- * them with sp_call_room), SHARED in regions. Checks it against the card and fills the slot's head.
+ * them: sp_call_room), SHARED in regions. Checks it against the card and fills the slot's head.
  * NULL `named`: the body as it stands is to be unpacked first (JSON over 64 KiB, or `encoding`). */
 typedef struct sp_call_body {
     const sp_kserve_request *named;
@@ -170,7 +170,9 @@ typedef void sp_call_done_fn(sp_call *call, const sp_call_result *result, void *
 
 /* SP_OK: `done` comes, later. Else nothing comes and the call is as before: close it. */
 sp_status sp_call_submit(sp_call *call, const sp_call_body *body, sp_call_done_fn *done, void *context, sp_error *reterr);
-void *sp_call_room(void *call, size_t bytes, sp_error *reterr); /* an sp_kserve_sink's: appends to the body, aligned to 8 */
+/* An sp_kserve_sink's (context: the call): tensors are appended to the body, each at a multiple of 8. */
+void *sp_call_room(void *call, size_t bytes, sp_error *reterr);
+uint64_t sp_call_room_used(void *call, const void *room, size_t bytes);
 void sp_call_keep(sp_call *call);
 void sp_call_cancel(sp_call *call); /* the client is gone; closes */
 void sp_call_close(sp_call *call);
