@@ -119,4 +119,26 @@ SP_HD float sp_norm_value(int x, float divisor, float mean, float std)
     return v / std;
 }
 
+/* Area of a box given by its corners: 0 when it is turned inside out, NaN when a corner is. */
+SP_HD float sp_box_area(float x0, float y0, float x1, float y1)
+{
+    float w = x1 - x0, h = y1 - y0;
+    w = w < 0.0f ? 0.0f : w;
+    h = h < 0.0f ? 0.0f : h;
+    return w * h;
+}
+
+/* The part that two intervals share: `a` of the candidate, `b` of a box that is kept. */
+SP_HD float sp_box_shared(float a0, float a1, float b0, float b1)
+{
+    float low = a0 > b0 ? a0 : b0, high = a1 < b1 ? a1 : b1, length = high - low;
+    return length > 0.0f ? length : 0.0f;
+}
+
+/* intersection / union > iou, without the division; false whenever a NaN or an infinite area is among them. */
+SP_HD int sp_box_suppressed(float inter, float area_a, float area_b, float iou)
+{
+    return inter > iou * ((area_a + area_b) - inter);
+}
+
 #endif

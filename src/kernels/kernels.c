@@ -42,6 +42,9 @@ static void overwrite_avx2(sp_kernel_table *table)
     table->norm_f32 = sp_norm_f32_avx2;
     table->softmax_f32 = sp_softmax_f32_avx2;
     table->topk_f32 = sp_topk_f32_avx2;
+    table->filter_f32 = sp_filter_f32_avx2;
+    table->best_columns_f32 = sp_best_columns_f32_avx2;
+    table->nms_f32 = sp_nms_f32_avx2;
     table->canary_f32 = sp_canary_f32_avx2;
 }
 
@@ -51,6 +54,9 @@ static void overwrite_avx512(sp_kernel_table *table)
     table->plain_v = sp_plain_v_avx512;
     table->softmax_f32 = sp_softmax_f32_avx512;
     table->topk_f32 = sp_topk_f32_avx512;
+    table->filter_f32 = sp_filter_f32_avx512;
+    table->best_columns_f32 = sp_best_columns_f32_avx512;
+    table->nms_f32 = sp_nms_f32_avx512;
     table->canary_f32 = sp_canary_f32_avx512;
     if (!have_vnni_vbmi())
         return;

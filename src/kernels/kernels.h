@@ -63,6 +63,18 @@ typedef struct sp_norm_table {
     uint16_t f16[3][256];
 } sp_norm_table;
 
+/* filter_f32 and best_columns_f32 may write this many elements beyond their last one. */
+#define SP_BOX_SLACK 16
+
+/* Corners of boxes, one plane each, best score first. */
+typedef struct sp_box_planes {
+    const float *x0, *y0, *x1, *y1;
+    const int32_t *class_id; /* boxes of different classes leave each other alone; NULL = all are one class */
+} sp_box_planes;
+
+/* Floats that nms_f32 wants as `spare`, 64-byte aligned. */
+#define SP_NMS_SPARE(most) (6 * SP_ALIGN_UP((size_t)(most), (size_t)16))
+
 /* weights: axis->weight from axis->first and axis->count; zero beyond count. Each double operation is the reference's, in
  *   its order; only taps are computed side by side.
  * pack_h, pack_v: bring axis->weight into the level's own order in axis->packed (may set axis->mode).
@@ -75,7 +87,14 @@ typedef struct sp_norm_table {
  * softmax_f32: dst may be src. max, then exp(x - max) by kernels/math.h, their sum as the 32-accumulator tree, then a
  *   division each. A NaN or +infinity among the inputs, or nothing but -infinity, makes every output NaN (0x7fc00000).
  * topk_f32: the k (1 <= k <= n) largest in falling order; equal values (and -0, +0) by lower index; NaN come after
- *   -infinity, by lower index. */
+ *   -infinity, by lower index.
+ * filter_f32: the indices of all scores > threshold, rising; returns how many. A NaN is never one of them.
+ * best_columns_f32: of each of n columns the largest of its `rows` values, row_stride apart, and in which row the first of
+ *   them stands. NaN are passed over; a column of nothing else, or of -infinity, gives -infinity in row 0.
+ * order_f32: the indices of all n scores in topk_f32's order. spare: 2 * n.
+ * nms_f32: greedy suppression. A box is kept unless it overlaps a box that was kept before it (and is of its class) by
+ *   intersection / union > iou, as arith.h computes it; at most `most` are kept, their indices rising. Returns how many.
+ *   iou >= 0. Boxes without area or with a NaN neither suppress nor are suppressed. */
 #define SP_KERNEL(name, result, parameters) typedef result sp_##name##_fn parameters;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL

@@ -20,16 +20,18 @@ typedef enum sp_resize_fit {
     SP_FIT_SHORT_SIDE = 0, /* short side to resize_w, other side int(resize_w * long / short), as torchvision */
     SP_FIT_STRETCH = 1,    /* to resize_w x resize_h */
     SP_FIT_LETTERBOX = 2,  /* into resize_w x resize_h keeping the shape, centred, the rest `pad_value` */
+    SP_FIT_CORNER = 3,     /* likewise, in the upper left corner; the side that does not bind is cut to whole pixels */
+    SP_FIT_BGR = 0x80,     /* or-ed to any: the planes are B G R; mean and std stay those of R, G, B */
 } sp_resize_fit;
 
 typedef enum sp_tensor_dtype { SP_DTYPE_F32 = 1, SP_DTYPE_U8 = 2, SP_DTYPE_F16 = 10 } sp_tensor_dtype; /* ONNX's numbers */
 
-/* Output: [3, crop_h, crop_w], planes R G B, `dtype`; value = ((float)x / divisor - mean[c]) / std[c], each operation
+/* Output: [3, crop_h, crop_w], planes R G B (or B G R), `dtype`; value = ((float)x / divisor - mean[c]) / std[c], each operation
  * rounded to f32 as numpy does; f16 is that, rounded to nearest even. The crop is centred as torchvision's CenterCrop:
  * top = int(round((h - crop_h) / 2.0)) with Python's round (half to even); likewise left. */
 typedef struct sp_prep_spec {
     uint8_t filter; /* sp_resize_filter, perhaps | SP_FILTER_ACROSS_FIRST */
-    uint8_t fit;    /* sp_resize_fit */
+    uint8_t fit;    /* sp_resize_fit, perhaps | SP_FIT_BGR */
     uint8_t dtype;  /* sp_tensor_dtype: SP_DTYPE_F32 or SP_DTYPE_F16 */
     uint8_t pad_value;
     uint16_t resize_w, resize_h;

@@ -160,7 +160,8 @@ static void fill_f16(uint16_t *dst, uint16_t value, int n)
 static void pad_row(const sp_sink *sink, const sp_norm_table *table, int y, int x0, int x1)
 {
     size_t cw = sink->spec->crop_w, plane = cw * sink->spec->crop_h, at = (size_t)y * cw + (size_t)x0;
-    for (int c = 0; x1 > x0 && c < 3; c++, at += plane) {
+    for (int p = 0; x1 > x0 && p < 3; p++, at += plane) {
+        int c = sink->spec->fit & SP_FIT_BGR ? 2 - p : p;
         if (sink->spec->dtype == SP_DTYPE_F32)
             fill_f32((float *)(void *)sink->dst + at, table->f32[c][sink->spec->pad_value], x1 - x0);
         else
@@ -176,7 +177,12 @@ static void put_row(const sp_sink *sink, const sp_norm_table *table, int i, cons
         memcpy(sink->dst + (size_t)y * sink->stride_bytes, row, (size_t)n * 3);
         return;
     }
-    size_t cw = sink->spec->crop_w, plane = cw * sink->spec->crop_h, at = (size_t)y * cw + (size_t)sink->x0;
+    size_t cw = sink->spec->crop_w, at = (size_t)y * cw + (size_t)sink->x0;
+    ptrdiff_t plane = (ptrdiff_t)(cw * sink->spec->crop_h);
+    if (sink->spec->fit & SP_FIT_BGR) { /* from the last plane backwards */
+        at += 2 * (size_t)plane;
+        plane = -plane;
+    }
     if (sink->spec->dtype == SP_DTYPE_F32)
         sp_kernels.norm_f32((float *)(void *)sink->dst + at, plane, row, n, table);
     else

@@ -14,14 +14,14 @@ sp_status sp_prep_spec_check(const sp_prep_spec *spec, sp_error *reterr)
 {
     if ((spec->filter & ~SP_FILTER_ACROSS_FIRST) > SP_FILTER_PLAIN || spec->filter == (SP_FILTER_PLAIN | SP_FILTER_ACROSS_FIRST))
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: filter %d is not known", spec->filter);
-    if (spec->fit > SP_FIT_LETTERBOX)
+    if ((spec->fit & ~SP_FIT_BGR) > SP_FIT_CORNER)
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: fit %d is not known", spec->fit);
     if (spec->dtype != SP_DTYPE_F32 && spec->dtype != SP_DTYPE_F16)
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: dtype %d is neither f32 nor f16", spec->dtype);
-    if (!side_ok(spec->resize_w) || (spec->fit != SP_FIT_SHORT_SIDE && !side_ok(spec->resize_h)))
+    if (!side_ok(spec->resize_w) || ((spec->fit & ~SP_FIT_BGR) != SP_FIT_SHORT_SIDE && !side_ok(spec->resize_h)))
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: resize to %dx%d, sides are 1 to %d", spec->resize_w,
                        spec->resize_h, SP_PREP_SIDE_MAX);
-    int room_h = spec->fit == SP_FIT_SHORT_SIDE ? spec->resize_w : spec->resize_h;
+    int room_h = (spec->fit & ~SP_FIT_BGR) == SP_FIT_SHORT_SIDE ? spec->resize_w : spec->resize_h;
     if (!side_ok(spec->crop_w) || !side_ok(spec->crop_h) || spec->crop_w > spec->resize_w || spec->crop_h > room_h)
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: crop %dx%d does not fit into the resized %dx%d", spec->crop_w,
                        spec->crop_h, spec->resize_w, room_h);
@@ -57,8 +57,9 @@ sp_status sp_prep_geometry_of(const sp_prep_spec *spec, int w, int h, sp_prep_ge
         return SP_FAIL(reterr, SP_INVALID, "pre-processing: a picture of %dx%d, sides are 1 to %d", w, h,
                        SP_LIMIT_IMAGE_SIDE);
     int64_t rw = spec->resize_w, rh = spec->resize_h, canvas_w, canvas_h;
+    bool corner = (spec->fit & ~SP_FIT_BGR) == SP_FIT_CORNER;
     sp_prep_geometry g;
-    switch ((sp_resize_fit)spec->fit) {
+    switch ((sp_resize_fit)(spec->fit & ~SP_FIT_BGR)) {
     case SP_FIT_SHORT_SIDE:
         g.scaled_w = w <= h ? rw : rw * w / h;
         g.scaled_h = w <= h ? rw * h / w : rw;
@@ -70,20 +71,21 @@ sp_status sp_prep_geometry_of(const sp_prep_spec *spec, int w, int h, sp_prep_ge
         canvas_h = g.scaled_h = rh;
         break;
     case SP_FIT_LETTERBOX:
-    default: /* the side that binds is exact, the other rounds half up and is at least 1 */
+    case SP_FIT_CORNER:
+    default: /* the side that binds is exact; the other rounds half up (in the corner: down) and is at least 1 */
         canvas_w = rw;
         canvas_h = rh;
         if (w * rh >= h * rw) {
             g.scaled_w = rw;
-            g.scaled_h = SP_MAX((2 * h * rw + w) / (2 * (int64_t)w), 1);
+            g.scaled_h = SP_MAX((2 * h * rw + (corner ? 0 : w)) / (2 * (int64_t)w), 1);
         } else {
             g.scaled_h = rh;
-            g.scaled_w = SP_MAX((2 * w * rh + h) / (2 * (int64_t)h), 1);
+            g.scaled_w = SP_MAX((2 * w * rh + (corner ? 0 : h)) / (2 * (int64_t)h), 1);
         }
         break;
     }
-    g.left = half_to_even(canvas_w - spec->crop_w) - (canvas_w - g.scaled_w) / 2;
-    g.top = half_to_even(canvas_h - spec->crop_h) - (canvas_h - g.scaled_h) / 2;
+    g.left = half_to_even(canvas_w - spec->crop_w) - (corner ? 0 : (canvas_w - g.scaled_w) / 2);
+    g.top = half_to_even(canvas_h - spec->crop_h) - (corner ? 0 : (canvas_h - g.scaled_h) / 2);
     *ret_geometry = g;
     return SP_OK;
 }

@@ -276,7 +276,7 @@ static inline __m256 eight_values(const float *table, const uint8_t *src)
     return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
 }
 
-void sp_norm_f32_avx2(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
+void sp_norm_f32_avx2(float *SP_RESTRICT dst, ptrdiff_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
 {
     int x = 0;
     for (; x + 8 <= n; x += 8, src += 24) {

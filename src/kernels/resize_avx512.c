@@ -455,7 +455,7 @@ static inline __m512i order_f16(int channel)
     return _mm512_add_epi8(red, _mm512_set1_epi8((char)channel));
 }
 
-void sp_norm_f32_avx512(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n,
+void sp_norm_f32_avx512(float *SP_RESTRICT dst, ptrdiff_t plane, const uint8_t *SP_RESTRICT src, int n,
                         const sp_norm_table *table)
 {
     for (int c = 0; c < 3; c++, dst += plane) {
@@ -471,7 +471,7 @@ void sp_norm_f32_avx512(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_
     }
 }
 
-void sp_norm_f16_avx512(uint16_t *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n,
+void sp_norm_f16_avx512(uint16_t *SP_RESTRICT dst, ptrdiff_t plane, const uint8_t *SP_RESTRICT src, int n,
                         const sp_norm_table *table)
 {
     for (int c = 0; c < 3; c++, dst += plane) {

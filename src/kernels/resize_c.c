@@ -95,7 +95,7 @@ void sp_plain_v_c(uint8_t *SP_RESTRICT dst, int cols, const uint16_t *SP_RESTRIC
         dst[i] = sp_plain_v(a[i], b[i], w1);
 }
 
-void sp_norm_f32_c(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
+void sp_norm_f32_c(float *SP_RESTRICT dst, ptrdiff_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
 {
     for (int x = 0; x < n; x++, src += 3) {
         dst[x] = table->f32[0][src[0]];
@@ -104,7 +104,7 @@ void sp_norm_f32_c(float *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTR
     }
 }
 
-void sp_norm_f16_c(uint16_t *SP_RESTRICT dst, size_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
+void sp_norm_f16_c(uint16_t *SP_RESTRICT dst, ptrdiff_t plane, const uint8_t *SP_RESTRICT src, int n, const sp_norm_table *table)
 {
     for (int x = 0; x < n; x++, src += 3) {
         dst[x] = table->f16[0][src[0]];

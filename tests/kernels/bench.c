@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "kernels/axis.h"
 #include "kernels/kernels.h"
+#include "kernels/nms_run.h"
 #include "kernels/prep_run.h"
 #include "test.h"
 
@@ -88,6 +89,39 @@ static double time_post(bool softmax, const sp_kernel_table *table)
     return (double)best / 10000;
 }
 
+/* 8,400 boxes around 300 objects, as the largest usual YOLO gives them when the threshold is low. */
+static double time_nms(sp_kernel_level level)
+{
+    enum { N = 8400 };
+    static float boxes[N][4], score[N];
+    static int32_t kept[N];
+    const sp_nms_params params = { .threshold = 0.001f, .iou = 0.45f };
+    sp_nms_scratch *scratch = sp_nms_scratch_new(N);
+    int64_t best = INT64_MAX;
+    uint32_t state = 1;
+    if (!scratch || !sp_kernels_force(level))
+        exit(2);
+    for (int i = 0; i < N; i++) {
+        float at[5];
+        for (int k = 0; k < 5; k++)
+            at[k] = (float)((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0f;
+        float x = (float)(i % 300 % 20) * 30 + at[0] * 8, y = (float)(i % 300 / 20) * 40 + at[1] * 8;
+        boxes[i][0] = x;
+        boxes[i][1] = y;
+        boxes[i][2] = x + 40 + at[2] * 10;
+        boxes[i][3] = y + 50 + at[3] * 10;
+        score[i] = at[4];
+    }
+    for (int i = 0; i < 50; i++) {
+        int64_t t = sp_clock_now_ns();
+        (void)sp_nms_run(scratch, boxes[0], score, NULL, N, &params, kept);
+        t = sp_clock_now_ns() - t;
+        best = t < best ? t : best;
+    }
+    sp_nms_scratch_free(scratch);
+    return (double)best / 1000;
+}
+
 static void print_row(const char *name, const double us[SP_LEVEL_COUNT])
 {
     printf("%-46s", name);
@@ -121,6 +155,9 @@ static void bench(const char *wanted)
             us[level] = sp_kernels_at((sp_kernel_level)level, &table) ? time_post(softmax, &table) : -1;
         print_row(softmax ? "softmax of 1000" : "top 5 of 1000", us);
     }
+    for (int level = 0; level < SP_LEVEL_COUNT; level++)
+        us[level] = sp_kernels_at((sp_kernel_level)level, &table) ? time_nms((sp_kernel_level)level) : -1;
+    print_row("filter, order and nms of 8400 boxes", us);
 }
 
 static __attribute__((constructor)) void maybe_bench(int argc, char **argv)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The pre-processing calls for Python's ctypes (test_reference.py, bench/kernels.py). Tests only. */
 #include "kernels/kernels.h"
+#include "kernels/nms_run.h"
 #include "kernels/prep_run.h"
 
 SP_EXPORT int kt_force(int level);
@@ -14,6 +15,10 @@ SP_EXPORT int kt_resize(int filter, const uint8_t *src, int sw, int sh, size_t s
                         sp_prep_scratch *scratch);
 SP_EXPORT void kt_softmax(float *dst, const float *src, int n);
 SP_EXPORT void kt_topk(int32_t *index, float *value, const float *src, int n, int k);
+SP_EXPORT void *kt_nms_new(int capacity);
+SP_EXPORT void kt_nms_free(void *scratch);
+SP_EXPORT int kt_nms(void *scratch, const float *boxes, const float *score, const int32_t *class_id, int n, float threshold,
+                     float iou, int32_t *kept);
 
 int kt_force(int level)
 {
@@ -70,4 +75,21 @@ void kt_topk(int32_t *index, float *value, const float *src, int n, int k)
 {
     sp_kernels_init();
     sp_kernels.topk_f32(index, value, src, n, k);
+}
+
+void *kt_nms_new(int capacity)
+{
+    return sp_nms_scratch_new(capacity);
+}
+
+void kt_nms_free(void *scratch)
+{
+    sp_nms_scratch_free(scratch);
+}
+
+int kt_nms(void *scratch, const float *boxes, const float *score, const int32_t *class_id, int n, float threshold, float iou,
+           int32_t *kept)
+{
+    const sp_nms_params params = { .threshold = threshold, .iou = iou };
+    return sp_nms_run(scratch, boxes, score, class_id, n, &params, kept);
 }

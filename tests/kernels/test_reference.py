@@ -23,7 +23,7 @@ LIBRARY = BUILD / "tests/kernels/libspillway_kernels_test.so"
 SEED = int(os.environ.get("SPILLWAY_TEST_SEED", random.randrange(1 << 31)))
 
 BILINEAR, BICUBIC, PLAIN, ACROSS_FIRST = 0, 1, 2, 0x80
-SHORT_SIDE, STRETCH, LETTERBOX = 0, 1, 2
+SHORT_SIDE, STRETCH, LETTERBOX, CORNER, BGR = 0, 1, 2, 3, 0x80
 F32, F16 = 1, 10
 LEVELS = ["scalar", "avx2", "avx512"]
 
@@ -93,18 +93,20 @@ def tensor_reference(spec, picture):
     """What a Python user writes: resize, pad, crop, then numpy in float32."""
     h, w, _ = picture.shape
     rw, rh = spec["resize_w"], spec.get("resize_h", 0)
-    if spec["fit"] == SHORT_SIDE:
+    fit = spec["fit"] & ~BGR
+    half = 0 if fit == CORNER else 1
+    if fit == SHORT_SIDE:
         size = (rw, int(rw * h / w)) if w <= h else (int(rw * w / h), rw)
-    elif spec["fit"] == STRETCH:
+    elif fit == STRETCH:
         size = (rw, rh)
     elif w * rh >= h * rw:
-        size = (rw, max(1, (2 * h * rw + w) // (2 * w)))
+        size = (rw, max(1, (2 * h * rw + half * w) // (2 * w)))
     else:
-        size = (max(1, (2 * w * rh + h) // (2 * h)), rh)
+        size = (max(1, (2 * w * rh + half * h) // (2 * h)), rh)
     scaled = resize_reference(spec["filter"], picture, *size)
-    if spec["fit"] == LETTERBOX:
+    if fit in (LETTERBOX, CORNER):
         canvas = np.full((rh, rw, 3), spec["pad"], np.uint8)
-        top, left = (rh - size[1]) // 2, (rw - size[0]) // 2
+        top, left = ((rh - size[1]) // 2, (rw - size[0]) // 2) if fit == LETTERBOX else (0, 0)
         canvas[top:top + size[1], left:left + size[0]] = scaled
         scaled = canvas
     top = int(round((scaled.shape[0] - spec["crop_h"]) / 2.0))
@@ -112,6 +114,7 @@ def tensor_reference(spec, picture):
     crop = scaled[top:top + spec["crop_h"], left:left + spec["crop_w"]]
     x = crop.astype(np.float32) / np.float32(spec["divisor"])
     x = (x - np.array(spec["mean"], np.float32)) / np.array(spec["std"], np.float32)
+    x = x[..., ::-1] if spec["fit"] & BGR else x
     return np.ascontiguousarray(x.transpose(2, 0, 1)).astype(np.float16 if spec["dtype"] == F16 else np.float32)
 
 
@@ -130,6 +133,8 @@ SPECS = {
     "stretch plain f16": imagenet(PLAIN, F16, fit=STRETCH, resize_w=224, resize_h=224),
     "letterbox plain": imagenet(PLAIN, fit=LETTERBOX, resize_w=416, resize_h=416, crop_w=416, crop_h=416, pad=114,
                                 divisor=1.0, mean=(0.0,) * 3, std=(1.0,) * 3),
+    "corner plain bgr": imagenet(PLAIN, fit=CORNER | BGR, resize_w=416, resize_h=300, crop_w=416, crop_h=300, pad=114),
+    "stretch bilinear bgr f16": imagenet(BILINEAR, F16, fit=STRETCH | BGR, resize_w=97, resize_h=65, crop_w=97, crop_h=65),
     "letterbox bicubic cropped": imagenet(BICUBIC, fit=LETTERBOX, resize_w=301, resize_h=200, crop_w=290, crop_h=111,
                                           pad=7),
 }
@@ -217,6 +222,25 @@ def test_softmax_and_topk_equal_numpy(kernels):
         kernels.lib.kt_topk(kernels.at(index), kernels.at(value), kernels.at(x), n, len(index))
         assert list(index) == list(np.argsort(-x, kind="stable")[:len(index)])
         assert np.array_equal(value, x[index])
+
+
+def test_suppression_keeps_what_opencv_keeps(kernels):
+    """Scores in f32 on both sides; OpenCV divides in double, so a ratio within 1e-7 of the threshold could differ: the
+    seeds are fixed."""
+    kernels.lib.kt_nms_new.restype = ctypes.c_void_p
+    for seed, n in enumerate((1, 2, 17, 300, 1999)):
+        rng = np.random.default_rng(seed)
+        corner = rng.uniform(0, 300, (n, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(1, 90, (n, 2))], 1).astype(np.float32)
+        score = np.round(rng.uniform(0, 1, n), 2).astype(np.float32)  # ties
+        wh = np.concatenate([boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64) - boxes[:, :2]], 1)
+        scratch, kept = ctypes.c_void_p(kernels.lib.kt_nms_new(n)), np.zeros(n, np.int32)
+        for threshold, iou in ((0.0, 0.45), (0.25, 0.6), (0.9, 0.1)):
+            count = kernels.lib.kt_nms(scratch, kernels.at(boxes), kernels.at(score), None, n, ctypes.c_float(threshold),
+                                       ctypes.c_float(iou), kernels.at(kept))
+            expected = cv2.dnn.NMSBoxes(wh, score, threshold, iou)
+            assert kept[:count].tolist() == np.array(expected, np.int32).reshape(-1).tolist()
+        kernels.lib.kt_nms_free(scratch)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -2,6 +2,7 @@
  * Every op of the kernel table against its scalar reference, bit for bit: odd sizes, misaligned pointers, memory that
  * ends in a forbidden page, guard bytes behind what is written. The ops come from kernels.inc, so one without a check
  * here does not compile. */
+#include "boxes.h"
 #include "kernels/axis.h"
 #include "kernels/kernels.h"
 #include "kernels/math.h"
@@ -291,7 +292,8 @@ static void check_norm(const sp_kernel_table *twin, size_t element)
 {
     sp_norm_table *table = random_table();
     for (int n = 1; n < 300; n += n < 70 ? 1 : 13) {
-        size_t plane = (size_t)n + (size_t)test_random_between(0, 9), bytes = (2 * plane + (size_t)n) * element;
+        ptrdiff_t plane = n + test_random_between(0, 9);
+        size_t bytes = (2 * (size_t)plane + (size_t)n) * element;
         edge src = edge_new((size_t)n * 3);
         uint8_t *out[2] = { guarded(bytes + 64), guarded(bytes + 64) };
         size_t skew = element * (size_t)test_random_between(0, 7);
