@@ -17,6 +17,10 @@
 /* Largest image upload. A 45-megapixel camera JPEG is about 25 MiB. Beyond: SP_TOO_LARGE. */
 #define SP_LIMIT_IMAGE_BODY_BYTES (32u * 1024 * 1024)
 
+/* Largest body of a plain inference, and the most that its tensors may take once they are unpacked: Triton's own bound for
+ * JSON. One answer's tensors are bounded alike (SP_ANSWER_STRIDE). Beyond: SP_TOO_LARGE. */
+#define SP_LIMIT_INFER_BODY_BYTES (64u * 1024 * 1024)
+
 /* Bytes of all bodies in the house together. 256 slots of 32 MiB would be 8 GiB; this is what a small machine can hold
  * beside its models. Beyond: SP_BUSY for the one that would pass it. */
 #define SP_LIMIT_BODIES_BYTES (512u * 1024 * 1024)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The kind that touches hostile bytes: reads a picture out of a request's body into the slot's output, as oriented
- * RGB8 pixels or, when the next link is a CPU, as the model's input tensor. It holds no model and no device, and once it
+ * RGB8 pixels or, when the next link is a CPU, as the model's input tensor; makes tensors of KServe requests that are
+ * compressed or all JSON (worker/unpack.h). It holds no model and no device, and once it
  * serves, the kernel grants it nothing but memory and the descriptors that it was given (worker/sandbox.h). */
 #include "worker/kinds.h"
 
@@ -8,14 +9,19 @@
 #include "base/fault.h"
 #include "base/machine.h"
 #include "kernels/prep_run.h"
+#include "kserve/json.h"
 #include "media/load.h"
 #include "worker/sandbox.h"
+#include "worker/unpack.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 /* Decoding takes 5 to 60 ns a pixel here; this is what a slow, busy machine may need before we call it hung. */
 #define BUDGET_NS_PER_PIXEL 150
+
+/* Inflating a bomb to its limit, 64 MiB, takes 0.3 s for as little as 64 KiB: what that may take on a slow, busy machine. */
+#define UNPACK_BUDGET_NS_PER_BYTE 20000
 
 /* More executors than this do not help: the pictures then come faster than any CPU link can classify them. */
 #define EXECUTORS_MAX 4
@@ -217,6 +223,37 @@ static sp_status decode(codec *self, int index, sp_work_item *item)
     return s;
 }
 
+/* --- tensors ------------------------------------------------------------------------------------------------------ */
+
+static uint8_t *grow_output(void *context, size_t size_bytes, sp_error *reterr)
+{
+    return sp_worker_output(context, size_bytes, reterr);
+}
+
+static sp_status unpack(int index, sp_work_item *item)
+{
+    sp_buf header;
+    uint64_t tensor_bytes = 0;
+    sp_worker_stage(index, SP_STAGE_DECODE, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS +
+                                                (int64_t)item->body.size_bytes * UNPACK_BUDGET_NS_PER_BYTE);
+    sp_status s = decode_fault(item, &item->error);
+    if (s)
+        return s;
+    int64_t start_ns = sp_clock_now_ns();
+    sp_buf_init(&header, SP_LIMIT_KSERVE_HEADER_BYTES);
+    s = sp_unpack(item->body, (sp_encoding)item->request->encoding, item->request->header_bytes, grow_output, item, &header,
+                  &tensor_bytes, &item->error);
+    if (!s) {
+        memcpy(item->answer, header.data, header.size_bytes);
+        item->done.answer_bytes = (uint32_t)header.size_bytes;
+        item->done.output_kind = SP_OUTPUT_BYTES;
+        item->done.output_bytes = tensor_bytes;
+    }
+    item->done.decode_ns = sp_clock_now_ns() - start_ns;
+    sp_buf_done(&header);
+    return s;
+}
+
 static void codec_run(void *state, int executor, sp_work_item *items, int count)
 {
     codec *self = state;
@@ -224,8 +261,10 @@ static void codec_run(void *state, int executor, sp_work_item *items, int count)
         sp_work_item *item = &items[i];
         if (item->submission->op == SP_OP_DECODE)
             item->status = decode(self, executor, item);
+        else if (item->submission->op == SP_OP_UNPACK)
+            item->status = unpack(executor, item);
         else
-            item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the codec worker decodes, it cannot do operation %u",
+            item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the codec worker decodes and unpacks, it cannot do operation %u",
                                    item->submission->op);
     }
 }
