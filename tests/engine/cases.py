@@ -82,6 +82,7 @@ def own_answer(model, inputs, threads=1):
     """Python's onnxruntime: its outputs, or the exception."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         values = {p.name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(a, 16) if a.dtype.name == "bfloat16" else a
