@@ -9,31 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-size_t ort_dtype_bytes(int32_t dtype)
-{
-    switch (dtype) {
-    case SP_ENGINE_U8:
-    case SP_ENGINE_I8:
-    case SP_ENGINE_BOOL:
-        return 1;
-    case SP_ENGINE_U16:
-    case SP_ENGINE_I16:
-    case SP_ENGINE_F16:
-    case SP_ENGINE_BF16:
-        return 2;
-    case SP_ENGINE_F32:
-    case SP_ENGINE_I32:
-    case SP_ENGINE_U32:
-        return 4;
-    case SP_ENGINE_I64:
-    case SP_ENGINE_F64:
-    case SP_ENGINE_U64:
-        return 8;
-    default:
-        return 0;
-    }
-}
-
 /* Heap in use by the process, all arenas. Resident size would not do: a load after an unload grows into freed pages. */
 static uint64_t heap_bytes(void)
 {
@@ -179,7 +154,7 @@ static OrtStatus *read_type(const ort_library *lib, const OrtTypeInfo *type, sp_
     if (st || rank > SP_ENGINE_MAX_RANK)
         return st;
     st = lib->api->GetDimensions(shape, port->dims, rank);
-    if (!st && (ort_dtype_bytes((int32_t)dtype) || dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING)) {
+    if (!st && (plug_dtype_bytes((int32_t)dtype) || dtype == ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING)) {
         port->dtype = (int32_t)dtype; /* the library's numbers are ONNX's */
         port->rank = (int32_t)rank;
     }
@@ -261,14 +236,11 @@ sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_m
                                 sp_engine_error *reterr)
 {
     sp_engine_load_options options = { 0 };
-    memcpy(&options, given, given->struct_bytes < sizeof(options) ? given->struct_bytes : sizeof(options));
-    if (!options.path == !options.bytes)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "a model is given either as a path or as bytes");
-    if (options.threads < 0 || options.lanes < 0 || options.lanes > 1024)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "threads %d, lanes %d: out of range", options.threads,
-                        options.lanes);
+    sp_engine_status s = plug_options_copy(given, "onnxruntime", &options, reterr);
+    if (s)
+        return s;
     const ort_library *lib = NULL;
-    sp_engine_status s = ort_library_get(&lib, reterr);
+    s = ort_library_get(&lib, reterr);
     if (s)
         return s;
     sp_engine_model *model = calloc(1, sizeof(*model));
@@ -280,7 +252,7 @@ sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_m
     if (!s)
         s = read_ports(model, reterr);
     if (!s)
-        s = make_lanes(model, options.lanes ? options.lanes : 1, reterr);
+        s = make_lanes(model, options.lanes, reterr);
     if (s) {
         ort_model_unload(model);
         return s;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Inside the ONNX Runtime plug-in: the library behind it, and the translation of its errors. The plug-in includes
- * nothing of Spillway but the ABI, so that it shows what a third party's plug-in needs. */
+ * nothing of Spillway but the ABI and what plug-ins share over it, so that it shows what a third party's needs. */
 #ifndef SP_ENGINE_ONNXRUNTIME_ORT_H
 #define SP_ENGINE_ONNXRUNTIME_ORT_H
 
-#include "spillway_engine.h"
+#include "engine/plug/plug.h"
 
 #include <onnxruntime_c_api.h>
 #include <stdbool.h>
@@ -82,13 +82,7 @@ struct sp_engine_model {
 sp_engine_status ort_lane_init(const sp_engine_model *model, ort_lane *lane, sp_engine_error *reterr);
 void ort_lane_done(const sp_engine_model *model, ort_lane *lane);
 
-/* Bytes of one element; 0 = strings, or a type that does not cross the ABI. */
-size_t ort_dtype_bytes(int32_t dtype);
-
-/* (strings.c) Checks that `tensor`, of `count` elements, is packed as the ABI says. */
-sp_engine_status ort_strings_check(const sp_engine_port *port, const sp_engine_tensor *tensor, uint64_t count,
-                                   sp_engine_error *reterr);
-/* Copies a checked tensor into a new value of the library's. */
+/* (strings.c) Copies a checked tensor into a new value of the library's. */
 OrtStatus *ort_strings_wrap(const OrtApi *api, const sp_engine_tensor *tensor, OrtValue **ret_value);
 /* Packs the `count` strings of `value`; tensor->data and size_bytes become those of `packed`. NULL = done; a library status
  * of ours (ORT_FAIL, "out of memory") when there is no memory. */

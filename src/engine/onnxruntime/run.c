@@ -55,56 +55,6 @@ void ort_lane_done(const sp_engine_model *model, ort_lane *lane)
     free(lane->packed);
 }
 
-/* What the host asks must be what the model takes; the library would say so too, but only after work was done. A port of
- * rank 0 may be one whose shape the model leaves open (the library does not tell the two apart), so it takes any. */
-static sp_engine_status check_shape(const sp_engine_port *port, const sp_engine_tensor *tensor, uint64_t *ret_count,
-                                    sp_engine_error *reterr)
-{
-    uint64_t count = 1;
-    if (tensor->rank < 0 || tensor->rank > SP_ENGINE_MAX_RANK || (port->rank && tensor->rank != port->rank))
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: rank %d given, the model has %d", port->name, tensor->rank,
-                        port->rank);
-    for (int32_t i = 0; i < tensor->rank; i++) {
-        int64_t wanted = port->rank ? port->dims[i] : -1;
-        if (tensor->dims[i] < 0 || (wanted >= 0 && tensor->dims[i] != wanted))
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: dimension %d is %lld, the model has %lld", port->name, i,
-                            (long long)tensor->dims[i], (long long)wanted);
-        if (__builtin_mul_overflow(count, (uint64_t)tensor->dims[i], &count))
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: its size overflows", port->name);
-    }
-    *ret_count = count;
-    return SP_ENGINE_OK;
-}
-
-static sp_engine_status check_tensor(const sp_engine_port *port, const sp_engine_tensor *tensor, bool input,
-                                     sp_engine_error *reterr)
-{
-    if (tensor->rank == SP_ENGINE_ABSENT)
-        return input ? ort_fail(reterr, SP_ENGINE_INVALID, "%s: the model needs this input", port->name) : SP_ENGINE_OK;
-    if (!port->dtype)
-        return ort_fail(reterr, SP_ENGINE_UNSUPPORTED,
-                        "%s is no plain tensor (a sequence, map, optional or complex one)", port->name);
-    if (tensor->dtype != port->dtype)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: type %d given, the model has %d", port->name, tensor->dtype,
-                        port->dtype);
-    if (!input && !tensor->data)
-        return SP_ENGINE_OK; /* left to the library */
-    if (!input && tensor->dtype == SP_ENGINE_STRING)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: strings are left to the engine", port->name);
-    uint64_t count = 0, bytes = 0;
-    sp_engine_status s = check_shape(port, tensor, &count, reterr);
-    if (s)
-        return s;
-    if (count && !tensor->data)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: an input without data", port->name);
-    if (tensor->dtype == SP_ENGINE_STRING)
-        return ort_strings_check(port, tensor, count, reterr);
-    if (__builtin_mul_overflow(count, (uint64_t)ort_dtype_bytes(tensor->dtype), &bytes) || tensor->size_bytes < bytes)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: %llu elements needed, %llu bytes given", port->name,
-                        (unsigned long long)count, (unsigned long long)tensor->size_bytes);
-    return SP_ENGINE_OK;
-}
-
 static bool same_tensor(const sp_engine_tensor *a, const sp_engine_tensor *b)
 {
     return a->data == b->data && a->size_bytes == b->size_bytes && a->dtype == b->dtype && a->memory == b->memory &&
@@ -186,7 +136,7 @@ static OrtStatus *describe_left(const OrtApi *api, OrtValue *value, ort_packed *
     api->ReleaseTensorTypeAndShapeInfo(shape);
     tensor->rank = (int32_t)rank;
     if (tensor->dtype != SP_ENGINE_STRING)
-        tensor->size_bytes = count * ort_dtype_bytes(tensor->dtype);
+        tensor->size_bytes = count * plug_dtype_bytes(tensor->dtype);
     tensor->memory = SP_ENGINE_HOST;
     return st;
 }
@@ -225,26 +175,6 @@ static void clear_outputs(sp_engine_model *model, ort_lane *lane)
     }
 }
 
-static sp_engine_status check_call(const sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs,
-                                   int32_t input_count, const sp_engine_tensor *outputs, int32_t output_count,
-                                   sp_engine_error *reterr)
-{
-    if (lane < 0 || lane >= model->lane_count || input_count != model->input_count ||
-        output_count != model->output_count)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "lane %d of %d, %d inputs of %d, %d outputs of %d", lane,
-                        model->lane_count, input_count, model->input_count, output_count, model->output_count);
-    for (int32_t i = 0; i < input_count + output_count; i++) {
-        const sp_engine_tensor *tensor = i < input_count ? &inputs[i] : &outputs[i - input_count];
-        sp_engine_status s = check_tensor(&model->ports[i], tensor, i < input_count, reterr);
-        if (s)
-            return s;
-    }
-    for (int32_t i = 0; i < output_count; i++)
-        if (outputs[i].rank != SP_ENGINE_ABSENT)
-            return SP_ENGINE_OK;
-    return ort_fail(reterr, SP_ENGINE_INVALID, "none of the model's outputs is wanted");
-}
-
 /* A run that binds all of its outputs anew remembers in which order. */
 static sp_engine_status bind_all(sp_engine_model *model, ort_lane *lane, const sp_engine_tensor *inputs,
                                  const sp_engine_tensor *outputs, sp_engine_error *reterr)
@@ -266,7 +196,20 @@ sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const
                                int32_t input_count, sp_engine_tensor *outputs, int32_t output_count,
                                sp_engine_error *reterr)
 {
-    sp_engine_status s = check_call(model, lane_index, inputs, input_count, outputs, output_count, reterr);
+    /* The library would refuse too, but only after work was done. A shape that the model leaves open has rank 0 here (the
+     * library does not tell it from a scalar's), and takes any rank. */
+    sp_engine_ports ports;
+    ort_model_describe(model, &ports);
+    sp_engine_status s = plug_call_check(
+        &(plug_call){ .ports = &ports,
+                      .origin = "onnxruntime",
+                      .lane = lane_index,
+                      .lane_count = model->lane_count,
+                      .inputs = inputs,
+                      .outputs = outputs,
+                      .input_count = input_count,
+                      .output_count = output_count },
+        reterr);
     if (s)
         return s;
     ort_lane *lane = &model->lanes[lane_index];

@@ -6,39 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t read_length(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-static void write_length(uint8_t *at, uint32_t length)
-{
-    at[0] = (uint8_t)length;
-    at[1] = (uint8_t)(length >> 8);
-    at[2] = (uint8_t)(length >> 16);
-    at[3] = (uint8_t)(length >> 24);
-}
-
-sp_engine_status ort_strings_check(const sp_engine_port *port, const sp_engine_tensor *tensor, uint64_t count,
-                                   sp_engine_error *reterr)
-{
-    const uint8_t *bytes = tensor->data;
-    uint64_t at = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t left = tensor->size_bytes - at;
-        uint32_t length = left >= 4 ? read_length(bytes + at) : 0;
-        if (left < 4 || length > left - 4)
-            return ort_fail(reterr, SP_ENGINE_INVALID, "%s: string %llu of %llu ends beyond the tensor's %llu bytes",
-                            port->name, (unsigned long long)i, (unsigned long long)count,
-                            (unsigned long long)tensor->size_bytes);
-        at += 4 + (uint64_t)length;
-    }
-    if (at != tensor->size_bytes)
-        return ort_fail(reterr, SP_ENGINE_INVALID, "%s: %llu bytes follow the last of %llu strings", port->name,
-                        (unsigned long long)(tensor->size_bytes - at), (unsigned long long)count);
-    return SP_ENGINE_OK;
-}
-
 OrtStatus *ort_strings_wrap(const OrtApi *api, const sp_engine_tensor *tensor, OrtValue **ret_value)
 {
     OrtAllocator *allocator = NULL;
@@ -49,7 +16,7 @@ OrtStatus *ort_strings_wrap(const OrtApi *api, const sp_engine_tensor *tensor, O
                                          ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, &value);
     const uint8_t *at = tensor->data, *end = tensor->size_bytes ? at + tensor->size_bytes : at;
     for (size_t i = 0; !st && at < end; i++) {
-        uint32_t length = read_length(at);
+        uint32_t length = plug_length_read(at);
         char *room = NULL;
         st = api->GetResizedStringTensorElementBuffer(value, i, length, &room);
         if (!st && length)
@@ -107,7 +74,7 @@ OrtStatus *ort_strings_pack(const OrtApi *api, const OrtValue *value, size_t cou
         if (length > UINT32_MAX)
             return api->CreateStatus(ORT_NOT_IMPLEMENTED, "an output has a string of more than 4 GiB");
         memmove(at + 4, text + packed->offsets[i], length);
-        write_length(at, (uint32_t)length);
+        plug_length_write(at, (uint32_t)length);
         at += 4 + length;
     }
     tensor->data = packed->bytes;
