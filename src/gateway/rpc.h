@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * libspillway_rpc.so: a gRPC transport that knows no message. It wraps libgrpc's C core (whose forty libraries are thus loaded
- * by `spillway serve` alone): one completion-queue thread, which puts what happens into a queue and rings an eventfd; the loop
- * takes it from there and replies from its own thread. What calls mean is gateway/grpc*.c's.
+ * libspillway_rpc.so: a gRPC transport that knows no message. It wraps libgrpc's C core (whose thirty libraries are thus loaded
+ * by `spillway serve` alone); what calls mean is gateway/grpc*.c's. Every call of whatever path arrives, unary and streaming
+ * alike: the handler knows by the path which it is. docs/internals/grpc.md says why it works as it does.
  *
- * Every call of a service named in `services` arrives, unary or streaming alike: the handler knows by its path which it is. */
+ *   inline     the loop's own thread lets the library work: its epoll descriptor (poll_fd) sits in the loop's, and next()
+ *              polls the completion queue with a deadline that has passed. No thread stands between socket and slot.
+ *   threaded   one completion-queue thread puts what happens into a bounded queue and rings `event_fd`. Taken when the
+ *              library's epoll descriptor cannot be had.
+ *
+ * All functions but start() belong to the loop's thread. */
 #ifndef SP_GATEWAY_RPC_H
 #define SP_GATEWAY_RPC_H
 
@@ -13,58 +18,70 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SP_RPC_ABI 1u
+#define SP_RPC_ABI 2u
+#define SP_RPC_LIBRARY "libspillway_rpc.so"
 #define SP_RPC_SYMBOL "sp_rpc_api_get"
 
 typedef struct sp_rpc_server sp_rpc_server;
-typedef struct sp_rpc_call sp_rpc_call; /* one client's call; the loop's until sp_rpc end event */
+typedef struct sp_rpc_call sp_rpc_call; /* one client's call; good until its ENDED event */
 
 typedef enum sp_rpc_event_kind {
-    SP_RPC_OPENED,  /* a call: path, metadata, deadline. Next comes a message or HALF_CLOSED */
-    SP_RPC_MESSAGE, /* pieces are good until release() */
-    SP_RPC_HALF_CLOSED, /* the client sends no more */
-    SP_RPC_SENT,    /* a send() is through: another may be made */
-    SP_RPC_ENDED,   /* the call is over (answered, cancelled, connection lost): forget it. Comes exactly once, last */
+    SP_RPC_OPENED,      /* a call: path, deadline, metadata(). A MESSAGE or HALF_CLOSED comes next, unasked for */
+    SP_RPC_MESSAGE,     /* pieces are good until release(), which must come before the call's finish(). read() asks for the next */
+    SP_RPC_HALF_CLOSED, /* the client sends no more; or the call is broken, and ENDED follows */
+    SP_RPC_SENT,        /* a send() is through: another may be made */
+    SP_RPC_ENDED,       /* the call is over (answered, cancelled, connection lost): forget it. Comes exactly once, last */
 } sp_rpc_event_kind;
 
 typedef struct sp_rpc_event {
     sp_rpc_event_kind kind;
     sp_rpc_call *call;
-    void *context;          /* set_context()'s */
-    const char *path;       /* OPENED: "/inference.GRPCInferenceService/ModelInfer" */
-    const char *peer;       /* OPENED: "ipv4:127.0.0.1:1234" */
-    int64_t deadline_ns;    /* OPENED: CLOCK_MONOTONIC; INT64_MAX = none */
-    const sp_view *pieces;  /* MESSAGE */
+    void *context;         /* set_context()'s */
+    const char *path;      /* OPENED: "/inference.GRPCInferenceService/ModelInfer"; good until ENDED. "" = longer than 127 */
+    int64_t deadline_ns;   /* OPENED: CLOCK_MONOTONIC; INT64_MAX = none. Nobody enforces it but the handler */
+    const sp_view *pieces; /* MESSAGE */
     int piece_count;
     size_t bytes;
-    bool cancelled;         /* ENDED: not by our finish() */
+    bool cancelled;        /* ENDED: not by our finish(), or the client did not wait for it */
+    void *lent;            /* MESSAGE: the transport's own */
 } sp_rpc_event;
 
 typedef struct sp_rpc_config {
     uint32_t struct_bytes;
-    const char *address;  /* "127.0.0.1:8001", "[::1]:0" */
-    size_t most_message_bytes;
-    int most_calls;       /* at once; beyond: RESOURCE_EXHAUSTED */
-    int event_fd;         /* rung when there are events and the loop may sleep */
-    /* HTTP/2 keep-alive, in ms; 0 = the library's default */
-    int keepalive_ms, keepalive_timeout_ms;
+    const char *address;       /* "127.0.0.1:8001", "[::1]:0" */
+    size_t most_message_bytes; /* larger ones: the library answers RESOURCE_EXHAUSTED */
+    size_t most_memory_bytes;  /* of all that is being received; beyond, the library reads no more */
+    int most_calls;            /* open at once; beyond: RESOURCE_EXHAUSTED */
+    int event_fd;              /* threaded: rung when there are events */
+    bool threaded;             /* even if it could be inline */
+    int keepalive_ms, keepalive_timeout_ms; /* HTTP/2 pings of ours; 0 = the library's default (two hours) */
+    void (*log)(const char *text);          /* what the library complains about; any thread. NULL = nobody */
 } sp_rpc_config;
 
 typedef struct sp_rpc_api {
     uint32_t abi, struct_bytes;
     const char *version; /* of the library */
+    /* 0 = it listens on *ret_port; else *ret_message says why not. */
     int (*start)(const sp_rpc_config *config, sp_rpc_server **ret_server, int *ret_port, char *ret_message, size_t message_bytes);
-    /* The loop's thread, all of these: */
-    bool (*next)(sp_rpc_server *server, sp_rpc_event *ret_event); /* false = none now */
-    void (*release)(sp_rpc_event *event);                         /* of a MESSAGE: gives its pieces back, asks for the next */
+    int (*poll_fd)(const sp_rpc_server *server); /* inline: call next() when it is readable; -1 = threaded */
+    /* false = nothing more now. Then *ret_sleep_ns is how long the loop may sleep before it asks again unasked (-1 = for ever). */
+    bool (*next)(sp_rpc_server *server, sp_rpc_event *ret_event, int64_t *ret_sleep_ns);
+    bool (*due)(const sp_rpc_server *server, int64_t now_ns); /* next() may have something although poll_fd is silent */
+    void (*release)(sp_rpc_event *event); /* of a MESSAGE: gives its pieces back */
+    void (*read)(sp_rpc_call *call);      /* streaming: asks for the next message */
     void (*set_context)(sp_rpc_call *call, void *context);
-    const char *(*metadata)(const sp_rpc_call *call, const char *key); /* NULL = not there */
-    /* One message in pieces (copied). Unary: send and finish in one go with last = true. */
+    const char *(*metadata)(sp_rpc_call *call, const char *key); /* NULL = not there. Good until ENDED */
+    bool (*peer)(const sp_rpc_call *call, char *ret_text, size_t text_bytes); /* "ipv4:127.0.0.1:1234" */
+    /* One message in pieces (copied). `last`: the call is finished with OK in the same go, and no SENT comes. Else one at a
+     * time: the next after SENT. */
     void (*send)(sp_rpc_call *call, const sp_view *pieces, int count, bool last);
-    /* code: google.rpc.Code. Metadata "key\0value\0...\0\0" goes out as trailers; NULL = none. */
+    /* code: google.rpc.Code. After SENT of what was sent, once; not after `last`. `trailers`: "key\0value\0...\0\0"; NULL = none. */
     void (*finish)(sp_rpc_call *call, int code, const char *message, const char *trailers);
-    void (*stop)(sp_rpc_server *server, int grace_ms); /* no new calls; those open are cancelled after the grace. Then every call has ENDED */
-    void (*free)(sp_rpc_server *server);
+    /* No new calls or connections from now on; clients are told to go elsewhere. stopped() = every call has ENDED. */
+    void (*stop)(sp_rpc_server *server);
+    bool (*stopped)(const sp_rpc_server *server);
+    void (*cancel_all)(sp_rpc_server *server); /* after stop() */
+    void (*free)(sp_rpc_server *server);       /* cancels what is open; no event comes any more */
 } sp_rpc_api;
 
 typedef const sp_rpc_api *sp_rpc_api_get_fn(uint32_t host_abi);
