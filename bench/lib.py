@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benches share: starting servers, running the load generator, naming machine and commit."""
+import csv
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import tempfile
 import time
 import urllib.request
 
@@ -121,10 +123,10 @@ class Spillway:
 
 
 class Peer:
-    def __init__(self, name, task, instances, threads):
+    def __init__(self, name, task, instances, threads, more=()):
         self.process = subprocess.Popen(
             [str(a) for a in (ROOT / "bench/peers/run", name, "--task", task, "--instances", instances, "--threads",
-                              threads, "--model", MODEL)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                              threads, "--model", MODEL, *more)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{name} did not start")
@@ -144,6 +146,23 @@ def bench(url, *args, prefix=()):
     if done.returncode > 1:
         raise SystemExit(f"{url}: {done.stderr.strip()}")
     return json.loads(done.stdout)
+
+
+def perf_analyzer(*args):
+    """One run of Triton's load generator (bench/peers/setup perf_analyzer); its rows as dicts, one a concurrency."""
+    venv = pathlib.Path(os.environ.get("SPILLWAY_PEERS", ROOT / ".deps" / "peers")) / "perf_analyzer" / "venv"
+    libraries = next(iter(venv.glob("lib/python3*/site-packages/nvidia/cuda_runtime/lib")), None)
+    if not libraries:
+        raise SystemExit("perf_analyzer is not set up: bench/peers/setup perf_analyzer")
+    with tempfile.TemporaryDirectory(prefix="perf-") as scratch:
+        done = subprocess.run([str(a) for a in (venv / "bin/perf_analyzer", *args, "-f", f"{scratch}/rows.csv")],
+                              env=dict(os.environ, LD_LIBRARY_PATH=str(libraries)), capture_output=True, text=True, check=False,
+                              stdin=subprocess.DEVNULL, timeout=600)
+        rows = pathlib.Path(scratch, "rows.csv")
+        if done.returncode or not rows.exists():
+            raise SystemExit(f"perf_analyzer {' '.join(map(str, args))}: {(done.stdout + done.stderr).strip()[-2000:]}")
+        with rows.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
 
 def median(values):
