@@ -302,29 +302,11 @@ static size_t element_write(int dtype, const uint8_t *from, char *dst)
     }
 }
 
-/* Length of the UTF-8 character at `p`, 0 = it is none (overlong, a surrogate, cut off). */
-static size_t utf8_length(const uint8_t *p, size_t left)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4 || left < n)
-        return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-        (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 static void string_write(writer *w, const uint8_t *p, size_t left)
 {
     put(w, "\"", 1);
     while (left) {
-        size_t n = utf8_length(p, left);
+        size_t n = sp_utf8_length(p, left);
         char text[8];
         if (!n) {
             put(w, "\xef\xbf\xbd", 3);

@@ -141,6 +141,33 @@ static sp_status string_read(sp_text *text, uint8_t *dst, size_t most, size_t *r
     return SP_OK;
 }
 
+size_t sp_utf8_length(const uint8_t *p, size_t left)
+{
+    if (p[0] < 0x80)
+        return 1;
+    size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
+    if (p[0] < 0xc2 || p[0] > 0xf4 || left < n)
+        return 0;
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+        (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+static bool is_utf8(const uint8_t *p, size_t left)
+{
+    for (size_t n; left; p += n, left -= n) {
+        n = sp_utf8_length(p, left);
+        if (!n)
+            return false;
+    }
+    return true;
+}
+
 sp_status sp_text_string(sp_text *text, char *dst, size_t capacity, sp_error *reterr)
 {
     size_t n = 0;
@@ -159,6 +186,8 @@ sp_status sp_text_string(sp_text *text, char *dst, size_t capacity, sp_error *re
     }
     if (memchr(dst, 0, n))
         return sp_text_fail(&begin, "a string without \\u0000", reterr);
+    if (!is_utf8((const uint8_t *)dst, n))
+        return sp_text_fail(&begin, "a string in UTF-8", reterr);
     return SP_OK;
 }
 

@@ -31,8 +31,10 @@ static inline bool sp_text_take(sp_text *text, uint8_t byte)
 /* What every reader says about text that is no JSON: where, what was expected. */
 sp_status sp_text_fail(const sp_text *text, const char *expected, sp_error *reterr);
 
-/* A string, its escapes undone (UTF-8 as it stands), into `dst`, NUL behind it. SP_INVALID: no string, a bad escape, a NUL in
- * it or more than `capacity` - 1 bytes. */
+/* Length of the UTF-8 character at `p`, 0 = it is none (overlong, a surrogate, cut off). left > 0. */
+size_t sp_utf8_length(const uint8_t *p, size_t left);
+
+/* A string, its escapes undone, into `dst`, NUL behind it. SP_INVALID: no string, a bad escape, no UTF-8, a NUL in it or more than `capacity` - 1 bytes. */
 sp_status sp_text_string(sp_text *text, char *dst, size_t capacity, sp_error *reterr);
 /* The same as bytes: NULs are fine; *ret_bytes is at most the length of its text. `dst` must have that much room. */
 sp_status sp_text_bytes(sp_text *text, uint8_t *dst, size_t *ret_bytes, sp_error *reterr);
