@@ -78,15 +78,12 @@ static bool store_float(cursor *c, double wide, float narrow)
 
 static bool take_float(cursor *c)
 {
-    sp_view number;
     double wide = 0;
     float narrow = 0;
-    if (sp_text_number(c->text, &number, NULL)) {
+    if (!(c->dtype == 11 ? sp_text_take_f64(c->text, &wide) : sp_text_take_f32(c->text, &narrow))) {
         if (!take_word(c->text, &narrow))
             return false;
         wide = (double)narrow;
-    } else if (c->dtype == 11 ? !sp_number_f64(number, &wide) : !sp_number_f32(number, &narrow)) {
-        return false;
     }
     return store_float(c, wide, narrow);
 }
@@ -94,17 +91,14 @@ static bool take_float(cursor *c)
 /* Integers whose range is that of `bytes` bytes. */
 static bool take_integer(cursor *c, size_t bytes, bool is_signed)
 {
-    sp_view number;
     uint64_t bits;
-    if (sp_text_number(c->text, &number, NULL))
-        return false;
     if (is_signed) {
         int64_t value;
         int64_t most = bytes == 8 ? INT64_MAX : (INT64_C(1) << (8 * bytes - 1)) - 1;
-        if (!sp_number_i64(number, &value) || value > most || value < -most - 1)
+        if (!sp_text_take_i64(c->text, &value) || value > most || value < -most - 1)
             return false;
         bits = (uint64_t)value;
-    } else if (!sp_number_u64(number, &bits) || (bytes < 8 && bits >> (8 * bytes))) {
+    } else if (!sp_text_take_u64(c->text, &bits) || (bytes < 8 && bits >> (8 * bytes))) {
         return false;
     }
     memcpy(c->dst + c->taken * bytes, &bits, bytes); /* little endian, as the wire is */
@@ -251,7 +245,8 @@ static size_t half_write(uint16_t half, bool bf16, char *dst)
         char text[SP_NUMBER_TEXT_BYTES];
         float back;
         int n = snprintf(text, sizeof(text), "%.*e", digits - 1, (double)value);
-        if (!sp_number_f32(sp_view_make(text, (size_t)n), &back))
+        sp_text at = { (uint8_t *)text, (uint8_t *)text, (uint8_t *)text + n };
+        if (!sp_text_take_f32(&at, &back))
             continue;
         if ((bf16 ? bf16_of(back) : sp_f32_to_f16(back)) == half)
             return sp_number_write_f32(back, dst);

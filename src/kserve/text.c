@@ -197,45 +197,9 @@ sp_status sp_text_bytes(sp_text *text, uint8_t *dst, size_t *ret_bytes, sp_error
     return string_read(text, dst, (size_t)(text->end - text->at), ret_bytes, &cut, reterr);
 }
 
-sp_status sp_text_number(sp_text *text, sp_view *ret_number, sp_error *reterr)
-{
-    (void)sp_text_peek(text);
-    const uint8_t *p = text->at, *end = text->end, *digits;
-    p += p < end && *p == '-';
-    digits = p;
-    while (p < end && *p >= '0' && *p <= '9')
-        p++;
-    if (p == digits || (*digits == '0' && p > digits + 1))
-        return sp_text_fail(text, "a number", reterr);
-    if (p < end && *p == '.') {
-        digits = ++p;
-        while (p < end && *p >= '0' && *p <= '9')
-            p++;
-        if (p == digits)
-            return sp_text_fail(text, "a number", reterr);
-    }
-    if (p < end && (*p | 0x20) == 'e') {
-        p++;
-        p += p < end && (*p == '-' || *p == '+');
-        digits = p;
-        while (p < end && *p >= '0' && *p <= '9')
-            p++;
-        if (p == digits)
-            return sp_text_fail(text, "a number", reterr);
-    }
-    *ret_number = sp_view_make(text->at, (size_t)(p - text->at));
-    text->at = p;
-    return SP_OK;
-}
-
 sp_status sp_text_u64(sp_text *text, uint64_t *ret_value, sp_error *reterr)
 {
-    sp_view number;
-    (void)sp_text_peek(text);
-    sp_text begin = *text;
-    if (sp_text_number(text, &number, NULL) || !sp_number_u64(number, ret_value))
-        return sp_text_fail(&begin, "a whole number from 0 on", reterr);
-    return SP_OK;
+    return sp_text_take_u64(text, ret_value) ? SP_OK : sp_text_fail(text, "a whole number from 0 on", reterr);
 }
 
 static bool word(sp_text *text, const char *name)
@@ -273,14 +237,13 @@ static sp_status skip_string(sp_text *text, sp_error *reterr)
 static sp_status skip_scalar(sp_text *text, sp_error *reterr)
 {
     static const char *const words[] = { "true", "false", "null", "NaN", "Infinity", "-Infinity" };
-    sp_view number;
     if (sp_text_peek(text) == '"')
         return skip_string(text, reterr);
     for (size_t i = 0; i < SP_ARRAY_LEN(words); i++) {
         if (word(text, words[i]))
             return SP_OK;
     }
-    return sp_text_number(text, &number, NULL) ? sp_text_fail(text, "a value", reterr) : SP_OK;
+    return sp_text_skip_number(text) ? SP_OK : sp_text_fail(text, "a value", reterr);
 }
 
 /* Loops, with what is open in `inside`, so that depth costs no stack. */

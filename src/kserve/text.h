@@ -39,8 +39,6 @@ sp_status sp_text_string(sp_text *text, char *dst, size_t capacity, sp_error *re
 /* The same as bytes: NULs are fine; *ret_bytes is at most the length of its text. `dst` must have that much room. */
 sp_status sp_text_bytes(sp_text *text, uint8_t *dst, size_t *ret_bytes, sp_error *reterr);
 
-/* A number's text, not taken apart. SP_INVALID: none here. */
-sp_status sp_text_number(sp_text *text, sp_view *ret_number, sp_error *reterr);
 sp_status sp_text_u64(sp_text *text, uint64_t *ret_value, sp_error *reterr); /* a whole number, not negative */
 sp_status sp_text_bool(sp_text *text, bool *ret_value, sp_error *reterr);
 
@@ -55,13 +53,13 @@ sp_status sp_text_object(sp_text *text, sp_text_member_fn *member, void *context
 typedef sp_status sp_text_element_fn(sp_text *text, int index, void *context, sp_error *reterr);
 sp_status sp_text_array(sp_text *text, sp_text_element_fn *element, void *context, sp_error *reterr);
 
-/* numbers.c: correctly rounded, locale-free. `number` as sp_text_number found it. False: it does not fit the type (an
- * integer's range, a fraction for an integer; floats become infinite only when they are beyond their type's range, which is
- * false too). */
-bool sp_number_f64(sp_view number, double *ret_value);
-bool sp_number_f32(sp_view number, float *ret_value);
-bool sp_number_i64(sp_view number, int64_t *ret_value);
-bool sp_number_u64(sp_view number, uint64_t *ret_value);
+/* numbers.c: the number that is next, correctly rounded, locale-free. False, and nothing taken: there is none, or it does not
+ * fit the type (an integer's range, a fraction for an integer; a float that would be infinite). */
+bool sp_text_take_f64(sp_text *text, double *ret_value);
+bool sp_text_take_f32(sp_text *text, float *ret_value);
+bool sp_text_take_i64(sp_text *text, int64_t *ret_value);
+bool sp_text_take_u64(sp_text *text, uint64_t *ret_value);
+bool sp_text_skip_number(sp_text *text);
 
 #define SP_NUMBER_TEXT_BYTES 32
 /* The shortest text that reads back to the same value, at least "1.0"; NaN, Infinity and -Infinity as Python's json writes
