@@ -16,7 +16,8 @@
 #endif
 
 /* Where the build leaves them, below its root. */
-static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime", "src/cli/fetch", "src/provider", "src/store", "src/gateway/rpc" };
+static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime", "src/engine/openvino", "src/engine/python",
+                                         "src/cli/fetch", "src/provider", "src/store", "src/gateway/rpc" };
 
 typedef struct plugin_search {
     const char *file;
