@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "route/devices.h"
+#include "route/models.h"
 #include "route/quota.h"
 
 #include <string.h>
@@ -101,7 +102,20 @@ static sp_skip judge_live(const sp_house *house, const sp_request *request, cons
 
 bool sp_chain_wants_output(const sp_request *request, int entry)
 {
-    return request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway;
+    return (request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway) || request->task == SP_TASK_DETECT;
+}
+
+/* Of a served model: who has it, or will; of a sequence: the one that has its state. */
+static sp_skip judge_place(const sp_request *request, const sp_worker *worker)
+{
+    if (request->pin.incarnation) {
+        if (worker->index != request->pin.worker)
+            return SP_SKIP_ONLY;
+        if (worker->incarnation != request->pin.incarnation || worker->state != SP_WORKER_READY)
+            return SP_SKIP_DOWN;
+    }
+    bool ready = request->model->places[worker->index].state == SP_PLACE_READY;
+    return ready || sp_loaded_coming_at(request->model, worker->index) ? SP_SKIP_NONE : SP_SKIP_CANNOT;
 }
 
 /* What will not change for this request any more. */
@@ -131,6 +145,8 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
     const sp_worker *worker = &house->workers[entry->worker];
     if (worker->state == SP_WORKER_QUARANTINED || worker->state == SP_WORKER_ENDING)
         return SP_SKIP_DOWN;
+    if (request->model)
+        return judge_place(request, worker);
     if (request->task == SP_TASK_CLASSIFY &&
         worker->has_card && request->answer.model[0] && strcmp(worker->card.model, request->answer.model) != 0)
         return SP_SKIP_CANNOT;
@@ -141,10 +157,14 @@ static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool 
 {
     if (worker->state != SP_WORKER_READY)
         return SP_SKIP_DOWN;
-    if (worker->leases[request->slot].number || (alone ? worker->in_flight > 0 : worker->reserved))
+    int others = worker->in_flight - worker->models_in_flight; /* a load may take a minute: nobody waits for it */
+    if (worker->leases[request->slot].number || (alone ? others > 0 : worker->reserved))
         return SP_SKIP_FULL;
-    bool served = request->task == SP_TASK_INFER || request->task == SP_TASK_DETECT;
-    uint32_t out = (uint32_t)(served ? worker->infer_in_flight : worker->in_flight - worker->infer_in_flight);
+    bool served = request->model && worker->role == SP_ROLE_DEVICE;
+    if (served && request->model->places[worker->index].state != SP_PLACE_READY)
+        return SP_SKIP_LOADING;
+    uint32_t out = (uint32_t)(served ? worker->infer_in_flight - worker->models_in_flight
+                                     : worker->in_flight - worker->infer_in_flight);
     return out < (served ? worker->card.infer_window : worker->card.window) ? SP_SKIP_NONE : SP_SKIP_FULL;
 }
 
@@ -168,20 +188,34 @@ static sp_worker *net_worker(sp_house *house, const sp_request *request, bool al
     return best;
 }
 
-int64_t sp_chain_p50_ns(const sp_house *house, const sp_chain_entry *entry)
+/* A link serves many models, of a millisecond and of seconds: what counts is how long it takes with this one. */
+static const sp_latency *latency_of(const sp_house *house, const sp_request *request, const sp_chain_entry *entry)
 {
-    int64_t seen_ns = house->links[entry->link].latency.p50_ns;
-    if (seen_ns)
+    return request->model && entry->worker >= 0 ? &request->model->places[entry->worker].latency
+                                                : &house->links[entry->link].latency;
+}
+
+int64_t sp_chain_p50_ns(const sp_house *house, const sp_request *request, const sp_chain_entry *entry)
+{
+    int64_t seen_ns = latency_of(house, request, entry)->p50_ns;
+    if (seen_ns || request->model)
         return seen_ns;
     return entry->worker >= 0 ? house->workers[entry->worker].card.p50_ns : 0;
 }
 
-static int64_t p99_of(const sp_house *house, const sp_chain_entry *entry)
+int64_t sp_chain_p95_ns(const sp_house *house, const sp_request *request, const sp_chain_entry *entry)
 {
-    int64_t seen_ns = house->links[entry->link].latency.p99_ns;
+    return latency_of(house, request, entry)->p95_ns;
+}
+
+static int64_t p99_of(const sp_house *house, const sp_request *request, const sp_chain_entry *entry)
+{
+    int64_t seen_ns = latency_of(house, request, entry)->p99_ns;
     if (seen_ns)
         return seen_ns;
-    return entry->worker >= 0 ? house->workers[entry->worker].card.p99_ns : UNKNOWN_REMOTE_NS;
+    if (entry->worker < 0)
+        return UNKNOWN_REMOTE_NS;
+    return request->model ? 0 : house->workers[entry->worker].card.p99_ns;
 }
 
 /* --- the choice -------------------------------------------------------------------------------------------------- */
@@ -222,7 +256,7 @@ static sp_skip judge_for_now(sp_house *house, const sp_request *request, int e, 
         *ret_class = THROTTLED;
     if (!allowed)
         *ret_class = DEMOTED; /* a local link is never shut: it may be the last */
-    if (sp_chain_p50_ns(house, entry) > request->shared->deadline_ns - now_ns)
+    if (sp_chain_p50_ns(house, request, entry) > request->shared->deadline_ns - now_ns)
         *ret_class = SP_MAX(*ret_class, SLOW);
     return SP_SKIP_NONE;
 }
@@ -321,7 +355,7 @@ void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *re
 
 static sp_worker_role pool_role(sp_op op)
 {
-    return op == SP_OP_DECODE ? SP_ROLE_CODEC : SP_ROLE_NET;
+    return op == SP_OP_DECODE || op == SP_OP_UNPACK ? SP_ROLE_CODEC : SP_ROLE_NET;
 }
 
 sp_worker *sp_chain_pick_pool(sp_house *house, const sp_request *request, bool *ret_possible)
@@ -355,9 +389,11 @@ static int64_t quickest_other_ns(const sp_house *house, const sp_request *reques
             continue;
         if (other->worker >= 0 && house->workers[other->worker].state != SP_WORKER_READY)
             continue;
+        if (request->model && other->worker >= 0 && request->model->places[other->worker].state != SP_PLACE_READY)
+            continue;
         if (other->worker < 0 && house->links[other->link].breaker.state == SP_BREAKER_OPEN)
             continue;
-        quickest_ns = SP_MIN(quickest_ns, p99_of(house, other));
+        quickest_ns = SP_MIN(quickest_ns, p99_of(house, request, other));
     }
     return quickest_ns;
 }
@@ -367,6 +403,8 @@ int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *reque
 {
     int64_t deadline_ns = request->shared->deadline_ns, timeout_ns = house->config.link_timeout_ns, later_ns = INT64_MAX;
     bool again = false;
+    if (request->task == SP_TASK_MODELS)
+        return deadline_ns; /* this worker is meant, nobody can take over */
     if (entry < 0) { /* a step of its own: another worker of the same role takes over */
         for (int i = 0; i < house->worker_count; i++) {
             const sp_worker *other = &house->workers[i];
@@ -392,6 +430,8 @@ int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *reque
 /* Pixels suit every device; the tensor itself is made ahead only when nothing but CPUs and tensor remotes can come next. */
 uint32_t sp_chain_wanted_output(const sp_house *house, const sp_request *request)
 {
+    if (request->task == SP_TASK_DETECT)
+        return SP_OUTPUT_RGB8; /* the model's own worker fits it in */
     for (int e = 0; e < request->chain->count; e++) {
         const sp_chain_entry *entry = &request->chain->entries[e];
         if (entry->worker < 0 && !entry->spillway)

@@ -22,7 +22,7 @@ typedef struct sp_pick {
  * that have it already. */
 void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *ret_pick);
 
-/* The codec or net worker that should do the step in hand (DECODE, FETCH, SEND); NULL when none can take it now.
+/* The codec or net worker that should do the step in hand (DECODE, UNPACK, FETCH, SEND); NULL when none can take it now.
  * *ret_possible = false when none ever will. */
 sp_worker *sp_chain_pick_pool(sp_house *house, const sp_request *request, bool *ret_possible);
 
@@ -47,6 +47,8 @@ int sp_chain_queue_depth(const sp_house *house, const sp_request *request);
 /* The card of the model that the request asks for, or of the default one; NULL while no worker has said. */
 const sp_worker_card *sp_chain_card(const sp_house *house, const sp_request *request);
 
-int64_t sp_chain_p50_ns(const sp_house *house, const sp_chain_entry *entry);
+/* Of its late answers; 0 = not known. */
+int64_t sp_chain_p50_ns(const sp_house *house, const sp_request *request, const sp_chain_entry *entry);
+int64_t sp_chain_p95_ns(const sp_house *house, const sp_request *request, const sp_chain_entry *entry);
 
 #endif

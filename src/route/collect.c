@@ -5,6 +5,7 @@
 #include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
+#include "route/models.h"
 #include "route/quota.h"
 #include "worker/ring.h"
 
@@ -38,6 +39,8 @@ static void note_times(sp_worker *worker, sp_request *request, const sp_completi
     answer->postprocess_ns += SP_CLAMP(done->postprocess_ns, (int64_t)0, t->took_ns);
     answer->batch_run_ns = SP_CLAMP(done->batch_run_ns, (int64_t)0, t->took_ns);
     answer->batch_size = SP_CLAMP(done->batch_size, 1u, (uint32_t)SP_LIMIT_BATCH);
+    if (request->model)
+        return; /* what it took in the queue of its model, too */
     int64_t item_ns = t->took_ns / answer->batch_size;
     worker->service_ns = worker->service_ns ? (worker->service_ns * 7 + item_ns) / 8 : item_ns;
 }
@@ -81,6 +84,20 @@ static void name_the_link(const sp_worker *worker, const sp_link *link, sp_answe
     (void)snprintf(answer->engine, sizeof(answer->engine), "%s", worker->card.engine);
 }
 
+static sp_status take_boxes(const sp_worker *worker, sp_answer *answer, const uint8_t *source, uint32_t size_bytes)
+{
+    static sp_answer_boxes boxes; /* loop thread only; the callback reads them before it returns */
+    if (size_bytes < offsetof(sp_answer_boxes, boxes) || size_bytes > sizeof(boxes))
+        return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote %u bytes of boxes", worker->name, size_bytes);
+    memcpy(&boxes, source, size_bytes);
+    if (offsetof(sp_answer_boxes, boxes) + (uint64_t)boxes.count * sizeof(boxes.boxes[0]) > size_bytes)
+        return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote a bad box count %u", worker->name, boxes.count);
+    for (uint32_t i = 0; i < boxes.count; i++)
+        boxes.boxes[i].label[SP_LIMIT_LABEL_BYTES - 1] = 0;
+    answer->boxes = &boxes;
+    return SP_OK;
+}
+
 /* The task's own answer: copied out of the worker's memory, the copy checked. It is good until the next one is taken. */
 static sp_status take_content(const sp_worker *worker, sp_request *request, const sp_completion *done, uint32_t offset,
                               uint32_t size_bytes)
@@ -90,6 +107,10 @@ static sp_status take_content(const sp_worker *worker, sp_request *request, cons
     const uint8_t *source = worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE + offset;
     sp_answer *answer = &request->answer;
     sp_error *err = &answer->error;
+    if (request->task == SP_TASK_MODELS)
+        return sp_models_take(worker, request, done, err);
+    if (request->task == SP_TASK_DETECT)
+        return take_boxes(worker, answer, source, size_bytes);
     if (request->task == SP_TASK_CLASSIFY) {
         if (size_bytes < offsetof(sp_answer_classes, classes) || size_bytes > sizeof(classes))
             return SP_FAIL(err, SP_INTERNAL, "%s wrote %u bytes of classes", worker->name, size_bytes);
@@ -115,6 +136,10 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
 {
     uint32_t offset = 0, size_bytes = done->answer_bytes;
     sp_answer *answer = &request->answer;
+    if (given->op == SP_OP_INFER) {
+        name_the_link(worker, &worker->house->links[given->link], answer);
+        return sp_infer_take(worker, request, done);
+    }
     if (done->answer_bytes > SP_LIMIT_ANSWER_BYTES)
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
     sp_status s = SP_OK;
@@ -149,6 +174,8 @@ static sp_status examine(const sp_worker *worker, sp_request *request, const sp_
             return SP_FAIL(err, SP_INTERNAL, "%s described its output wrongly", worker->name);
         return SP_OK;
     }
+    if (given->op == SP_OP_UNPACK)
+        return sp_infer_unpacked(worker, request, done);
     if (given->op == SP_OP_FETCH)
         return SP_OK; /* looked at when it is made the body */
     return take_answer(worker, request, given, done);
@@ -199,6 +226,10 @@ static void succeeded(sp_worker *worker, sp_request *request, const sp_lease *gi
         fetched(worker, request, done);
         return;
     }
+    if (given->op == SP_OP_UNPACK) {
+        sp_dispatch_go_on(request);
+        return;
+    }
     if (given->entry >= 0) {
         request->answer.simpler = request->chain->entries[given->entry].config->simpler;
         if (given->hedge)
@@ -238,7 +269,7 @@ static void returned(sp_worker *worker, sp_request *request, const sp_completion
     if (given->link >= 0 && (status == SP_BUSY || status == SP_UNAVAILABLE))
         sp_quota_cool(house, request, given, status == SP_BUSY || done->retry_after_ns > 0 ? done->retry_after_ns : -1,
                       sp_clock_now_ns());
-    if (sp_status_tries_next(status)) {
+    if (sp_status_tries_next(status) && request->task != SP_TASK_MODELS) {
         sp_dispatch_failed(request, given->entry, worker, status, done->retry_after_ns);
         return;
     }

@@ -5,6 +5,7 @@
 #include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
+#include "route/models.h"
 
 static bool is_suspicious(sp_death_cause cause)
 {
@@ -50,15 +51,45 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
 /* Nobody waits for it any more, but what it did is remembered: hanging up must not make a crasher anonymous. */
 static void abandoned(sp_request *request, sp_worker_role role, sp_death_cause cause, bool in_hand)
 {
-    if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET)
+    if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET && request->task != SP_TASK_MODELS)
         (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), request->house->deaths, sp_clock_now_ns());
     sp_request_recycle_if_done(request);
+}
+
+static bool anything_in_hand(const sp_worker *worker)
+{
+    for (uint32_t slot = 0; slot < SP_LIMIT_SLOTS; slot++) {
+        if (worker->leases[slot].number && sp_lease_in_hand(worker, slot, worker->leases[slot].number))
+            return true;
+    }
+    return false;
+}
+
+/* It may have been a load that ended the worker: one that was in hand, or any when nothing was. */
+static void hand_back_loads(sp_worker *worker, sp_death_cause cause)
+{
+    bool ended_itself = is_suspicious(cause) || cause == SP_DEATH_EXIT || cause == SP_DEATH_MEMORY;
+    bool known = ended_itself && worker->models_in_flight && anything_in_hand(worker);
+    for (uint32_t slot = 0; slot < SP_LIMIT_SLOTS && worker->models_in_flight; slot++) {
+        sp_lease given = worker->leases[slot];
+        if (!given.number || (given.op != SP_OP_LOAD && given.op != SP_OP_UNLOAD))
+            continue;
+        sp_request *request = &worker->house->requests[slot];
+        bool counts = ended_itself && (!known || sp_lease_in_hand(worker, slot, given.number));
+        sp_lease_returned(worker, request, SP_VERDICT_SILENT, 0);
+        if (request->state == SP_REQUEST_LEASED && given.live)
+            sp_models_orphaned(worker, request, counts);
+        else
+            sp_request_recycle_if_done(request);
+    }
 }
 
 void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char *reason)
 {
     sp_dispatch_collect(worker); /* what it had finished still counts */
     worker->house->deaths++;
+    sp_models_worker_gone(worker);
+    hand_back_loads(worker, cause);
     for (uint32_t slot = 0; slot < SP_LIMIT_SLOTS && worker->in_flight; slot++) {
         sp_lease given = worker->leases[slot];
         if (!given.number)

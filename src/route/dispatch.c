@@ -2,13 +2,15 @@
  * A submitted request goes through its steps: it waits in the queue of a step, is given to a worker, comes back
  * (collect.c, death.c), until sp_request_answer or sp_request_answer_now ends it (docs/internals/route.md).
  *
- * Steps: FETCH when it names a URL; DECODE when the link that should have it wants pixels; then its chain. */
+ * Steps: FETCH when it names a URL; UNPACK when its tensors are compressed or in JSON; DECODE when the link that should have it
+ * wants pixels; then its chain. */
 #include "route/dispatch.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "route/chain.h"
 #include "route/lease.h"
+#include "route/models.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -18,11 +20,12 @@
 #define WAITING_LOOKED_AT 64
 
 /* Chains before DECODE: what is found to need pixels there is decoded in the same turn. */
-static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND, SP_OP_NOOP, SP_OP_CLASSIFY, SP_OP_DECODE };
+static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND, SP_OP_NOOP,   SP_OP_CLASSIFY,
+                                    SP_OP_INFER, SP_OP_DETECT, SP_OP_DECODE, SP_OP_UNPACK };
 
 void sp_dispatch_answer_poisoned(sp_request *request)
 {
-    bool decoder = request->op == SP_OP_DECODE;
+    bool decoder = request->op == SP_OP_DECODE || request->op == SP_OP_UNPACK;
     sp_metric_add(request->house->poison_metric, 1);
     sp_status s = SP_FAIL_CODE(&request->answer.error, decoder ? SP_REFUSED : SP_INTERNAL,
                                decoder ? "crashed_decoder" : "crashed_model",
@@ -90,20 +93,25 @@ static bool decode_comes_first(sp_request *request, const sp_pick *pick)
     int entry = pick->entry >= 0 ? pick->entry : pick->ahead;
     if (entry < 0 || has_output(request) || !sp_chain_wants_output(request, entry))
         return false;
-    return sp_chain_card(request->house, request) != NULL;
+    return request->task == SP_TASK_DETECT || sp_chain_card(request->house, request) != NULL;
 }
 
 static void begin_decode(sp_request *request)
 {
-    const sp_worker_card *card = sp_chain_card(request->house, request);
-    request->shared->prep = card->prep;
-    (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", card->model);
+    if (request->task == SP_TASK_CLASSIFY) {
+        const sp_worker_card *card = sp_chain_card(request->house, request);
+        request->shared->prep = card->prep;
+        (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", card->model);
+    }
     begin(request, SP_OP_DECODE);
 }
 
 static sp_op chain_op(const sp_request *request)
 {
-    return request->task == SP_TASK_CLASSIFY ? SP_OP_CLASSIFY : request->task == SP_TASK_SEND ? SP_OP_SEND : SP_OP_NOOP;
+    static const sp_op ops[SP_TASK_COUNT] = { [SP_TASK_NOOP] = SP_OP_NOOP,   [SP_TASK_CLASSIFY] = SP_OP_CLASSIFY,
+                                              [SP_TASK_SEND] = SP_OP_SEND,   [SP_TASK_INFER] = SP_OP_INFER,
+                                              [SP_TASK_DETECT] = SP_OP_DETECT };
+    return ops[request->task];
 }
 
 void sp_dispatch_go_on(sp_request *request)
@@ -112,7 +120,11 @@ void sp_dispatch_go_on(sp_request *request)
         begin(request, SP_OP_FETCH);
         return;
     }
-    if (request->task == SP_TASK_CLASSIFY && !has_output(request)) {
+    if (request->wants_unpack) {
+        begin(request, SP_OP_UNPACK);
+        return;
+    }
+    if ((request->task == SP_TASK_CLASSIFY || request->task == SP_TASK_DETECT) && !has_output(request)) {
         sp_pick pick;
         sp_chain_pick(request->house, request, false, &pick);
         if (decode_comes_first(request, &pick)) {
@@ -168,6 +180,11 @@ static void answer_exhausted(sp_request *request, const sp_pick *pick)
 {
     sp_answer *answer = &request->answer;
     sp_status worst = SP_OK;
+    if (sp_infer_is_lost(request)) {
+        sp_request_answer(request, SP_FAIL_CODE(&answer->error, SP_UNAVAILABLE, "sequence_lost",
+                                                "the worker that held the state of this sequence has ended; begin it again"));
+        return;
+    }
     for (int i = 0; i < answer->attempt_count; i++) {
         sp_status s = answer->attempts[i].status;
         if (s != SP_OK && s != SP_CANCELLED && (worst == SP_OK || sp_status_rank(s) > sp_status_rank(worst)))
@@ -256,9 +273,14 @@ static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request)
 /* A step of its own that nobody can do: a picture that no codec here reads may still be read by a remote. */
 static void pool_exhausted(sp_request *request)
 {
-    if (request->op == SP_OP_DECODE && !request->no_decode) {
+    if (request->op == SP_OP_DECODE && !request->no_decode && request->task != SP_TASK_DETECT) {
         request->no_decode = true;
         sp_dispatch_go_on(request);
+        return;
+    }
+    if (request->op == SP_OP_UNPACK && !request->house->role_counts[SP_ROLE_CODEC]) {
+        sp_request_answer(request, SP_FAIL_CODE(&request->answer.error, SP_UNSUPPORTED, "no_codec",
+                                                "compressed or large JSON requests need a codec worker (--workers codec0,...)"));
         return;
     }
     answer_exhausted(request, NULL);
@@ -278,7 +300,7 @@ static verdict try_pool(sp_house *house, sp_queue *queue, sp_request *request)
 
 static bool is_pool(sp_op op)
 {
-    return op == SP_OP_DECODE || op == SP_OP_FETCH || op == SP_OP_SEND;
+    return op == SP_OP_DECODE || op == SP_OP_UNPACK || op == SP_OP_FETCH || op == SP_OP_SEND;
 }
 
 /* One request of a queue: leased, left waiting, or taken out (answered or moved). */
@@ -302,7 +324,7 @@ static verdict try_one(sp_house *house, sp_queue *queue, sp_request *request)
 
 static bool may_do(const sp_worker *worker, const sp_request *request)
 {
-    if (request->op == SP_OP_DECODE)
+    if (request->op == SP_OP_DECODE || request->op == SP_OP_UNPACK)
         return worker->role == SP_ROLE_CODEC;
     if (is_pool(request->op))
         return worker->role == SP_ROLE_NET;
@@ -334,7 +356,7 @@ static bool may_go_anywhere(const sp_request *request)
 {
     uint32_t all = (1u << request->chain->count) - 1;
     return is_pool(request->op) || (request->only == -1 && !request->local_only && !request->force_cpu && !request->barred &&
-                                    request->allowed == all && !request->wake_ns);
+                                    request->allowed == all && !request->wake_ns && !request->pin.incarnation);
 }
 
 static void run_queue(sp_house *house, sp_op op)
@@ -348,9 +370,17 @@ static void run_queue(sp_house *house, sp_op op)
         }
     }
     int waits = 0;
+    uint32_t round = ++house->rounds;
     for (sp_request *request = queue->first, *next; request && waits < WAITING_LOOKED_AT; request = next) {
         next = request->next;
-        if (try_one(house, queue, request) == WAITS)
+        sp_loaded *model = request->model;
+        if (model && model->waits_round == round && may_go_anywhere(request))
+            continue; /* one like it has just found no place; another model may have one */
+        if (try_one(house, queue, request) != WAITS)
+            continue;
+        if (model && may_go_anywhere(request))
+            model->waits_round = round;
+        else
             waits += may_go_anywhere(request) ? 8 : 1;
     }
 }
@@ -377,8 +407,9 @@ int64_t sp_dispatch_hook(void *context)
     sp_house *house = context;
     for (int i = 0; i < house->worker_count; i++)
         sp_dispatch_collect(&house->workers[i]);
+    sp_models_turn(house);
     sp_dispatch_run(house);
     sp_guard_turn(house);
     sp_request_deliver(house);
-    return house->answered.count ? 0 : -1;
+    return house->answered.count || house->models.due ? 0 : -1;
 }

@@ -5,6 +5,7 @@
 #include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
+#include "route/models.h"
 
 #include <stdio.h>
 
@@ -113,7 +114,7 @@ void sp_dispatch_failed(sp_request *request, int entry, const sp_worker *worker,
     sp_link *link = &house->links[request->chain->entries[entry].link];
     request->tries[entry]++;
     tell(request, link, status);
-    if (is_for_good(status)) {
+    if (is_for_good(status) || request->pin.incarnation) { /* a sequence's state may have moved on: never twice */
         request->barred |= 1u << entry;
     } else if (request->live_count) {
         if (request->tries[entry] > request->chain->entries[entry].config->retry.retries)

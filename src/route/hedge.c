@@ -6,22 +6,23 @@
 #include "route/chain.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
+#include "route/models.h"
 #include "route/quota.h"
 
 #define TRY_AGAIN_NS (5 * SP_NS_PER_MS) /* nobody had room: looked at again, while the first is still at it */
 
 static bool is_idempotent(sp_task task)
 {
-    return task == SP_TASK_NOOP || task == SP_TASK_CLASSIFY;
+    return task == SP_TASK_NOOP || task == SP_TASK_CLASSIFY || task == SP_TASK_INFER || task == SP_TASK_DETECT;
 }
 
 void sp_hedge_plan(sp_request *request, int entry)
 {
     sp_house *house = request->house;
     const sp_link_config *config = request->chain->entries[entry].config;
-    const sp_link *link = &house->links[request->chain->entries[entry].link];
-    int64_t after_ns = config->hedge == SP_HEDGE_FIXED ? config->hedge_ns : link->latency.p95_ns;
-    if (after_ns <= 0 || !is_idempotent(request->task) || request->internal || request->suspect)
+    int64_t p95_ns = sp_chain_p95_ns(house, request, &request->chain->entries[entry]);
+    int64_t after_ns = config->hedge == SP_HEDGE_FIXED ? config->hedge_ns : p95_ns;
+    if (after_ns <= 0 || !is_idempotent(request->task) || request->internal || request->suspect || sp_infer_is_sequence(request))
         return; /* p95 is not known before enough has been seen */
     request->hedge_at_ns = sp_clock_now_ns() + after_ns;
 }

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "route/devices.h"
 #include "route/dispatch.h"
+#include "route/models.h"
 #include "route/supervisor.h"
 #include "worker/device_fault.h"
 #include "worker/ring.h"
@@ -65,7 +66,7 @@ static bool prepare_sleep(void *context)
 {
     sp_house *house = context;
     house->sleep_began_ns = 0;
-    if (house->answered.count)
+    if (house->answered.count || house->models.due)
         return true;
     if (house->spin.longest_ns) {
         house->sleep_began_ns = sp_clock_now_ns();
@@ -174,6 +175,7 @@ static void init_requests(sp_house *house)
         *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .output_fd = -1 };
         request->shared = &shared[i];
         request->inline_body = house->memory + SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)i * SP_LIMIT_SLOT_INLINE_BYTES;
+        request->head = (sp_infer_head *)(void *)(house->memory + SP_REQUEST_MEMFD_HEADS_OFFSET + (size_t)i * SP_INFER_HEAD_STRIDE);
         request->body = request->inline_body;
         request->timer = (sp_timer){ .fire = sp_dispatch_expire, .context = request };
         house->free_slots[i] = SP_LIMIT_SLOTS - 1 - i;
@@ -222,6 +224,7 @@ void sp_house_reload(sp_house *house, sp_config *config)
     house->snapshot = snapshot;
     for (int task = 0; task < SP_TASK_COUNT; task++)
         house->budgets[task].settings = snapshot->chains[task].budget;
+    sp_models_choose_workers(house);
     sp_snapshot_unref(house, old);
     for (int i = 0; i < house->worker_count; i++)
         sp_supervisor_send_config(&house->workers[i], snapshot);
@@ -262,6 +265,7 @@ sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **
         return s;
     }
     init_requests(house);
+    sp_models_open(house);
     s = sp_loop_hook_add(loop, sp_dispatch_hook, house, reterr);
     sp_loop_set_sleep(loop, prepare_sleep, wake_up, house);
     for (int i = 0; i < house->worker_count && !s; i++)
@@ -282,6 +286,7 @@ void sp_house_free(sp_house *house, int grace_ms)
     sp_loop_set_sleep(house->loop, NULL, NULL, NULL);
     sp_loop_hook_remove(house->loop, sp_dispatch_hook, house);
     sp_guard_close(house);
+    sp_models_free(house);
     sp_supervisor_end_all(house, grace_ms);
     sp_loop_timer_clear(house->loop, &house->watchdog);
     sp_loop_timer_clear(house->loop, &house->devices_timer);
@@ -356,7 +361,7 @@ bool sp_house_ready(const sp_house *house, bool *ret_degraded)
         ready[worker->role] += up;
         *ret_degraded |= !up;
     }
-    for (int task = 0; task < SP_TASK_SEND; task++)
+    for (int task = 0; task < SP_TASK_COUNT; task++)
         *ret_degraded |= links_missing(house, &house->snapshot->chains[task]);
     for (int role = 0; role < SP_ROLE_COUNT; role++) {
         bool remotes_do = role == SP_ROLE_DEVICE && ready[SP_ROLE_NET] && has_remote(&house->snapshot->chains[SP_TASK_CLASSIFY]);
@@ -368,7 +373,8 @@ bool sp_house_ready(const sp_house *house, bool *ret_degraded)
 
 int sp_house_open_count(const sp_house *house)
 {
-    return house->open_count - (house->guard.asked != NULL) - (house->guard.again != NULL); /* nobody waits for those */
+    int own = (house->guard.asked != NULL) + (house->guard.again != NULL) + house->models.open_count;
+    return house->open_count - own; /* nobody waits for those */
 }
 
 int sp_house_leased_count(const sp_house *house)

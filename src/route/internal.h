@@ -71,6 +71,8 @@ typedef struct sp_worker {
     int pid_fd, control_fd, submit_fd, complete_fd, memfd;
     sp_worker_page *page;
     uint8_t *answers;
+    sp_answer_memory *memory; /* the mapping of both; referenced */
+    uint32_t incarnation;     /* which one this is, from 1 */
     uint32_t submission_tail, completion_head; /* private: the shared ones can be overwritten */
     sp_watch pid_watch, control_watch, complete_watch;
     int64_t spawned_ns, ready_ns;
@@ -78,6 +80,7 @@ typedef struct sp_worker {
     sp_death_cause killed_for; /* set before we send SIGKILL; SP_DEATH_OUTSIDER = we did not */
     sp_lease leases[SP_LIMIT_SLOTS];
     int in_flight, infer_in_flight; /* leases out; of them those of served models */
+    int models_in_flight;           /* of those LOADs and UNLOADs, which hold up nothing else */
     uint32_t output_serials[SP_LIMIT_SLOTS]; /* which output descriptor it holds, 0 = none */
 
     /* Across incarnations: */
@@ -150,6 +153,14 @@ struct sp_request {
     int priority;
     double duration_s;
 
+    /* Of served models (models.h): */
+    sp_infer_head *head;       /* its place in the request memfd */
+    struct sp_loaded *model;    /* the version asked for, until it is answered; or the one to be loaded */
+    sp_pin pin;
+    bool wants_unpack;
+    sp_status (*unpacked)(sp_request *request, sp_view header, uint64_t tensor_bytes, void *context, sp_error *reterr);
+    void *unpacked_context;
+
     sp_task task;
     sp_op op; /* whose queue it goes through: FETCH, DECODE, SEND, or the task's own (NOOP, CLASSIFY) */
     int64_t queued_ns;
@@ -179,6 +190,18 @@ typedef struct sp_queue {
     sp_request *first, *last;
     int count;
 } sp_queue;
+
+/* --- served models ---------------------------------------------------------------------------------------------- */
+
+typedef struct sp_models {
+    struct sp_loaded **list; /* by number; models.c */
+    int count;
+    uint32_t last_number;
+    uint32_t workers; /* bit per worker: should have them */
+    bool due;         /* there may be something to ask for, to tell or to free */
+    int open_count;   /* requests for loads and unloads */
+    sp_timer timer;   /* sets `due` when a slot was missing */
+} sp_models;
 
 /* --- bodies that kill ------------------------------------------------------------------------------------------- */
 
@@ -232,7 +255,9 @@ struct sp_house {
     void *on_quarantine_context;
     sp_queue queues[SP_OP_COUNT];
     sp_queue suspects[SP_OP_COUNT];
+    uint32_t rounds;   /* of looking through a queue, so far */
     sp_queue answered; /* done callbacks to make at the end of this turn */
+    sp_models models;
     sp_poison poison;
     uint64_t deaths; /* of workers, so far */
     uint64_t oom_kills;
@@ -258,6 +283,7 @@ sp_status sp_shm_house_make(sp_house *house, sp_error *reterr);
 void sp_shm_house_free(sp_house *house);
 sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr);
 void sp_shm_worker_free(sp_worker *worker);
+/* The mapping of one incarnation goes when the last reference does. */
 sp_status sp_shm_reopen_read_only(int fd, int *ret_fd, sp_error *reterr);
 
 /* guard.c */
@@ -274,6 +300,9 @@ void sp_request_answer(sp_request *request, sp_status status); /* moves it to `a
 void sp_request_answer_now(sp_request *request); /* SP_OK; its content is borrowed, so the callback comes at once */
 void sp_request_deliver(sp_house *house); /* calls the callbacks */
 void sp_request_recycle_if_done(sp_request *request);
+/* Instead of submit, for the house's own requests to one worker (LOAD, UNLOAD). Failed: as before, to be closed. */
+sp_status sp_request_hand_over(sp_request *request, sp_worker *worker, sp_op op, sp_request_done_fn *done, void *context,
+                               sp_error *reterr);
 /* What a FETCH left in the output becomes the body: sealed against writing, mapped read-only. */
 sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_error *reterr);
 void sp_queue_push(sp_queue *queue, sp_request *request);

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "route/chain.h"
+#include "route/models.h"
 #include "route/quota.h"
 #include "route/supervisor.h"
 #include "worker/control.h"
@@ -15,7 +16,7 @@
 
 static bool writes_output(sp_op op)
 {
-    return op == SP_OP_DECODE || op == SP_OP_FETCH;
+    return op == SP_OP_DECODE || op == SP_OP_FETCH || op == SP_OP_UNPACK;
 }
 
 static sp_status give_output(sp_worker *worker, sp_request *request, sp_op op, sp_error *reterr)
@@ -56,18 +57,18 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
     case SP_OP_DECODE:
         return sp_chain_wanted_output(request->house, request);
     case SP_OP_CLASSIFY:
+    case SP_OP_DETECT:
+    case SP_OP_INFER: /* tensors that a codec unpacked */
         return request->output_kind;
     case SP_OP_FETCH:
+    case SP_OP_UNPACK:
         return SP_OUTPUT_BYTES;
     case SP_OP_REMOTE:
         return sp_chain_wants_output(request, entry) ? request->output_kind : SP_OUTPUT_NONE;
     case SP_OP_NOOP:
     case SP_OP_SEND:
-    case SP_OP_INFER:
     case SP_OP_LOAD:
     case SP_OP_UNLOAD:
-    case SP_OP_DETECT:
-    case SP_OP_UNPACK:
         break;
     }
     return SP_OUTPUT_NONE;
@@ -147,6 +148,7 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int k
         engage_link(request, lease, now_ns);
     worker->in_flight++;
     worker->infer_in_flight += is_served(op);
+    worker->models_in_flight += op == SP_OP_LOAD || op == SP_OP_UNLOAD;
     worker->reserved |= request->suspect; /* nobody beside it until it is back */
     house->leased_count++;
     request->state = SP_REQUEST_LEASED;
@@ -198,15 +200,18 @@ void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdic
     sp_lease *lease = &worker->leases[request->slot];
     if (lease->live)
         leave_live(worker, request);
+    if (request->model && lease->entry >= 0 && verdict == SP_VERDICT_GOOD)
+        sp_latency_add(&request->model->places[worker->index].latency, sp_clock_now_ns() - lease->given_ns);
     if (lease->link >= 0)
         release_link(worker->house, lease, verdict, run_begun_ns);
     lease->number = 0;
     lease->live = false;
     worker->in_flight--;
     worker->infer_in_flight -= is_served(lease->op);
+    worker->models_in_flight -= lease->op == SP_OP_LOAD || lease->op == SP_OP_UNLOAD;
     worker->house->leased_count--;
     request->leases_out--;
-    if (worker->in_flight == 0)
+    if (worker->in_flight == worker->models_in_flight)
         worker->reserved = false;
 }
 

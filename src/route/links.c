@@ -15,7 +15,7 @@ const char *sp_skip_name(sp_skip skip)
 {
     static const char *const names[] = { "none",      "only",    "cannot",     "tried",   "local_only", "not_cpu", "condition",
                                          "load",      "quarantine", "throttled", "breaker", "quota",   "cost",       "slow",    "down",
-                                         "full" };
+                                         "full",      "loading" };
     _Static_assert(SP_ARRAY_LEN(names) == SP_SKIP_COUNT, "a name for each reason");
     return (unsigned)skip < SP_SKIP_COUNT ? names[skip] : "unknown";
 }
@@ -183,8 +183,11 @@ void sp_link_quarantine(sp_house *house, sp_link *link, bool out, const char *re
 sp_status sp_house_link_quarantine(sp_house *house, const char *task, const char *link, bool out, const char *reason,
                                    sp_error *reterr)
 {
-    sp_task number;
-    int found = sp_task_parse(task, &number) ? sp_link_find(house, number, link) : -1;
+    int found = -1;
+    for (int t = 0; t < SP_TASK_COUNT && found < 0; t++) {
+        if (strcmp(task, sp_task_name((sp_task)t)) == 0)
+            found = sp_link_find(house, (sp_task)t, link);
+    }
     if (found < 0)
         return SP_FAIL(reterr, SP_NOT_FOUND, "no link '%.40s' of task '%.20s'; /v1/links lists them", link, task);
     sp_link_quarantine(house, &house->links[found], out, reason ? reason : "");

@@ -66,6 +66,7 @@ typedef enum sp_skip {
     SP_SKIP_SLOW,
     SP_SKIP_DOWN,
     SP_SKIP_FULL,
+    SP_SKIP_LOADING,    /* it runs, and is to have the model, and does not have it yet */
     SP_SKIP_COUNT
 } sp_skip;
 const char *sp_skip_name(sp_skip skip);

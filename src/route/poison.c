@@ -81,5 +81,7 @@ uint64_t sp_poison_hash(sp_request *request)
         request->hashed = true;
     }
     uint64_t key = request->body_hash ^ (uint64_t)request->op * 0x9E3779B97F4A7C15u;
+    if (request->op == SP_OP_INFER || request->op == SP_OP_DETECT)
+        return key ^ (uint64_t)request->head->model * 0xD6E8FEB86659FD93u;
     return request->op == SP_OP_CLASSIFY ? key ^ XXH3_64bits(request->answer.model, strlen(request->answer.model)) : key;
 }

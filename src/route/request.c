@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "route/chain.h"
 #include "route/dispatch.h"
+#include "route/lease.h"
+#include "route/models.h"
 #include "route/supervisor.h"
 
 #include <errno.h>
@@ -124,11 +126,14 @@ static sp_status check_task(const sp_house *house, const sp_request_params *para
     if (params->send_headers && strlen(params->send_headers) >= SP_LIMIT_SEND_HEADERS_BYTES)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "headers_too_long", "the headers to send have more than %d bytes",
                             SP_LIMIT_SEND_HEADERS_BYTES - 1);
-    if (params->task == SP_TASK_SEND)
+    if (params->task == SP_TASK_SEND || params->task == SP_TASK_MODELS)
         return SP_OK;
     if (params->only_link && find_only(house, chain, params->only_link) < 0)
         return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "no_such_link", "'%.31s' is no link of %s; GET /v1/links names them",
                             params->only_link, sp_task_name(params->task));
+    if (!chain->count && (params->task == SP_TASK_INFER || params->task == SP_TASK_DETECT))
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
+                            "no worker here can run models: start with a device worker (--workers codec0,cpu0)");
     if (!chain->count && params->task == SP_TASK_CLASSIFY)
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
                             "no worker here can classify: start with a device worker (--workers codec0,cpu0)");
@@ -209,7 +214,10 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
         return SP_FAIL_CODE(reterr, SP_BUSY, "memory", "over %d %% of the memory is in use; come back in 1 s",
                             SP_LIMIT_MEMORY_SHED_PERCENT);
     }
+    sp_loaded *model = NULL;
     sp_status s = check_task(house, params, reterr);
+    if (!s && (params->task == SP_TASK_INFER || params->task == SP_TASK_DETECT))
+        s = sp_loaded_admit(house, params->model_id, &model, reterr);
     if (s) {
         *ret_retry_after_s = s == SP_UNAVAILABLE ? retry_after_s(house) : 0;
         return s;
@@ -239,6 +247,13 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     request->answer.received_ns = params->received_ns;
     take_facts(request, params);
     fill_shared(request, params);
+    request->model = NULL;
+    request->pin = (sp_pin){ 0 };
+    request->wants_unpack = false;
+    if (model) {
+        sp_loaded_join(request, model);
+        sp_infer_begin(request, params);
+    }
     (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", params->model ? params->model : "");
     house->open_count++;
     *ret_request = request;
@@ -396,7 +411,8 @@ sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_err
 
 /* --- submit, answer, close -------------------------------------------------------------------------------------- */
 
-void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *context)
+/* The body is complete: nobody changes it any more. */
+static void seal_body(sp_request *request, sp_request_done_fn *done, void *context)
 {
     SP_ASSERT(request->state == SP_REQUEST_FILLING);
     request->done = done;
@@ -412,7 +428,26 @@ void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *cont
         (void)fcntl(request->body_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL);
     }
     request->house->active[request->task]++;
+}
+
+void sp_request_submit(sp_request *request, sp_request_done_fn *done, void *context)
+{
+    seal_body(request, done, context);
     sp_dispatch_submit(request);
+}
+
+sp_status sp_request_hand_over(sp_request *request, sp_worker *worker, sp_op op, sp_request_done_fn *done, void *context,
+                               sp_error *reterr)
+{
+    seal_body(request, done, context);
+    request->op = op;
+    request->queued_ns = sp_clock_now_ns();
+    sp_status s = sp_lease_give(worker, request, -1, -1, false, reterr);
+    if (s)
+        request->house->active[request->task]--;
+    else
+        sp_dispatch_arm(request);
+    return s;
 }
 
 sp_attempt *sp_request_attempt_add(sp_request *request, const char *link, sp_status status, int64_t start_ns,
@@ -436,6 +471,7 @@ static void settle(sp_request *request, sp_status status)
     sp_loop_timer_clear(request->house->loop, &request->timer);
     request->state = SP_REQUEST_DONE;
     request->house->active[request->task]--;
+    sp_loaded_leave(request);
     request->answer.status = status;
     request->answer.total_ns = sp_clock_now_ns() - request->answer.received_ns;
     request->answer.decode_fast = (request->shared->flags & SP_SLOT_DECODE_FAST) != 0;
@@ -491,6 +527,7 @@ void sp_request_close(sp_request *request)
     SP_ASSERT(request->state == SP_REQUEST_FILLING || request->state == SP_REQUEST_DONE);
     if (request->in_queue)
         sp_queue_remove(&request->house->answered, request);
+    sp_loaded_leave(request);
     request->house->open_count--;
     request->state = SP_REQUEST_CLOSED;
     if (request->guard.sampled && sp_guard_hold(request))

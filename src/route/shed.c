@@ -55,7 +55,8 @@ static int64_t expected_ns(sp_house *house, sp_request *request, const sp_pick *
 bool sp_shed_admit(sp_request *request)
 {
     sp_house *house = request->house;
-    if (request->task == SP_TASK_SEND || request->internal || house->active[request->task] < 2)
+    /* A served model's queue is its worker's, with a policy of its own; how fast it goes is not seen from here. */
+    if (request->task == SP_TASK_SEND || request->model || request->internal || house->active[request->task] < 2)
         return true;
     sp_pick pick;
     sp_chain_pick(house, request, false, &pick);

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -63,13 +64,40 @@ void sp_shm_house_free(sp_house *house)
     sp_fd_closep(&house->request_memfd_read);
 }
 
+struct sp_answer_memory {
+    int references;
+    void *mapping; /* SP_WORKER_MEMFD_BYTES */
+};
+
+sp_answer_memory *sp_answer_memory_ref(sp_answer_memory *memory)
+{
+    if (memory)
+        memory->references++;
+    return memory;
+}
+
+void sp_answer_memory_unref(sp_answer_memory *memory)
+{
+    if (!memory || --memory->references)
+        return;
+    (void)munmap(memory->mapping, SP_WORKER_MEMFD_BYTES);
+    free(memory);
+}
+
 sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr)
 {
     uint8_t *memory = NULL;
+    sp_answer_memory *shared = calloc(1, sizeof(*shared));
+    if (!shared)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for a worker's memory");
     sp_status s = make("spillway-worker", SP_WORKER_MEMFD_BYTES, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, &worker->memfd,
                        &memory, reterr);
-    if (s)
+    if (s) {
+        free(shared);
         return s;
+    }
+    *shared = (sp_answer_memory){ .references = 1, .mapping = memory };
+    worker->memory = shared;
     worker->page = (sp_worker_page *)(void *)memory;
     worker->page->abi = SP_SLOT_ABI;
     worker->answers = memory + SP_WORKER_MEMFD_ANSWERS_OFFSET;
@@ -85,8 +113,7 @@ sp_status sp_shm_worker_make(sp_worker *worker, sp_error *reterr)
 
 void sp_shm_worker_free(sp_worker *worker)
 {
-    if (worker->page)
-        (void)munmap(worker->page, SP_WORKER_MEMFD_BYTES);
+    sp_answer_memory_unref(SP_STEAL(worker->memory)); /* an answer that is still being sent keeps it */
     worker->page = NULL;
     worker->answers = NULL;
     sp_fd_closep(&worker->memfd);

@@ -155,6 +155,7 @@ static sp_status watch_it(sp_worker *worker, sp_error *reterr)
 sp_status sp_supervisor_spawn(sp_worker *worker, sp_error *reterr)
 {
     int pair[2];
+    worker->incarnation += worker->incarnation == UINT32_MAX ? 2 : 1; /* 0 means anywhere */
     sp_status s = sp_shm_worker_make(worker, reterr);
     if (s)
         return s;
@@ -235,6 +236,7 @@ static void on_ready(sp_worker *worker)
     worker->cannot_start = false;
     set_state(worker, SP_WORKER_READY);
     sp_guard_worker_ready(worker);
+    worker->house->models.due = true; /* all that it should have is loaded again */
     sp_log(SP_LOG_INFO, "worker ready", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("pid", worker->pid),
            SP_LOG_INT("after_ms", (worker->ready_ns - worker->spawned_ns) / SP_NS_PER_MS),
            SP_LOG_TEXT("model", worker->card.model), SP_LOG_TEXT("sandbox", worker->card.sandbox));
@@ -376,6 +378,7 @@ static void on_death(sp_watch *watch, uint32_t events, void *context)
         set_state(worker, SP_WORKER_ENDING);
     else
         plan_restart(worker, cause, early, loading);
+    worker->house->models.due = true;
     sp_dispatch_run(worker->house);
 }
 

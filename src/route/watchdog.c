@@ -142,7 +142,10 @@ static bool judge_stopped(sp_worker *worker, char state)
 static void judge_silent(sp_worker *worker, int busy, char state)
 {
     uint32_t head = atomic_load_explicit(&worker->page->submissions.head, memory_order_acquire);
-    bool silent = !busy && worker->in_flight && head == worker->seen_head && state == 'S';
+    /* What it took of its models' requests may wait there, for a batch to fill or a sequence to go on, with nothing in hand. */
+    int waiting = worker->in_flight - worker->infer_in_flight;
+    bool silent = !busy && (waiting > 0 || head != worker->submission_tail) && worker->in_flight && head == worker->seen_head &&
+                  state == 'S';
     worker->seen_head = head;
     worker->silent_rounds = silent ? worker->silent_rounds + 1 : 0;
     if (!worker->silent_rounds)

@@ -2,9 +2,12 @@
  * A worker that does as a script says: it speaks the slot protocol, does every operation, and no model, codec or network is
  * behind it. The route's tests name it as their program; its kind is only a name.
  *
- * Before each lease it reads $SPILLWAY_SCRIPTS/NAME (NAME.R for remote R of a net worker): words of
- *   status=WORD  delay=MS  retry=MS  units=N  p=0.7  model=NAME  deaf (ignores withdrawals)  die
- * No file: everything succeeds at once. Each lease is also noted in $SPILLWAY_SCRIPTS/log: "NAME OP remote key body". */
+ * Before each lease it reads $SPILLWAY_SCRIPTS/NAME (NAME.R for remote R of a net worker, NAME.load<N> for the LOAD of model
+ * number N): words of
+ *   status=WORD  delay=MS  retry=MS  units=N  p=0.7  model=NAME  deaf (ignores withdrawals)  die  segv
+ *   wrong=WHAT (an answer of tensors that lies: count, place, port, shape, size, steps, short)  steps=N
+ * No file: everything succeeds at once. An INFER gives its inputs back; of a model that is not loaded it fails. Each lease is
+ * also noted in $SPILLWAY_SCRIPTS/log: "NAME OP remote key body", where for models their number stands in place of the remote. */
 #include "base/clock.h"
 #include "worker/control.h"
 #include "worker/maps.h"
@@ -24,8 +27,10 @@
 typedef struct script {
     char status[24];
     int delay_ms, retry_ms, units;
+    uint32_t steps;
     double p;
-    bool deaf, die;
+    char wrong[12];
+    bool deaf, die, segv;
 } script;
 
 typedef struct work {
@@ -35,6 +40,7 @@ typedef struct work {
 } work;
 
 static sp_maps maps;
+static bool loaded[1024]; /* by number */
 static const char *name = "worker", *kind = "noop";
 static work pending[SP_LIMIT_SLOTS];
 static int pending_count;
@@ -52,6 +58,26 @@ static bool read_file(const char *file, char *text, size_t size)
     return n >= 0;
 }
 
+static const sp_infer_head *head_of(uint32_t slot)
+{
+    return (const sp_infer_head *)(const void *)((const uint8_t *)maps.house + SP_REQUEST_MEMFD_HEADS_OFFSET +
+                                                 slot * SP_INFER_HEAD_STRIDE);
+}
+
+/* Which served model a lease is about; 0 = none. */
+static uint32_t model_of(const sp_submission *submission)
+{
+    sp_view body = { 0 };
+    char text[64] = "";
+    if (submission->op == SP_OP_INFER)
+        return head_of(submission->slot)->model;
+    if ((submission->op != SP_OP_LOAD && submission->op != SP_OP_UNLOAD) || sp_maps_payload(&maps, submission->slot, &body, NULL))
+        return 0;
+    (void)snprintf(text, sizeof(text), "%.*s", (int)SP_MIN(body.size_bytes, sizeof(text) - 1), (const char *)body.data);
+    const char *id = strstr(text, "\"id\":");
+    return id ? (uint32_t)strtoul(id + 5, NULL, 10) % SP_ARRAY_LEN(loaded) : 0;
+}
+
 static script read_script(const sp_submission *submission)
 {
     script s = { .p = 0.75 };
@@ -59,6 +85,8 @@ static script read_script(const sp_submission *submission)
     (void)snprintf(file, sizeof(file), "%s", name);
     if (submission->op == SP_OP_REMOTE)
         (void)snprintf(file, sizeof(file), "%s.%u", name, submission->remote);
+    if (submission->op == SP_OP_LOAD)
+        (void)snprintf(file, sizeof(file), "%s.load%u", name, model_of(submission));
     (void)read_file(file, text, sizeof(text));
     for (char *word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save)) {
         if (strncmp(word, "status=", 7) == 0)
@@ -71,8 +99,13 @@ static script read_script(const sp_submission *submission)
             s.units = (int)strtol(word + 6, NULL, 10);
         else if (strncmp(word, "p=", 2) == 0)
             s.p = strtod(word + 2, NULL);
+        else if (strncmp(word, "wrong=", 6) == 0)
+            (void)snprintf(s.wrong, sizeof(s.wrong), "%s", word + 6);
+        else if (strncmp(word, "steps=", 6) == 0)
+            s.steps = (uint32_t)strtoul(word + 6, NULL, 10);
         s.deaf |= strcmp(word, "deaf") == 0;
         s.die |= strcmp(word, "die") == 0;
+        s.segv |= strcmp(word, "segv") == 0;
     }
     return s;
 }
@@ -85,7 +118,8 @@ static void note(const work *w)
     (void)sp_maps_payload(&maps, w->submission.slot, &body, NULL);
     (void)snprintf(path, sizeof(path), "%s/log", folder ? folder : "/nowhere");
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    int n = snprintf(line, sizeof(line), "%s %u %u %u %.*s\n", name, w->submission.op, w->submission.remote, w->submission.key,
+    uint32_t model = model_of(&w->submission);
+    int n = snprintf(line, sizeof(line), "%s %u %u %u %.*s\n", name, w->submission.op, model ? model : w->submission.remote, w->submission.key,
                      (int)SP_MIN(body.size_bytes, (size_t)20), body.data ? (const char *)body.data : "");
     if (fd >= 0)
         (void)!write(fd, line, (size_t)n);
@@ -168,6 +202,95 @@ static sp_status fetch(const work *w, sp_completion *done)
     return SP_OK;
 }
 
+/* Each input comes back as the output of its number; then the steps that the script asks for. */
+static sp_status infer(const work *w, sp_completion *done, uint8_t *at)
+{
+    const sp_infer_head *head = head_of(w->submission.slot);
+    sp_infer_answer *answer = (sp_infer_answer *)(void *)at;
+    sp_view body = { 0 }, output = { 0 };
+    if (!loaded[head->model % SP_ARRAY_LEN(loaded)])
+        return SP_INTERNAL;
+    (void)sp_maps_payload(&maps, w->submission.slot, &body, NULL);
+    if (w->submission.output_kind && sp_maps_input(&maps, &w->submission, &output, NULL))
+        return SP_INTERNAL;
+    memset(answer, 0, offsetof(sp_infer_answer, outputs));
+    answer->count = head->input_count;
+    answer->batch_rows = answer->batch_leader = 1;
+    uint64_t end = offsetof(sp_infer_answer, outputs) + head->input_count * sizeof(answer->outputs[0]);
+    for (uint32_t i = 0; i < answer->count; i++) {
+        const sp_infer_tensor *in = &head->inputs[i];
+        sp_infer_output *out = &answer->outputs[i];
+        sp_view from = in->in_output ? output : body;
+        if (in->offset > from.size_bytes || in->bytes > from.size_bytes - in->offset)
+            return SP_INVALID;
+        *out = (sp_infer_output){ .port = in->port, .dtype = in->dtype, .rank = in->rank, .bytes = in->bytes };
+        out->offset = SP_ALIGN_UP(end, (uint64_t)64);
+        memcpy(out->dims, in->dims, sizeof(out->dims));
+        memcpy(at + out->offset, from.data + in->offset, in->bytes);
+        end = out->offset + out->bytes;
+    }
+    end = SP_ALIGN_UP(end, (uint64_t)8);
+    for (uint32_t i = 0; i < w->script.steps; i++, end += sizeof(sp_infer_step))
+        *(sp_infer_step *)(void *)(at + end) = (sp_infer_step){ .model = i + 1, .batch_rows = 1, .infer_ns = 1000 };
+    answer->step_count = w->script.steps;
+    done->answer_bytes = (uint32_t)end;
+    if (strcmp(w->script.wrong, "count") == 0)
+        answer->count = 65;
+    else if (strcmp(w->script.wrong, "place") == 0)
+        answer->outputs[0].offset = end;
+    else if (strcmp(w->script.wrong, "port") == 0)
+        answer->outputs[0].port = 9;
+    else if (strcmp(w->script.wrong, "shape") == 0)
+        answer->outputs[0].dims[0] = -1;
+    else if (strcmp(w->script.wrong, "size") == 0)
+        answer->outputs[0].bytes -= 1;
+    else if (strcmp(w->script.wrong, "steps") == 0)
+        answer->step_count = 1000;
+    else if (strcmp(w->script.wrong, "short") == 0)
+        done->answer_bytes = 7;
+    return SP_OK;
+}
+
+static sp_status load(const work *w, sp_completion *done, uint8_t *answer)
+{
+    sp_answer_loaded about = { .host_bytes = 1000, .load_ns = 5, .engine = "script", .device = "cpu" };
+    loaded[model_of(&w->submission)] = true;
+    memcpy(answer, &about, sizeof(about));
+    done->answer_bytes = sizeof(about);
+    return SP_OK;
+}
+
+/* "Unpacked": everything behind the first line; that line is the header. */
+static sp_status unpack(const work *w, sp_completion *done, uint8_t *answer, sp_view body)
+{
+    const uint8_t *end = body.size_bytes ? memchr(body.data, '\n', body.size_bytes) : NULL;
+    uint8_t *output = NULL;
+    if (!end)
+        return SP_INVALID;
+    size_t header = (size_t)(end - body.data), rest = body.size_bytes - header - 1;
+    if (rest && sp_maps_output(&maps, w->submission.slot, rest, &output, NULL))
+        return SP_INTERNAL;
+    memcpy(answer, body.data, header);
+    if (rest)
+        memcpy(output, end + 1, rest);
+    done->answer_bytes = (uint32_t)header;
+    done->output_kind = SP_OUTPUT_BYTES;
+    done->output_bytes = rest;
+    return SP_OK;
+}
+
+static sp_status detect(const work *w, sp_completion *done, uint8_t *answer)
+{
+    sp_answer_boxes *boxes = (sp_answer_boxes *)(void *)answer;
+    if (w->submission.output_kind != SP_OUTPUT_RGB8)
+        return SP_INTERNAL;
+    memset(boxes, 0, offsetof(sp_answer_boxes, boxes) + sizeof(sp_answer_box));
+    boxes->count = 1;
+    boxes->boxes[0] = (sp_answer_box){ .x1 = (float)w->submission.image_w, .y1 = 2, .score = (float)w->script.p, .label = "cat" };
+    done->answer_bytes = (uint32_t)(offsetof(sp_answer_boxes, boxes) + sizeof(sp_answer_box));
+    return SP_OK;
+}
+
 static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
 {
     sp_view body = { 0 };
@@ -191,11 +314,16 @@ static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
         return SP_OK;
     }
     case SP_OP_INFER:
+        return infer(w, done, answer);
     case SP_OP_LOAD:
+        return load(w, done, answer);
     case SP_OP_UNLOAD:
+        loaded[model_of(&w->submission)] = false;
+        return SP_OK;
     case SP_OP_DETECT:
+        return detect(w, done, answer);
     case SP_OP_UNPACK:
-        break;
+        return unpack(w, done, answer, body);
     }
     return SP_UNSUPPORTED;
 }
@@ -208,6 +336,8 @@ static void finish(const work *w)
     sp_status s = cancelled(w) ? SP_CANCELLED : status_named(w->script.status);
     if (w->script.die)
         (void)raise(SIGKILL);
+    if (w->script.segv)
+        (void)raise(SIGSEGV);
     if (!s)
         s = run(w, &done, answer);
     done.batch_run_ns = done.inference_ns = sp_clock_now_ns() - w->begun_ns;
@@ -276,6 +406,7 @@ static void say_ready(void)
     (void)snprintf(card.device, sizeof(card.device), "%s", kind);
     if (strcmp(kind, "cpu") == 0 || strcmp(kind, "cuda") == 0 || strcmp(kind, "sim") == 0)
         (void)snprintf(card.model, sizeof(card.model), "m");
+    card.infer_window = SP_LIMIT_SLOTS;
     card.prep = (sp_prep_spec){ .resize_w = 8, .resize_h = 8, .crop_w = 8, .crop_h = 8 };
     if (read_file("window", text, sizeof(text)))
         card.window = (uint32_t)strtol(text, NULL, 10);
