@@ -70,6 +70,9 @@ static void check_link(const sp_config *config, const names *n, const sp_chain_c
     } else if (sp_config_remote(config, link->name) < 0 && sp_link_role_of(link->name) == SP_LINK_HELPER) {
         sp_complain(complainer, line, path, "%s helps the others and answers nothing itself; name a device or a remote",
                     link->name);
+    } else if (sp_config_task_is_local(chain->task) &&
+               (sp_config_remote(config, link->name) >= 0 || sp_link_role_of(link->name) == SP_LINK_NOOP)) {
+        sp_complain(complainer, line, path, "%s cannot run the models that are served here; name a device worker", link->name);
     }
 }
 
@@ -117,7 +120,7 @@ static void check_chains(const sp_config *config, const names *n, const sp_yaml_
         if (!known) {
             const char *nearest = sp_nearest(chain->task, sp_config_tasks, task_count);
             sp_complain(complainer, node ? node->key_line : 0, path, "no such task; %s%s%s",
-                        nearest ? "did you mean " : "tasks are noop, classify", nearest ? nearest : "",
+                        nearest ? "did you mean " : "tasks are noop, classify, infer, detect", nearest ? nearest : "",
                         nearest ? "?" : "");
         }
         const sp_yaml_node *at = list && list->kind == SP_YAML_LIST ? list->first : NULL;

@@ -13,7 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const sp_config_tasks[] = { "noop", "classify", NULL };
+const char *const sp_config_tasks[] = { "noop", "classify", "infer", "detect", NULL };
+
+bool sp_config_task_is_local(const char *task)
+{
+    return !strcmp(task, "infer") || !strcmp(task, "detect");
+}
 
 typedef struct preset {
     const char *name;
@@ -101,8 +106,9 @@ static int gather(const sp_config *config, const char *task, candidate *candidat
     bool for_noop = !strcmp(task, "noop");
     int count = gather_workers(config->workers, for_noop, candidates);
 
-    /* A remote no-op says nothing of this machine, which is what no-ops are for. */
-    for (int i = 0; !for_noop && i < config->remote_count && count < SP_LIMIT_CHAIN_LINKS; i++) {
+    /* A remote no-op says nothing of this machine, which is what no-ops are for; served models are loaded here. */
+    bool local = for_noop || sp_config_task_is_local(task);
+    for (int i = 0; !local && i < config->remote_count && count < SP_LIMIT_CHAIN_LINKS; i++) {
         candidate *c = &candidates[count++];
         *c = (candidate){ .remote = true, .rank = 4 };
         (void)snprintf(c->name, sizeof(c->name), "%s", config->remotes[i].name);

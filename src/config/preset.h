@@ -17,6 +17,7 @@ sp_link_role sp_link_role_of(const char *worker);
 
 /* Tasks that a chain can be written for. Ends with NULL. */
 extern const char *const sp_config_tasks[];
+bool sp_config_task_is_local(const char *task); /* its models are served here: no remote can stand in its chain */
 
 /* Makes the chain of `preset` for every task that has none. SP_NOMEM. */
 sp_status sp_preset_expand(sp_config *config, sp_error *reterr);

@@ -90,8 +90,9 @@ static void add_written(sp_house *house, sp_snapshot *snapshot, sp_task task, co
     for (int i = 0; i < written->link_count; i++) {
         const sp_link_config *config = &written->links[i];
         int worker = worker_named(house, config->name), remote = sp_config_remote(snapshot->config, config->name);
+        bool local = task == SP_TASK_INFER || task == SP_TASK_DETECT; /* of models that are loaded here */
         bool fits = (worker >= 0 && serves(&house->workers[worker], task)) ||
-                    (worker < 0 && remote >= 0 &&
+                    (worker < 0 && remote >= 0 && !local &&
                      (task != SP_TASK_NOOP || snapshot->config->remotes[remote].kind == SP_REMOTE_SPILLWAY));
         if (!fits || !add_entry(house, snapshot, task, config->name, config, worker, worker >= 0 ? -1 : remote)) {
             sp_log(SP_LOG_WARN, "link left out of its chain", SP_LOG_TEXT("task", sp_task_name(task)),

@@ -50,7 +50,10 @@ static const struct {
     { "fetch: {limit: 2TB}\n", "1: fetch.limit: must be from 1KiB to 1GiB, not 2TB\n" },
     { "cache: {ttl: 1500ms}\n", "1: cache.ttl: must be from 1s to 3650d in whole seconds, not 1500ms\n" },
     /* chains */
-    { "chains:\n  transcribe: {links: [cpu0]}\n", "2: chains.transcribe: no such task; tasks are noop, classify\n" },
+    { "chains:\n  transcribe: {links: [cpu0]}\n", "2: chains.transcribe: no such task; tasks are noop, classify, infer, detect\n" },
+    { "workers: [cpu0, net0, noop0]\nremotes:\n  hq: {kind: kserve, url: 'http://hq'}\nchains:\n  infer: {links: [cpu0, hq, noop0]}\n",
+      "5: chains.infer.links[1].name: hq cannot run the models that are served here; name a device worker\n"
+      "5: chains.infer.links[2].name: noop0 cannot run the models that are served here; name a device worker\n" },
     { "chains:\n  classify: {}\n", "2: chains.classify: links is missing\n" },
     { "chains:\n  classify: {links: []}\n",
       "2: chains.classify: links is empty; name at least one worker or remote\n" },

@@ -72,6 +72,14 @@ TEST(presets)
     }
 }
 
+TEST(served_models_run_on_devices_of_this_machine)
+{
+    sp_config *config = parse(WORKERS REMOTES "preset: gpu-for-all\n");
+    CHECK_TEXT(chain_text(config, "infer"), "tensorrt0 cuda0 cpu0");
+    CHECK_TEXT(chain_text(config, "detect"), "tensorrt0 cuda0 cpu0");
+    sp_config_unref(config);
+}
+
 TEST(the_example_of_by_load_means_what_it_says)
 {
     sp_config *config = parse("workers: [codec0, cuda0, cpu0]\npreset: by-load\n");
