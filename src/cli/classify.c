@@ -27,67 +27,24 @@ typedef struct classify {
     spillway_timing timing;
 } classify;
 
-static void set_error(spillway_error *error, spillway_status status, const char *code, const char *message)
+static void set_error(spillway_error *error, const sp_error *err)
 {
-    *error = (spillway_error){ .status = status };
-    snprintf(error->code, sizeof(error->code), "%s", code);
-    snprintf(error->message, sizeof(error->message), "%s", message);
-}
-
-/* The whole file on the heap, at most SP_LIMIT_IMAGE_BODY_BYTES; "-" is stdin. NULL with *ret_error set. */
-static void *read_file(const char *path, size_t *ret_size_bytes, spillway_error *ret_error)
-{
-    bool from_stdin = !strcmp(path, "-");
-    FILE *file = from_stdin ? stdin : fopen(path, "re");
-    uint8_t *data = NULL;
-    size_t size_bytes = 0, room = 0;
-
-    if (!file) {
-        set_error(ret_error, errno == ENOENT ? SPILLWAY_NOT_FOUND : SPILLWAY_INVALID, "unreadable", strerror(errno));
-        return NULL;
-    }
-    do {
-        if (size_bytes == room) {
-            room = room ? room * 2 : 256 * 1024;
-            uint8_t *grown = realloc(data, room);
-            if (!grown) {
-                set_error(ret_error, SPILLWAY_NOMEM, "", "no memory for the file");
-                goto fail;
-            }
-            data = grown;
-        }
-        size_t n = fread(data + size_bytes, 1, room - size_bytes, file);
-        size_bytes += n;
-        if (!n)
-            break;
-    } while (size_bytes <= SP_LIMIT_IMAGE_BODY_BYTES);
-    if (ferror(file)) {
-        set_error(ret_error, SPILLWAY_INVALID, "unreadable", strerror(errno));
-        goto fail;
-    }
-    if (size_bytes > SP_LIMIT_IMAGE_BODY_BYTES) {
-        set_error(ret_error, SPILLWAY_TOO_LARGE, "file_too_large", "the file is larger than 32 MiB");
-        goto fail;
-    }
-    if (!from_stdin)
-        fclose(file); /* it was only read */
-    *ret_size_bytes = size_bytes;
-    return data;
-fail:
-    free(data);
-    if (!from_stdin)
-        fclose(file);
-    return NULL;
+    *error = (spillway_error){ .status = (spillway_status)err->status };
+    snprintf(error->code, sizeof(error->code), "%s", err->code);
+    snprintf(error->message, sizeof(error->message), "%s", err->message);
 }
 
 static spillway_status classify_file(classify *c, const char *path, spillway_error *ret_error)
 {
     const spillway_classify_options options = { .struct_bytes = sizeof(options), .decode_fast = c->fast };
+    sp_error err = { 0 };
     size_t size_bytes = 0;
-    void *data = read_file(path, &size_bytes, ret_error);
+    uint8_t *data = NULL;
 
-    if (!data)
+    if (sp_read_picture(path, &data, &size_bytes, &err)) {
+        set_error(ret_error, &err);
         return ret_error->status;
+    }
     spillway_status status = spillway_classify(c->model, data, size_bytes, &options, c->classes, (int32_t)c->top_k,
                                                &c->class_count, &c->timing, ret_error);
     free(data);

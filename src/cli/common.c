@@ -2,10 +2,13 @@
  * What several commands share: where models are, the fetch plug-in, and how a failed call becomes a message and an exit code. */
 #include "cli/cli.h"
 
+#include "base/limits.h"
 #include "base/plugin.h"
 #include "cli/fetch/fetch.h"
 
+#include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -105,4 +108,48 @@ int sp_cli_fail_error(const char *command, const sp_error *err)
 {
     return sp_cli_fail(sp_exit_of(err->status), command, "%s%s%s%s", err->message, *err->origin ? " [" : "", err->origin,
                        *err->origin ? "]" : "");
+}
+
+static sp_status read_stream(FILE *file, uint8_t **ret_data, size_t *ret_size_bytes, sp_error *reterr)
+{
+    uint8_t *data = NULL;
+    size_t size_bytes = 0, room = 0, n;
+    sp_status status = SP_OK;
+
+    do {
+        if (size_bytes == room) {
+            room = room ? room * 2 : 256 * 1024;
+            uint8_t *grown = realloc(data, room);
+            if (!grown) {
+                free(data);
+                return SP_FAIL(reterr, SP_NOMEM, "no memory for the file");
+            }
+            data = grown;
+        }
+        n = fread(data + size_bytes, 1, room - size_bytes, file);
+        size_bytes += n;
+    } while (n && size_bytes <= SP_LIMIT_IMAGE_BODY_BYTES);
+    if (ferror(file))
+        status = SP_FAIL_CODE(reterr, SP_INVALID, "unreadable", "%s", strerror(errno));
+    else if (size_bytes > SP_LIMIT_IMAGE_BODY_BYTES)
+        status = SP_FAIL_CODE(reterr, SP_TOO_LARGE, "file_too_large", "the file is larger than 32 MiB");
+    if (status) {
+        free(data);
+        return status;
+    }
+    *ret_data = data;
+    *ret_size_bytes = size_bytes;
+    return SP_OK;
+}
+
+sp_status sp_read_picture(const char *path, uint8_t **ret_data, size_t *ret_size_bytes, sp_error *reterr)
+{
+    if (!strcmp(path, "-"))
+        return read_stream(stdin, ret_data, ret_size_bytes, reterr);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return SP_FAIL_CODE(reterr, errno == ENOENT ? SP_NOT_FOUND : SP_INVALID, "unreadable", "%s", strerror(errno));
+    sp_status status = read_stream(file, ret_data, ret_size_bytes, reterr);
+    (void)fclose(file); /* it was only read */
+    return status;
 }

@@ -168,6 +168,7 @@ static const sp_media_api api = {
     .image_sniff = sp_image_sniff,
     .image_probe = sp_image_probe,
     .image_decode = sp_image_decode,
+    .image_encode_jpeg = sp_image_encode_jpeg,
     .versions = SP_MEDIA_VERSIONS,
 };
 

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "base/view.h"
 
-#define SP_MEDIA_ABI 1
+#define SP_MEDIA_ABI 2
 
 typedef enum sp_image_format {
     SP_IMAGE_UNKNOWN = 0,
@@ -54,6 +54,11 @@ sp_status sp_image_probe(sp_view file, const sp_image_options *options, sp_image
 sp_status sp_image_decode(sp_view file, const sp_image_options *options, const sp_image_info *info, uint8_t *dst,
                           size_t dst_bytes, sp_error *reterr);
 
+/* Writes a baseline JPEG (4:2:0, JFIF) of `height` packed rows of RGB8 pixels; quality 1 .. 100. *ret_file is the caller's,
+ * to be freed with free(). SP_INVALID: sides that JPEG does not have (1 .. 65,500); SP_NOMEM. Threads: any. */
+sp_status sp_image_encode_jpeg(const uint8_t *rgb, int width, int height, int quality, uint8_t **ret_file,
+                               size_t *ret_file_bytes, sp_error *reterr);
+
 /* What dlopen gives: the calls above behind one exported symbol, sp_media_api_get. */
 typedef struct sp_media_api {
     uint32_t abi; /* SP_MEDIA_ABI */
@@ -61,6 +66,8 @@ typedef struct sp_media_api {
     sp_status (*image_probe)(sp_view file, const sp_image_options *options, sp_image_info *ret_info, sp_error *reterr);
     sp_status (*image_decode)(sp_view file, const sp_image_options *options, const sp_image_info *info, uint8_t *dst,
                               size_t dst_bytes, sp_error *reterr);
+    sp_status (*image_encode_jpeg)(const uint8_t *rgb, int width, int height, int quality, uint8_t **ret_file,
+                                   size_t *ret_file_bytes, sp_error *reterr);
     /* "libjpeg-turbo 2.1.5, libspng 0.7.3, ...": for doctor. */
     const char *versions;
 } sp_media_api;

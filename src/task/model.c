@@ -291,9 +291,7 @@ const char *sp_model_label(const sp_model *model, uint32_t class_id)
     return class_id < model->label_count ? model->labels[class_id] : "";
 }
 
-static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...)
-    SP_PRINTF(4, 5);
-static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...)
+sp_status sp_model_misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...)
 {
     char what[160];
     va_list args;
@@ -303,7 +301,7 @@ static sp_status misfit(const sp_model *model, sp_error *reterr, const char *key
     return SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s: %s: %s", model->settings_path, key, what);
 }
 
-static int find_port(const sp_engine_port *ports, int count, const char *name)
+int sp_model_port(const sp_engine_port *ports, int count, const char *name)
 {
     for (int i = 0; i < count; i++)
         if (strcmp(ports[i].name, name) == 0)
@@ -313,14 +311,15 @@ static int find_port(const sp_engine_port *ports, int count, const char *name)
 
 static sp_status fit_names(sp_model *model, const sp_engine_ports *ports, sp_error *reterr)
 {
-    model->input_index = model->input[0] ? find_port(ports->inputs, ports->input_count, model->input) : 0;
-    model->output_index = model->output[0] ? find_port(ports->outputs, ports->output_count, model->output) : 0;
+    model->input_index = model->input[0] ? sp_model_port(ports->inputs, ports->input_count, model->input) : 0;
+    model->output_index = model->output[0] ? sp_model_port(ports->outputs, ports->output_count, model->output) : 0;
     if (ports->input_count != 1)
-        return misfit(model, reterr, "input", "a classifier has one input, this model has %d", ports->input_count);
+        return sp_model_misfit(model, reterr, "input", "a classifier or detector has one input, this model has %d",
+                      ports->input_count);
     if (model->input_index < 0)
-        return misfit(model, reterr, "input", "the model's input is called '%s'", ports->inputs[0].name);
+        return sp_model_misfit(model, reterr, "input", "the model's input is called '%s'", ports->inputs[0].name);
     if (model->output_index < 0 || ports->output_count < 1)
-        return misfit(model, reterr, "output", "the model has no output '%s'", model->output);
+        return sp_model_misfit(model, reterr, "output", "the model has no output '%s'", model->output);
     return SP_OK;
 }
 
@@ -329,26 +328,27 @@ static sp_status fit_input(sp_model *model, const sp_engine_port *port, sp_error
 {
     sp_prep_spec *prep = &model->prep;
     if (port->rank != 4 || (port->dims[1] != 3 && port->dims[1] != -1))
-        return misfit(model, reterr, "input", "'%s' is not [N, 3, H, W]", port->name);
+        return sp_model_misfit(model, reterr, "input", "'%s' is not [N, 3, H, W]", port->name);
     if (port->dtype != SP_ENGINE_F32 && port->dtype != SP_ENGINE_F16)
-        return misfit(model, reterr, "input", "'%s' is of ONNX type %d; f32 and f16 can be filled", port->name,
+        return sp_model_misfit(model, reterr, "input", "'%s' is of ONNX type %d; f32 and f16 can be filled", port->name,
                       port->dtype);
     if (port->dims[0] != -1 && port->dims[0] != 1)
-        return misfit(model, reterr, "input", "'%s' has a fixed batch of %lld; make it 1 or dynamic", port->name,
+        return sp_model_misfit(model, reterr, "input", "'%s' has a fixed batch of %lld; make it 1 or dynamic", port->name,
                       (long long)port->dims[0]);
     if ((model->given & SP_GIVEN_DTYPE) && prep->dtype != port->dtype)
-        return misfit(model, reterr, "preprocess.dtype", "is not the type of '%s'", port->name);
+        return sp_model_misfit(model, reterr, "preprocess.dtype", "is not the type of '%s'", port->name);
     prep->dtype = (uint8_t)port->dtype;
     int64_t h = port->dims[2], w = port->dims[3];
     bool fixed = h > 0 && w > 0 && h <= UINT16_MAX && w <= UINT16_MAX;
     if (!(model->given & SP_GIVEN_CROP)) {
-        bool from_resize = !fixed && (model->given & SP_GIVEN_RESIZE) && prep->fit != SP_FIT_SHORT_SIDE;
+        bool from_resize =
+            !fixed && (model->given & SP_GIVEN_RESIZE) && (prep->fit & ~SP_FIT_BGR) != SP_FIT_SHORT_SIDE;
         if (!fixed && !from_resize)
-            return misfit(model, reterr, "preprocess.crop", "is needed: the model takes pictures of any size");
+            return sp_model_misfit(model, reterr, "preprocess.crop", "is needed: the model takes pictures of any size");
         prep->crop_w = fixed ? (uint16_t)w : prep->resize_w;
         prep->crop_h = fixed ? (uint16_t)h : prep->resize_h;
     } else if ((h > 0 && h != prep->crop_h) || (w > 0 && w != prep->crop_w)) {
-        return misfit(model, reterr, "preprocess.crop", "is %dx%d, the model takes %lldx%lld", prep->crop_w,
+        return sp_model_misfit(model, reterr, "preprocess.crop", "is %dx%d, the model takes %lldx%lld", prep->crop_w,
                       prep->crop_h, (long long)w, (long long)h);
     }
     if (port->dims[0] == 1)
@@ -363,7 +363,7 @@ static void fill_prep(sp_model *model)
     static const float imagenet_mean[3] = { 0.485f, 0.456f, 0.406f }, imagenet_std[3] = { 0.229f, 0.224f, 0.225f };
     sp_prep_spec *prep = &model->prep;
     if (!(model->given & SP_GIVEN_RESIZE)) {
-        bool whole = prep->fit != SP_FIT_SHORT_SIDE;
+        bool whole = (prep->fit & ~SP_FIT_BGR) != SP_FIT_SHORT_SIDE;
         int side = SP_MIN(prep->crop_w, prep->crop_h) * 256 / 224;
         prep->resize_w =
             whole ? prep->crop_w : (uint16_t)SP_MIN(SP_MAX(side, SP_MAX(prep->crop_w, prep->crop_h)), UINT16_MAX);
@@ -386,7 +386,7 @@ static void fill_prep(sp_model *model)
 static sp_status fit_output(sp_model *model, const sp_engine_port *port, sp_error *reterr)
 {
     if (port->dtype != SP_ENGINE_F32 && port->dtype != SP_ENGINE_F16)
-        return misfit(model, reterr, "output", "'%s' is of ONNX type %d; f32 and f16 can be read", port->name,
+        return sp_model_misfit(model, reterr, "output", "'%s' is of ONNX type %d; f32 and f16 can be read", port->name,
                       port->dtype);
     int64_t classes = port->rank >= 2 ? port->dims[1] : -1;
     for (int i = 2; i < port->rank; i++)
@@ -395,9 +395,9 @@ static sp_status fit_output(sp_model *model, const sp_engine_port *port, sp_erro
     if (classes == -1 && port->rank >= 2 && port->dims[1] == -1 && model->label_count > 0)
         classes = model->label_count; /* an export that lost its shape; the run will tell whether it is true */
     if (classes < 2 || classes > SP_LIMIT_CLASSES)
-        return misfit(model, reterr, "output", "'%s' is not [N, classes]", port->name);
+        return sp_model_misfit(model, reterr, "output", "'%s' is not [N, classes]", port->name);
     if (model->label_count && model->label_count != (uint64_t)classes)
-        return misfit(model, reterr, "labels", "%u labels, '%s' has %lld classes", model->label_count, port->name,
+        return sp_model_misfit(model, reterr, "labels", "%u labels, '%s' has %lld classes", model->label_count, port->name,
                       (long long)classes);
     if (port->dims[0] == 1)
         model->max_batch = 1;
@@ -407,10 +407,12 @@ static sp_status fit_output(sp_model *model, const sp_engine_port *port, sp_erro
 
 sp_status sp_model_fit(sp_model *model, const sp_engine_ports *ports, sp_error *reterr)
 {
+    if (model->task == SP_MODEL_DETECT)
+        sp_detect_defaults(model);
     sp_status s = fit_names(model, ports, reterr);
     if (!s)
         s = fit_input(model, &ports->inputs[model->input_index], reterr);
-    if (!s)
+    if (!s && model->task == SP_MODEL_CLASSIFY)
         s = fit_output(model, &ports->outputs[model->output_index], reterr);
     if (!s)
         fill_prep(model);

@@ -136,7 +136,7 @@ def test_without_a_description_the_defaults_are_imagenets(tmp_path, asset, dtype
 
 @pytest.mark.parametrize("settings, words", [
     ({"taks": "classify"}, ["spillway.json", "taks"]),
-    ({"task": "detect"}, ["spillway.json", "task", "classify"]),
+    ({"task": "read"}, ["spillway.json", "task", "classify, detect"]),
     ({"preprocess": {"filter": "nearest"}}, ["preprocess.filter", "bilinear, bicubic, plain"]),
     ({"preprocess": {"std": [1, 0, 1]}}, ["preprocess.std", "other than 0"]),
     ({"preprocess": {"mean": [1, 2]}}, ["preprocess.mean", "three"]),
