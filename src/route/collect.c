@@ -77,11 +77,11 @@ static bool output_is_sane(const sp_request *request, const sp_completion *done)
 
 static void name_the_link(const sp_worker *worker, const sp_link *link, sp_answer *answer)
 {
-    (void)snprintf(answer->link, sizeof(answer->link), "%s", link->name);
-    (void)snprintf(answer->device, sizeof(answer->device), "%s", worker->card.device);
-    (void)snprintf(answer->precision, sizeof(answer->precision), "%s", worker->card.precision);
-    (void)snprintf(answer->version, sizeof(answer->version), "%s", worker->card.version);
-    (void)snprintf(answer->engine, sizeof(answer->engine), "%s", worker->card.engine);
+    sp_text_copy(answer->link, sizeof(answer->link), link->name);
+    sp_text_copy(answer->device, sizeof(answer->device), worker->card.device);
+    sp_text_copy(answer->precision, sizeof(answer->precision), worker->card.precision);
+    sp_text_copy(answer->version, sizeof(answer->version), worker->card.version);
+    sp_text_copy(answer->engine, sizeof(answer->engine), worker->card.engine);
 }
 
 static sp_status take_boxes(const sp_worker *worker, sp_answer *answer, const uint8_t *source, uint32_t size_bytes)

@@ -245,29 +245,27 @@ static void count_skips(sp_house *house, const sp_request *request, const sp_pic
     house->links[request->chain->entries[pick->entry].link].last_skip = SP_SKIP_NONE;
 }
 
-static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request)
+static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request, const sp_pick *pick)
 {
-    sp_pick pick;
-    sp_chain_pick(house, request, false, &pick);
-    if (!pick.possible) {
+    if (!pick->possible) {
         sp_queue_remove(queue, request);
-        answer_exhausted(request, &pick);
+        answer_exhausted(request, pick);
         return REMOVED;
     }
-    if (decode_comes_first(request, &pick)) {
+    if (decode_comes_first(request, pick)) {
         sp_queue_remove(queue, request);
         begin_decode(request);
         return REMOVED;
     }
-    if (pick.entry < 0 || (sp_chain_wants_output(request, pick.entry) && !has_output(request))) {
-        if (pick.wake_ns != request->wake_ns) {
-            request->wake_ns = pick.wake_ns;
+    if (pick->entry < 0 || (sp_chain_wants_output(request, pick->entry) && !has_output(request))) {
+        if (pick->wake_ns != request->wake_ns) {
+            request->wake_ns = pick->wake_ns;
             sp_dispatch_arm(request);
         }
         return WAITS;
     }
-    count_skips(house, request, &pick);
-    return give(queue, request, pick.worker, pick.entry, pick.key);
+    count_skips(house, request, pick);
+    return give(queue, request, pick->worker, pick->entry, pick->key);
 }
 
 /* A step of its own that nobody can do: a picture that no codec here reads may still be read by a remote. */
@@ -319,7 +317,11 @@ static verdict try_one(sp_house *house, sp_queue *queue, sp_request *request)
             return REMOVED;
         }
     }
-    return is_pool(request->op) ? try_pool(house, queue, request) : try_chain(house, queue, request);
+    if (is_pool(request->op))
+        return try_pool(house, queue, request);
+    sp_pick pick;
+    sp_chain_pick(house, request, false, &pick);
+    return try_chain(house, queue, request, &pick);
 }
 
 static bool may_do(const sp_worker *worker, const sp_request *request)
@@ -395,11 +397,22 @@ void sp_dispatch_run(sp_house *house)
 
 void sp_dispatch_submit(sp_request *request)
 {
+    sp_house *house = request->house;
+    sp_pick pick;
+    bool weighed = false;
     sp_chain_judge_payload(request);
-    if (!sp_shed_admit(request))
+    if (!sp_shed_admit(request, &pick, &weighed))
         return;
     sp_dispatch_go_on(request);
-    sp_dispatch_run(request->house);
+    sp_queue *queue = &house->queues[request->op];
+    if (is_pool(request->op) || queue->count > 1 || house->suspects[request->op].count || house->poison.count) {
+        sp_dispatch_run(house);
+        return;
+    }
+    /* Nobody is before it: given at once, by what has been weighed for shedding already. */
+    if (!weighed)
+        sp_chain_pick(house, request, false, &pick);
+    (void)try_chain(house, queue, request, &pick);
 }
 
 int64_t sp_dispatch_hook(void *context)

@@ -5,6 +5,7 @@
 #ifndef SP_ROUTE_DISPATCH_H
 #define SP_ROUTE_DISPATCH_H
 
+#include "route/chain.h"
 #include "route/internal.h"
 
 /* dispatch.c */
@@ -42,7 +43,8 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
 void sp_dispatch_expire(sp_timer *timer, void *context); /* a request's timer fired */
 void sp_dispatch_withdraw(sp_request *request);          /* out of its queue, its leases cancelled */
 
-/* shed.c: can it still be answered in time, behind all that waits? False: it was answered (SP_BUSY, deadline_shed). */
-bool sp_shed_admit(sp_request *request);
+/* shed.c: can it still be answered in time, behind all that waits? False: it was answered (SP_BUSY, deadline_shed).
+ * *ret_weighed: its chain had to be weighed for that, and *ret_pick says how it came out. */
+bool sp_shed_admit(sp_request *request, sp_pick *ret_pick, bool *ret_weighed);
 
 #endif

@@ -12,11 +12,20 @@
 #include "worker/slot.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/types.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
 #endif
+
+/* Cut to what fits. A dozen of these a request: snprintf was a seventh of what a request costs here. */
+static inline void sp_text_copy(char *dst, size_t size, const char *src)
+{
+    size_t length = strnlen(src, size - 1);
+    memcpy(dst, src, length);
+    dst[length] = 0;
+}
 
 /* --- one worker process ---------------------------------------------------------------------------------------- */
 

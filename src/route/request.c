@@ -165,7 +165,7 @@ static void take_facts(sp_request *request, const sp_request_params *params)
 
 static void copy_text(char *dst, size_t size, const char *src)
 {
-    (void)snprintf(dst, size, "%s", src ? src : "");
+    sp_text_copy(dst, size, src ? src : "");
 }
 
 static void fill_shared(sp_request *request, const sp_request_params *params)
@@ -254,7 +254,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
         sp_loaded_join(request, model);
         sp_infer_begin(request, params);
     }
-    (void)snprintf(request->answer.model, sizeof(request->answer.model), "%s", params->model ? params->model : "");
+    copy_text(request->answer.model, sizeof(request->answer.model), params->model);
     house->open_count++;
     *ret_request = request;
     return SP_OK;
@@ -459,8 +459,8 @@ sp_attempt *sp_request_attempt_add(sp_request *request, const char *link, sp_sta
         answer->attempt_count++;
     sp_attempt *attempt = &answer->attempts[answer->attempt_count - 1];
     *attempt = (sp_attempt){ .status = status, .start_ns = start_ns, .end_ns = sp_clock_now_ns() };
-    (void)snprintf(attempt->link, sizeof(attempt->link), "%s", link);
-    (void)snprintf(attempt->reason, sizeof(attempt->reason), "%s", reason);
+    sp_text_copy(attempt->link, sizeof(attempt->link), link);
+    sp_text_copy(attempt->reason, sizeof(attempt->reason), reason);
     return attempt;
 }
 

@@ -52,17 +52,17 @@ static int64_t expected_ns(sp_house *house, sp_request *request, const sp_pick *
     return quickest_ns + (int64_t)((ahead_of(house, request) + in_flight) / per_ns);
 }
 
-bool sp_shed_admit(sp_request *request)
+bool sp_shed_admit(sp_request *request, sp_pick *ret_pick, bool *ret_weighed)
 {
     sp_house *house = request->house;
     /* A served model's queue is its worker's, with a policy of its own; how fast it goes is not seen from here. */
     if (request->task == SP_TASK_SEND || request->model || request->internal || house->active[request->task] < 2)
         return true;
-    sp_pick pick;
-    sp_chain_pick(house, request, false, &pick);
-    if (!pick.possible)
+    sp_chain_pick(house, request, false, ret_pick);
+    *ret_weighed = true;
+    if (!ret_pick->possible)
         return true; /* its own answer says why */
-    int64_t needs_ns = expected_ns(house, request, &pick);
+    int64_t needs_ns = expected_ns(house, request, ret_pick);
     int64_t left_ns = request->shared->deadline_ns - sp_clock_now_ns();
     if (needs_ns <= left_ns)
         return true;
