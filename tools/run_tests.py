@@ -54,6 +54,7 @@ def environment(args):
         env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1:"
                        f"suppressions={ROOT}/tools/tsan.supp")
     if args.sanitizer:
+        env["TBB_ENABLE_SANITIZERS"] = "1"  # OpenVINO's: else it opens a library in a way that the sanitizers abort on
         env["SPILLWAY_SANITIZER"] = args.sanitizer  # a test that cannot run under it says so and skips
     return env
 

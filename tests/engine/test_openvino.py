@@ -24,6 +24,8 @@ def engine(tmp_path_factory):
     try:
         got, = cases.engine_answers([(identity(where, 1, [1]), [np.zeros(1, np.float32)])], where, "openvino")
     except AssertionError as error:
+        if error.args[0][0] != 3:  # 3: the plug-in could not be opened
+            raise
         pytest.skip(f"no openvino plug-in: {error}")
     if "library missing" in str(got):
         pytest.skip(str(got))
