@@ -48,8 +48,8 @@ static sp_status check_port(const sp_model *model, const sp_engine_ports *ports,
 static sp_status find_ssd(sp_detect_decoder *d, const sp_engine_ports *ports, sp_error *reterr)
 {
     const sp_detect_settings *settings = &d->model->detect;
-    int boxes = *settings->boxes_output ? sp_model_port(ports->outputs, ports->output_count, settings->boxes_output) : -1;
-    int scores = *settings->scores_output ? sp_model_port(ports->outputs, ports->output_count, settings->scores_output) : -1;
+    int boxes = *settings->boxes_output ? sp_model_find_port(ports->outputs, ports->output_count, settings->boxes_output) : -1;
+    int scores = *settings->scores_output ? sp_model_find_port(ports->outputs, ports->output_count, settings->scores_output) : -1;
     if (*settings->boxes_output && boxes < 0)
         return sp_model_misfit(d->model, reterr, "detect.boxes_output", "the model has no output '%s'", settings->boxes_output);
     if (*settings->scores_output && scores < 0)

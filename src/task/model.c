@@ -301,7 +301,7 @@ sp_status sp_model_misfit(const sp_model *model, sp_error *reterr, const char *k
     return SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s: %s: %s", model->settings_path, key, what);
 }
 
-int sp_model_port(const sp_engine_port *ports, int count, const char *name)
+int sp_model_find_port(const sp_engine_port *ports, int count, const char *name)
 {
     for (int i = 0; i < count; i++)
         if (strcmp(ports[i].name, name) == 0)
@@ -311,8 +311,8 @@ int sp_model_port(const sp_engine_port *ports, int count, const char *name)
 
 static sp_status fit_names(sp_model *model, const sp_engine_ports *ports, sp_error *reterr)
 {
-    model->input_index = model->input[0] ? sp_model_port(ports->inputs, ports->input_count, model->input) : 0;
-    model->output_index = model->output[0] ? sp_model_port(ports->outputs, ports->output_count, model->output) : 0;
+    model->input_index = model->input[0] ? sp_model_find_port(ports->inputs, ports->input_count, model->input) : 0;
+    model->output_index = model->output[0] ? sp_model_find_port(ports->outputs, ports->output_count, model->output) : 0;
     if (ports->input_count != 1)
         return sp_model_misfit(model, reterr, "input", "a classifier or detector has one input, this model has %d",
                       ports->input_count);

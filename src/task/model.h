@@ -122,7 +122,7 @@ sp_status sp_model_list(const char *repository, sp_model_names *ret_names, sp_er
 
 /* Internal to this room: "<settings file>: <key>: <what>" as SP_INVALID; the number of the port of that name, or -1. */
 sp_status sp_model_misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...) SP_PRINTF(4, 5);
-int sp_model_port(const sp_engine_port *ports, int count, const char *name);
+int sp_model_find_port(const sp_engine_port *ports, int count, const char *name);
 
 /* Internal to this room: what the head's own training code does before its model, where spillway.json is silent
  * (detect_settings.c). */
