@@ -47,6 +47,7 @@ static sp_status map_house(sp_maps *maps, int request_fd, int worker_fd, sp_erro
     maps->house = (sp_house_page *)(void *)memory;
     maps->requests = (const sp_slot_request *)(void *)(memory + SP_REQUEST_MEMFD_REQUESTS_OFFSET);
     maps->inline_bodies = memory + SP_REQUEST_MEMFD_BODIES_OFFSET;
+    maps->heads = memory + SP_REQUEST_MEMFD_HEADS_OFFSET;
     if (maps->house->abi != SP_SLOT_ABI)
         return SP_FAIL(reterr, SP_INTERNAL, "the gateway speaks slot protocol %u, this worker %u", maps->house->abi, SP_SLOT_ABI);
     s = map_whole(worker_fd, SP_WORKER_MEMFD_BYTES, PROT_READ | PROT_WRITE, &memory, &size, reterr);
@@ -120,18 +121,15 @@ sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr)
     }
 }
 
-sp_status sp_maps_payload(sp_maps *maps, uint32_t slot, sp_view *ret_payload, sp_error *reterr)
+static sp_status map_body(sp_maps *maps, uint32_t slot, sp_view *ret_body, sp_error *reterr)
 {
     const sp_slot_request *request = &maps->requests[slot];
     sp_slot_map *map = &maps->slots[slot];
-    uint64_t offset = request->payload_offset, size = request->payload_bytes, all = request->body_bytes;
-    if (offset > all || size > all - offset)
-        return SP_FAIL(reterr, SP_INTERNAL, "payload %llu+%llu lies outside a body of %llu bytes", (unsigned long long)offset,
-                       (unsigned long long)size, (unsigned long long)all);
+    uint64_t all = request->body_bytes;
     if (!request->body_in_memfd) {
         if (all > SP_LIMIT_SLOT_INLINE_BYTES)
             return SP_FAIL(reterr, SP_INTERNAL, "an inline body of %llu bytes", (unsigned long long)all);
-        *ret_payload = sp_view_make(maps->inline_bodies + (size_t)slot * SP_LIMIT_SLOT_INLINE_BYTES + offset, size);
+        *ret_body = sp_view_make(maps->inline_bodies + (size_t)slot * SP_LIMIT_SLOT_INLINE_BYTES, all);
         return SP_OK;
     }
     if (map->body_serial != request->body_memfd_serial || map->body_fd < 0)
@@ -141,8 +139,53 @@ sp_status sp_maps_payload(sp_maps *maps, uint32_t slot, sp_view *ret_payload, sp
         if (s)
             return s;
     }
-    *ret_payload = sp_view_make(map->body + offset, size);
+    *ret_body = sp_view_make(map->body, all);
     return SP_OK;
+}
+
+sp_status sp_maps_payload(sp_maps *maps, uint32_t slot, sp_view *ret_payload, sp_error *reterr)
+{
+    const sp_slot_request *request = &maps->requests[slot];
+    uint64_t offset = request->payload_offset, size = request->payload_bytes, all = request->body_bytes;
+    if (offset > all || size > all - offset)
+        return SP_FAIL(reterr, SP_INTERNAL, "payload %llu+%llu lies outside a body of %llu bytes", (unsigned long long)offset,
+                       (unsigned long long)size, (unsigned long long)all);
+    sp_view body;
+    sp_status s = map_body(maps, slot, &body, reterr);
+    if (!s)
+        *ret_payload = sp_view_make(body.data + offset, size);
+    return s;
+}
+
+sp_status sp_maps_body(sp_maps *maps, uint32_t slot, sp_view *ret_body, sp_error *reterr)
+{
+    const sp_slot_map *map = &maps->slots[slot];
+    const sp_slot_request *request = &maps->requests[slot];
+    bool sent = !request->body_in_memfd || (map->body_fd >= 0 && map->body_serial == request->body_memfd_serial);
+    *ret_body = (sp_view){ 0 };
+    return sent || map->output_fd < 0 ? map_body(maps, slot, ret_body, reterr) : SP_OK;
+}
+
+const sp_infer_head *sp_maps_infer_head(const sp_maps *maps, uint32_t slot)
+{
+    return (const sp_infer_head *)(const void *)(maps->heads + (size_t)slot * SP_INFER_HEAD_STRIDE);
+}
+
+uint8_t *sp_maps_answer(sp_maps *maps, uint32_t slot)
+{
+    uint8_t *answer = maps->answers + (size_t)slot * SP_ANSWER_STRIDE;
+    size_t touched = maps->answers_touched[slot];
+    if (touched > SP_ANSWER_KEEP_BYTES) {
+        /* Best effort: what stays is memory that is used again. */
+        (void)madvise(answer + SP_ANSWER_KEEP_BYTES, SP_ALIGN_UP(touched - SP_ANSWER_KEEP_BYTES, (size_t)4096), MADV_REMOVE);
+        maps->answers_touched[slot] = SP_ANSWER_KEEP_BYTES;
+    }
+    return answer;
+}
+
+void sp_maps_answered(sp_maps *maps, uint32_t slot, size_t touched_bytes)
+{
+    maps->answers_touched[slot] = SP_MAX(maps->answers_touched[slot], SP_MIN(touched_bytes, SP_ANSWER_STRIDE));
 }
 
 static sp_slot_map *output_of(sp_maps *maps, uint32_t slot, uint32_t serial)

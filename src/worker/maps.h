@@ -28,8 +28,10 @@ typedef struct sp_maps {
     sp_house_page *house; /* only gateway_sleeping is ever written: it is a hint */
     const sp_slot_request *requests;
     const uint8_t *inline_bodies;
+    const uint8_t *heads; /* SP_INFER_HEAD_STRIDE apart */
     sp_worker_page *page;
     uint8_t *answers;
+    size_t answers_touched[SP_LIMIT_SLOTS]; /* bytes of each answer that may have pages */
     sp_slot_map slots[SP_LIMIT_SLOTS];
     /* A configuration has arrived: the callee takes the descriptor. NULL = this worker wants none. */
     void (*on_config)(void *context, uint32_t serial, int fd);
@@ -44,6 +46,17 @@ sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr);
 
 /* The payload of the slot's request. SP_INTERNAL when its descriptor never came or its numbers do not fit. */
 sp_status sp_maps_payload(sp_maps *maps, uint32_t slot, sp_view *ret_payload, sp_error *reterr);
+
+/* All of its body, for operations that count from its start. Empty when there is none but an earlier link's output. */
+sp_status sp_maps_body(sp_maps *maps, uint32_t slot, sp_view *ret_body, sp_error *reterr);
+
+/* How an inference was understood by the gateway: read-only memory that stays as it is while the slot is leased. */
+const sp_infer_head *sp_maps_infer_head(const sp_maps *maps, uint32_t slot);
+
+/* Where the slot's answer goes: SP_ANSWER_STRIDE bytes. What the last one touched beyond SP_ANSWER_KEEP_BYTES is given back
+ * first. And: this answer has touched so many bytes. */
+uint8_t *sp_maps_answer(sp_maps *maps, uint32_t slot);
+void sp_maps_answered(sp_maps *maps, uint32_t slot, size_t touched_bytes);
 
 /* The first `size_bytes` of the slot's output, for reading. */
 sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr);

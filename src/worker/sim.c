@@ -177,6 +177,23 @@ sp_status sp_sim_load(sp_sim *sim, uint64_t file_bytes, sp_error *reterr)
     return s;
 }
 
+sp_status sp_sim_take(sp_sim *sim, uint64_t bytes, sp_error *reterr)
+{
+    (void)pthread_mutex_lock(&sim->lock);
+    sp_status s = ask_memory(sim, bytes, sim->model_bytes, 0, reterr);
+    if (!s)
+        sim->model_bytes += bytes;
+    (void)pthread_mutex_unlock(&sim->lock);
+    return s;
+}
+
+void sp_sim_drop(sp_sim *sim, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&sim->lock);
+    sim->model_bytes -= SP_MIN(bytes, sim->model_bytes);
+    (void)pthread_mutex_unlock(&sim->lock);
+}
+
 int sp_sim_batch(const sp_sim *sim)
 {
     return sim->script.batch;

@@ -39,6 +39,10 @@ void sp_sim_free(sp_sim *sim); /* NULL is fine */
  * selectors' clock begins here. */
 sp_status sp_sim_load(sp_sim *sim, uint64_t file_bytes, sp_error *reterr);
 
+/* Memory of served models, beside the device's own model's. SP_NOMEM (code "oom"). */
+sp_status sp_sim_take(sp_sim *sim, uint64_t bytes, sp_error *reterr);
+void sp_sim_drop(sp_sim *sim, uint64_t bytes);
+
 int sp_sim_batch(const sp_sim *sim);
 int64_t sp_sim_latency_ns(const sp_sim *sim, int count); /* of a run without faults; 0 = not bound */
 

@@ -18,6 +18,7 @@ typedef struct sp_work_item {
     /* The kind sets: */
     sp_status status;
     sp_error error;
+    size_t answer_touched; /* bytes of `answer` that were written, if more than SP_ANSWER_KEEP_BYTES (an estimate from above) */
     sp_completion done; /* sizes and times; slot, lease, status, begun_ns are the loop's */
     void *own; /* an asynchronous kind's, while it has the item */
 } sp_work_item;
@@ -28,6 +29,7 @@ typedef struct sp_worker_config {
     const char *model_repository; /* directory, or NULL */
     const char *model;            /* name in it, or NULL = the kind's default */
     const char *plan;             /* measured plan of an earlier incarnation ("" = measure), opaque to the route */
+    uint64_t model_memory_bytes;  /* of all served models; 0 = a share of the machine's */
     bool require_sandbox;
     bool again;                   /* it is tried again after it failed: the same failure is not logged again */
     int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */
@@ -47,11 +49,43 @@ typedef struct sp_worker_async {
     void (*config)(void *state, uint32_t serial, int fd);
 } sp_worker_async;
 
+/* What a kind with queues of its own wants run now. */
+typedef struct sp_worker_batch {
+    int count;
+    sp_work_item *items[SP_LIMIT_BATCH];
+    void *own;         /* the kind's; NULL = nothing now. One without items is a chore */
+    int64_t due_ns;    /* own NULL: when something will be due although no lease comes and no batch ends; INT64_MAX = never */
+    int64_t budget_ns; /* before the watchdog asks, until the first sp_worker_stage; 0 = the default */
+    bool more;         /* another executor may find something too */
+    bool brief;        /* takes microseconds: the leader runs it without giving the lead away */
+} sp_worker_batch;
+
+/* A kind that keeps its leases in queues of its own (device): which ones run together, and when, is its business. All but
+ * `run` are called under one lock, from any executor. An item stays where it is until sp_worker_finish, which only these
+ * calls make, for items that they were given by `add`. */
+typedef struct sp_worker_queue {
+    int (*places)(const void *state); /* batches that may run at once, 1 .. SP_LIMIT_EXECUTORS - 1; constant after open */
+    /* A lease has come. It is not marked yet: of the slot only request, submission and sp_worker_infer_head are to be looked
+     * at. A refusal is a status and sp_worker_finish. */
+    void (*add)(void *state, sp_work_item *item, int64_t now_ns);
+    /* Withdrawn, or past its deadline, while it waited: to be forgotten. The loop answers it. */
+    void (*remove)(void *state, sp_work_item *item);
+    void (*next)(void *state, int executor, int64_t now_ns, sp_worker_batch *batch);
+    /* Without the lock: sets the status of each. Those that have one already (their bytes never came) are not to be run. */
+    void (*run)(void *state, int executor, sp_worker_batch *batch);
+    /* After run: sp_worker_finish for each item that may go back, sooner or later. */
+    void (*over)(void *state, int executor, sp_worker_batch *batch, int64_t now_ns);
+} sp_worker_queue;
+
 /* The item has its status; it goes back to the gateway when the kind's call is over, and is not to be touched again. */
 void sp_worker_finish(sp_work_item *item);
 
+/* The head of an INFER's or DETECT's slot, as the gateway wrote it: nothing in it is checked. */
+const sp_infer_head *sp_worker_infer_head(const sp_work_item *item);
+
 typedef struct sp_worker_kind {
     const char *name;
+    const sp_worker_queue *queue; /* NULL: run and choose; else they are not used */
     const sp_worker_async *async; /* NULL: run(). Else run and choose are not used, and card.executors x SP_LIMIT_BATCH
                                    * must be room for card.window */
     /* Loads what is needed, before the first lease. Fills *card (executors, max_batch, window at least). */

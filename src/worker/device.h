@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the device worker's files share: device.c (opening; the worker's own task, classify) and device_queue.c (who is next:
+ * that task or a served model). For these two alone. */
+#ifndef SP_WORKER_DEVICE_H
+#define SP_WORKER_DEVICE_H
+
+#include "base/metrics.h"
+#include "task/classify.h"
+#include "worker/batch_limit.h"
+#include "worker/device_plan.h"
+#include "worker/hall.h"
+#include "worker/sim.h"
+#include "worker/worker.h"
+
+#include <stdatomic.h>
+
+/* Leases of the own task that wait; the loop's queue lock guards it. */
+typedef struct sp_device_queue {
+    sp_work_item *waiting[SP_LIMIT_SLOTS];
+    int waiting_count;
+    int64_t wait_until_ns; /* a batch that is to fill is waited for until then; 0 = it is not */
+    uint32_t lanes_busy;   /* bits: lanes of the narrow session, or [0] the wide one */
+    int lane_of_batch[SP_LIMIT_EXECUTORS]; /* what a batch of the own task has for its own: a pointer in here */
+    int busy;              /* batches of any kind in hand */
+    bool hall_turn;        /* a served model is asked first */
+} sp_device_queue;
+
+typedef struct sp_device {
+    const sp_engine *engine;
+    sp_model *model; /* NULL: no task of its own */
+    sp_device_plan plan;
+    sp_device_sessions sessions;
+    sp_sim *sim; /* NULL = a real device */
+    sp_metric *mxcsr_repaired;
+    atomic_bool wide_busy;
+    _Atomic int64_t alone_ns[2]; /* averages of runs that were alone: [1] on the wide session, [0] on one thread */
+    atomic_uint alone_turns;
+    sp_batch_limit batch_limit;
+    sp_device_counters *counters;
+    int load_x8;            /* in-flight requests seen by choose(), an average; the loop's lead guards it */
+    int places;             /* batches at once, of all kinds */
+    sp_device_queue queue;
+    sp_hall *hall;
+} sp_device;
+
+/* device.c: as sp_worker_kind's choose and run; `lane` of the narrow session. */
+int sp_device_choose(sp_device *dev, int waiting, int busy, int64_t *ret_wait_ns);
+void sp_device_classify(sp_device *dev, int executor, int lane, sp_work_item **items, int count);
+void sp_device_publish_simulated(sp_device *dev);
+
+extern const sp_worker_queue sp_device_queue_calls; /* device_queue.c */
+
+#endif
