@@ -21,6 +21,7 @@ static const command commands[] = {
     { "config", sp_command_config, "check a configuration file, or show what it comes to" },
     { "token", sp_command_token, "make an access token" },
     { "doctor", sp_command_doctor, "show engines, devices and limits of this machine, and what is missing" },
+    { "inspect", sp_command_inspect, "show what a model of a Triton repository would be served as" },
     { "models", sp_command_models, "list the models that are here, or that can be pulled" },
     { "pull", sp_command_pull, "download a model of the catalogue" },
     { "bench", sp_command_bench, "put load on a server and measure it" },

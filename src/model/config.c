@@ -51,6 +51,14 @@ sp_status sp_model_config_read(const char *what, sp_view json, sp_model_config *
     return filled(what, status, document, ret_config, reterr);
 }
 
+sp_status sp_config_of_object(const char *what, const json_t *object, sp_model_config *ret_config, sp_error *reterr)
+{
+    SP_CLEANUP(sp_json_unrefp) json_t *document = NULL;
+    sp_status status = sp_document_of_object(what, object, &document, reterr);
+
+    return filled(what, status, document, ret_config, reterr);
+}
+
 static int append_chunk(const char *chunk, size_t bytes, void *context)
 {
     sp_buf_append(context, chunk, bytes);

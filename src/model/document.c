@@ -351,9 +351,17 @@ static sp_status read_message(json_reader *r, const sp_message *message, const j
     return SP_OK;
 }
 
-sp_status sp_document_of_json(const char *what, sp_view text, json_t **ret_document, sp_error *reterr)
+sp_status sp_document_of_object(const char *what, const json_t *object, json_t **ret_document, sp_error *reterr)
 {
     json_reader reader = { .what = what, .reterr = reterr };
+
+    if (!json_is_object(object))
+        return SP_FAIL(reterr, SP_INVALID, "%s: must be an object", what);
+    return read_message(&reader, &sp_schema_model_config, object, ret_document);
+}
+
+sp_status sp_document_of_json(const char *what, sp_view text, json_t **ret_document, sp_error *reterr)
+{
     json_error_t where;
 
     if (text.size_bytes > SP_LIMIT_MODEL_CONFIG_BYTES)
@@ -361,9 +369,7 @@ sp_status sp_document_of_json(const char *what, sp_view text, json_t **ret_docum
     SP_CLEANUP(sp_json_unrefp) json_t *root = json_loadb((const char *)text.data, text.size_bytes, JSON_REJECT_DUPLICATES, &where);
     if (!root)
         return SP_FAIL(reterr, SP_INVALID, "%s: no JSON: line %d, column %d: %.100s", what, where.line, where.column, where.text);
-    if (!json_is_object(root))
-        return SP_FAIL(reterr, SP_INVALID, "%s: must be an object", what);
-    return read_message(&reader, &sp_schema_model_config, root, ret_document);
+    return sp_document_of_object(what, root, ret_document, reterr);
 }
 
 /* --- kept fields, merging, printing ------------------------------------------------------------------------------------ */

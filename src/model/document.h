@@ -42,6 +42,7 @@ sp_status sp_value_put(const sp_message *message, const sp_field *field, json_t 
 /* Text and JSON to a document. Messages begin with "file:line: path: " and "what: path: ". */
 sp_status sp_document_of_text(const char *file, sp_view text, json_t **ret_document, sp_error *reterr);
 sp_status sp_document_of_json(const char *what, sp_view text, json_t **ret_document, sp_error *reterr);
+sp_status sp_document_of_object(const char *what, const json_t *object, json_t **ret_document, sp_error *reterr);
 
 /* Only the kept fields of it (schema.h), in the same places; NULL when there are none or memory is out (*ret_ok). */
 json_t *sp_document_kept(const sp_message *message, const json_t *document, bool *ret_ok);
