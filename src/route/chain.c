@@ -243,8 +243,9 @@ static sp_skip judge_for_now(sp_house *house, const sp_request *request, int e, 
 {
     const sp_chain_entry *entry = &request->chain->entries[e];
     sp_link *link = &house->links[entry->link];
-    bool allowed = sp_breaker_would_allow(&link->breaker, now_ns);
-    sp_link_note_breaker(link, now_ns);
+    bool allowed = sp_breaker_would_allow(sp_loaded_breaker(request, entry), now_ns);
+    if (!request->model)
+        sp_link_note_breaker(link, now_ns);
     if (!allowed && entry->worker < 0) {
         *ret_wake_ns = sp_breaker_retry_at(&link->breaker, now_ns);
         return SP_SKIP_BREAKER;

@@ -163,6 +163,10 @@ static sp_status examine(const sp_worker *worker, sp_request *request, const sp_
         /* That it does not let us in or lacks the model is the far house's trouble, not this client's. */
         status = status == SP_DENIED ? SP_UNAVAILABLE : status == SP_NOT_FOUND || status == SP_CONFLICT ? SP_UNSUPPORTED : status;
     }
+    if (given->op == SP_OP_INFER || given->op == SP_OP_DETECT) {
+        /* It was told to load it: that it has not is its trouble. */
+        status = status == SP_NOT_FOUND || status == SP_CONFLICT || status == SP_DENIED ? SP_UNAVAILABLE : status;
+    }
     if (status) {
         copy_error(worker, done, status, err);
         if (given->op == SP_OP_REMOTE)

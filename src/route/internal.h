@@ -62,6 +62,7 @@ typedef struct sp_lease {
     int8_t key;         /* of a remote; -1 = none */
     int16_t link;       /* index in house->links; -1 likewise */
     uint32_t ticket;
+    uint32_t model;     /* whose breaker there gave the ticket; 0 = the link's did */
     int64_t given_ns;
     int64_t overdue_ns; /* > 0: cancelled, must be back by then */
     int64_t deadline_ns; /* of this attempt */

@@ -99,7 +99,9 @@ static void engage_link(sp_request *request, sp_lease *lease, int64_t now_ns)
     const sp_chain_entry *entry = &request->chain->entries[lease->entry];
     sp_link *link = &house->links[entry->link];
     lease->link = (int16_t)entry->link;
-    lease->has_ticket = sp_breaker_allow(&link->breaker, now_ns, &lease->ticket); /* a demoted local link goes without */
+    lease->model = request->model ? request->model->id : 0;
+    /* a demoted local link goes without */
+    lease->has_ticket = sp_breaker_allow(sp_loaded_breaker(request, entry), now_ns, &lease->ticket);
     sp_limiter_begin(&link->limiter);
     link->in_flight++;
     sp_quota_reserve(house, request, entry, lease);
@@ -172,8 +174,26 @@ static void leave_live(const sp_worker *worker, sp_request *request)
     }
 }
 
-static void release_link(sp_house *house, const sp_lease *lease, sp_verdict verdict, int64_t run_begun_ns)
+/* Who gave the lease its ticket; NULL when that model is no more. */
+static sp_breaker *breaker_of(sp_worker *worker, const sp_lease *lease, sp_loaded **ret_model)
 {
+    *ret_model = lease->model ? sp_loaded_find(worker->house, lease->model) : NULL;
+    if (!lease->model)
+        return &worker->house->links[lease->link].breaker;
+    return *ret_model ? &(*ret_model)->places[worker->index].breaker : NULL;
+}
+
+static void tell_breaker(sp_worker *worker, const sp_lease *lease, sp_loaded *model, int64_t now_ns)
+{
+    if (model)
+        sp_loaded_note_breaker(model, worker->index, now_ns);
+    else
+        sp_link_note_breaker(&worker->house->links[lease->link], now_ns);
+}
+
+static void release_link(sp_worker *worker, const sp_lease *lease, sp_verdict verdict, int64_t run_begun_ns)
+{
+    sp_house *house = worker->house;
     sp_link *link = &house->links[lease->link];
     int64_t now_ns = sp_clock_now_ns(), took_ns = now_ns - lease->given_ns;
     link->in_flight--;
@@ -183,16 +203,18 @@ static void release_link(sp_house *house, const sp_lease *lease, sp_verdict verd
         sp_latency_add(&link->latency, took_ns);
         sp_metric_observe_ns(link->seconds_metric, took_ns);
     }
-    if (!lease->has_ticket)
+    sp_loaded *model;
+    sp_breaker *breaker = lease->has_ticket ? breaker_of(worker, lease, &model) : NULL;
+    if (!breaker)
         return;
     bool told = run_begun_ns && run_begun_ns == link->run_begun_ns; /* a batch is one event, not as many as it has items */
     if (verdict == SP_VERDICT_SILENT || verdict == SP_VERDICT_BUSY || told) {
-        sp_breaker_release(&link->breaker, lease->ticket);
+        sp_breaker_release(breaker, lease->ticket);
     } else {
         link->run_begun_ns = run_begun_ns;
-        sp_breaker_record(&link->breaker, lease->ticket, verdict == SP_VERDICT_GOOD, now_ns);
+        sp_breaker_record(breaker, lease->ticket, verdict == SP_VERDICT_GOOD, now_ns);
     }
-    sp_link_note_breaker(link, now_ns);
+    tell_breaker(worker, lease, model, now_ns);
 }
 
 void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdict, int64_t run_begun_ns)
@@ -203,7 +225,7 @@ void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdic
     if (request->model && lease->entry >= 0 && verdict == SP_VERDICT_GOOD)
         sp_latency_add(&request->model->places[worker->index].latency, sp_clock_now_ns() - lease->given_ns);
     if (lease->link >= 0)
-        release_link(worker->house, lease, verdict, run_begun_ns);
+        release_link(worker, lease, verdict, run_begun_ns);
     lease->number = 0;
     lease->live = false;
     worker->in_flight--;
@@ -220,11 +242,14 @@ void sp_lease_blame(sp_worker *worker, sp_request *request)
     sp_lease *lease = &worker->leases[request->slot];
     if (lease->link < 0 || !lease->has_ticket)
         return;
-    sp_link *link = &worker->house->links[lease->link];
+    sp_loaded *model;
+    sp_breaker *breaker = breaker_of(worker, lease, &model);
     int64_t now_ns = sp_clock_now_ns();
-    sp_breaker_record(&link->breaker, lease->ticket, false, now_ns);
+    if (breaker)
+        sp_breaker_record(breaker, lease->ticket, false, now_ns);
     lease->has_ticket = false;
-    sp_link_note_breaker(link, now_ns);
+    if (breaker)
+        tell_breaker(worker, lease, model, now_ns);
 }
 
 /* --- withdrawal -------------------------------------------------------------------------------------------------- */

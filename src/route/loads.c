@@ -187,7 +187,6 @@ static bool steps_are_settled(const sp_loaded *model, int worker)
 
 typedef struct asked {
     int loads, unloads;
-    bool alone; /* one that it crashed with before: nothing beside it */
 } asked;
 
 static asked count_asked(const sp_worker *worker)
@@ -198,7 +197,6 @@ static asked count_asked(const sp_worker *worker)
         const sp_place *place = &house->models.list[i]->places[worker->index];
         out.loads += place->state == SP_PLACE_LOADING;
         out.unloads += place->state == SP_PLACE_LEAVING;
-        out.alone |= place->state == SP_PLACE_LOADING && place->crashes;
     }
     return out;
 }
@@ -207,16 +205,42 @@ static bool give_one(sp_worker *worker, sp_loaded *model, asked *out)
 {
     const sp_place *place = &model->places[worker->index];
     bool there = place->state == SP_PLACE_READY || (place->state == SP_PLACE_FAILED && place->may_be_there);
-    if (there && model->forgotten && !model->open_count && out->unloads < SP_LIMIT_LOADS_AT_ONCE) {
+    if (there && model->forgotten && !model->open_count && out->unloads < SP_LIMIT_UNLOADS_AT_ONCE) {
         out->unloads++;
         return ask(worker, model, SP_OP_UNLOAD);
     }
-    if (place->state != SP_PLACE_EMPTY || !sp_loaded_coming_at(model, worker->index) || out->alone ||
-        out->loads >= (place->crashes ? 1 : SP_LIMIT_LOADS_AT_ONCE) || !steps_are_settled(model, worker->index))
+    if (place->state != SP_PLACE_EMPTY || !sp_loaded_coming_at(model, worker->index) ||
+        out->loads == SP_LIMIT_LOADS_AT_ONCE || !steps_are_settled(model, worker->index))
         return true;
     out->loads++;
-    out->alone = place->crashes > 0;
     return ask(worker, model, SP_OP_LOAD);
+}
+
+/* Requests wait for it, or for an ensemble of which it is a step. */
+static bool is_waited_for(const sp_loaded *model)
+{
+    const sp_house *house = model->house;
+    bool waited = model->open_count > 0;
+    for (int i = house->models.count - 1; i >= 0 && !waited; i--) {
+        const sp_loaded *other = house->models.list[i];
+        for (int k = 0; k < other->step_count && other->open_count && !waited; k++)
+            waited = other->steps[k] == model->id;
+    }
+    return waited;
+}
+
+/* What somebody waits for first, then the rest. */
+static void give_all(sp_worker *worker)
+{
+    sp_house *house = worker->house;
+    asked out = count_asked(worker);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < house->models.count; i++) {
+            sp_loaded *model = house->models.list[i];
+            if ((pass || is_waited_for(model)) && !give_one(worker, model, &out))
+                return;
+        }
+    }
 }
 
 void sp_models_turn(sp_house *house)
@@ -232,11 +256,7 @@ void sp_models_turn(sp_house *house)
             later(house);
             continue;
         }
-        asked out = count_asked(worker);
-        for (int i = 0; i < house->models.count; i++) {
-            if (!give_one(worker, house->models.list[i], &out))
-                break;
-        }
+        give_all(worker);
     }
     sp_models_sweep(house);
     sp_models_tell(house);

@@ -3,6 +3,7 @@
 #include "route/models.h"
 
 #include "base/clock.h"
+#include "base/event.h"
 #include "base/log.h"
 #include "route/dispatch.h"
 
@@ -168,6 +169,30 @@ void sp_loaded_leave(sp_request *request)
         request->house->models.due = true;
 }
 
+sp_breaker *sp_loaded_breaker(const sp_request *request, const sp_chain_entry *entry)
+{
+    sp_link *link = &request->house->links[entry->link];
+    if (!request->model || entry->worker < 0)
+        return &link->breaker;
+    sp_breaker *breaker = &request->model->places[entry->worker].breaker;
+    breaker->settings = link->breaker.settings;
+    return breaker;
+}
+
+void sp_loaded_note_breaker(sp_loaded *model, int worker, int64_t now_ns)
+{
+    sp_place *place = &model->places[worker];
+    if (place->breaker.state == place->breaker_told)
+        return;
+    place->breaker_told = place->breaker.state;
+    const char *name = model->house->workers[worker].name, *state = sp_breaker_state_name(place->breaker.state);
+    int64_t wait_ns = sp_breaker_retry_at(&place->breaker, now_ns) - now_ns;
+    sp_event_emit("model.breaker", "models", "", "{\"worker\":\"%s\",\"number\":%u,\"state\":\"%s\",\"retry_in_ms\":%lld}", name,
+                  model->id, state, (long long)(wait_ns / SP_NS_PER_MS));
+    sp_log(SP_LOG_WARN, "breaker of a model", SP_LOG_TEXT("worker", name), SP_LOG_INT("number", model->id),
+           SP_LOG_TEXT("state", state));
+}
+
 /* --- loading: what the caller is told ------------------------------------------------------------------------------ */
 
 typedef enum outlook { ASKED, COMING, SETTLED } outlook;
@@ -231,9 +256,13 @@ void sp_models_tell(sp_house *house)
 static void on_late(sp_timer *timer, void *context)
 {
     sp_loaded *model = context;
-    bool ready;
-    const sp_error *worst;
-    (void)look(model, &ready, &worst);
+    bool ready = false;
+    const sp_error *worst = NULL;
+    sp_error err = { 0 };
+    /* Behind other loads at a worker that is up: each of those ends in time, and so will this one. */
+    if (!model->told && look(model, &ready, &worst) == ASKED &&
+        !sp_loop_timer_set(model->house->loop, timer, sp_clock_now_ns() + model->timeout_ns, &err))
+        return;
     if (!model->told)
         tell(model, ready, worst, true);
     model->house->models.due = true;
@@ -279,6 +308,9 @@ sp_status sp_house_model_load(sp_house *house, uint32_t id, sp_view spec, int64_
         return SP_FAIL(reterr, SP_NOMEM, "no memory for a model");
     *model = (sp_loaded){ .house = house, .id = id, .timeout_ns = timeout_ns, .done = done, .context = context };
     model->timer = (sp_timer){ .fire = on_late, .context = model };
+    sp_breaker_settings settings = sp_breaker_settings_default();
+    for (int w = 0; w < SP_LIMIT_WORKERS; w++)
+        sp_breaker_init(&model->places[w].breaker, &settings);
     sp_buf_init(&model->spec, SP_LIMIT_LOAD_SPEC_BYTES);
     sp_buf_append(&model->spec, spec.data, spec.size_bytes);
     sp_status s = sp_buf_ok(&model->spec) ? SP_OK : SP_FAIL(reterr, SP_TOO_LARGE, "a load of %zu bytes", spec.size_bytes);

@@ -15,8 +15,10 @@
 /* Loaded versions at once. A repository has SP_LIMIT_MODELS models; during reloads, and with several versions, there are more. */
 #define SP_LIMIT_LOADED 1024
 
-/* LOADs (and, apart from them, UNLOADs) out at one worker. More would only share its cores and its disk, and each takes a slot. */
-#define SP_LIMIT_LOADS_AT_ONCE 4
+/* LOADs out at one worker: it does one after the other, so a second one would only use up its time by waiting. UNLOADs, which
+ * wait for what runs. Each takes a slot. */
+#define SP_LIMIT_LOADS_AT_ONCE 1
+#define SP_LIMIT_UNLOADS_AT_ONCE 4
 
 /* The text of one load: a configuration has at most SP_LIMIT_MODEL_CONFIG_BYTES, JSON escapes may make more of it. */
 #define SP_LIMIT_LOAD_SPEC_BYTES (4u * 1024 * 1024)
@@ -43,6 +45,8 @@ typedef struct sp_place {
     sp_answer_loaded loaded;
     sp_error error;
     sp_latency latency;
+    sp_breaker breaker; /* in place of its link's: a model that fails must not put the others last */
+    sp_breaker_state breaker_told;
 } sp_place;
 
 typedef struct sp_loaded {
@@ -56,8 +60,8 @@ typedef struct sp_loaded {
     sp_buf spec;
     int step_count;
     uint32_t steps[SP_LIMIT_ENSEMBLE_STEPS]; /* numbers of an ensemble's models */
-    int64_t timeout_ns;
-    sp_timer timer; /* until when `done` must be called */
+    int64_t timeout_ns; /* of one LOAD */
+    sp_timer timer;     /* `done` does not wait longer for workers that do not come up */
     sp_model_loaded_fn *done;
     void *context;
     sp_place places[SP_LIMIT_WORKERS];
@@ -83,6 +87,10 @@ void sp_models_worker_gone(sp_worker *worker); /* it has none of them any more. 
 /* A LOAD or UNLOAD was out at a worker that died: its request is closed in here. `counts`: against the model. */
 void sp_models_orphaned(sp_worker *worker, sp_request *request, bool counts);
 sp_status sp_models_take(const sp_worker *worker, sp_request *request, const sp_completion *done, sp_error *reterr);
+
+/* The breaker that judges a lease of `entry` for the request (its model's there, else the link's); a change is told. */
+sp_breaker *sp_loaded_breaker(const sp_request *request, const sp_chain_entry *entry);
+void sp_loaded_note_breaker(sp_loaded *model, int worker, int64_t now_ns);
 
 /* infer.c: what a worker answered, copied and checked. */
 sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_completion *done);

@@ -100,7 +100,8 @@ static void kill_worker(stage *s, const char *name)
 typedef struct asked {
     stage *s;
     sp_request *request;
-    int answers;
+    int answers, timeout_ms;
+    uint64_t sequence;
     sp_status status;
     char code[32], link[32];
     bool right; /* its own bytes came back, said to be what they are */
@@ -153,7 +154,7 @@ static sp_status ask(stage *s, asked *a, uint32_t id, sp_pin pin, const char *on
     int retry;
     int64_t now_ns = sp_clock_now_ns();
     const sp_request_params params = { .task = SP_TASK_INFER, .model_id = id, .pin = pin, .received_ns = now_ns,
-                                       .deadline_ns = now_ns + 5 * SP_NS_PER_S, .only_link = only };
+                                       .deadline_ns = now_ns + (a->timeout_ms ? a->timeout_ms : 5000) * MS, .only_link = only };
     a->s = s;
     a->bytes = a->bytes ? a->bytes : 16;
     a->fill = (uint8_t)(a->fill ? a->fill : 7);
@@ -166,6 +167,7 @@ static sp_status ask(stage *s, asked *a, uint32_t id, sp_pin pin, const char *on
     REQUIRE(room != NULL);
     memset(room, a->fill, a->bytes);
     fill_head(a->request, a->bytes, false);
+    sp_request_infer_head(a->request)->sequence_id = a->sequence;
     sp_request_submit(a->request, answered, a);
     return SP_OK;
 }
@@ -399,16 +401,34 @@ TEST(a_load_that_hangs_is_given_up_and_holds_up_nobody)
     asked a = { 0 };
     one(&s, &a, good);
     CHECK_INT(a.status, SP_OK);
-    uint32_t third = load(&s);
     CHECK_INT(t.count, 0);
     wait_told(&s, &t);
     CHECK_INT(t.status, SP_TIMEOUT);
     CHECK_TEXT(t.code, "load_timeout");
+    uint32_t third = load(&s);
     asked b = { 0 };
     one(&s, &b, third);
     CHECK_INT(b.status, SP_OK);
     sp_house_model_unload(s.house, bad);
     nothing_is_left(&s);
+    stage_close(&s);
+}
+
+TEST(loads_wait_for_their_turn_longer_than_one_may_take)
+{
+    stage s;
+    told all[6];
+    stage_open(&s, "cpu0", NULL, 0);
+    for (int i = 0; i < 6; i++) {
+        char script[32];
+        (void)snprintf(script, sizeof(script), "cpu0.load%d", i + 1);
+        stage_script(&s, script, "delay=100");
+        (void)begin_load(&s, "", 400, &all[i]);
+    }
+    for (int i = 0; i < 6; i++) {
+        wait_told(&s, &all[i]);
+        CHECK_INT(all[i].status, SP_OK);
+    }
     stage_close(&s);
 }
 
@@ -450,15 +470,19 @@ TEST(a_slow_load_after_a_restart_holds_up_its_own_requests_only)
     stage_script(&s, "cpu0.load1", "delay=500");
     kill_worker(&s, "cpu0");
     wait_place(&s, quick, "cpu0", SP_LOADED_LOADING);
-    asked waiting[100] = { 0 }, through = { 0 };
+    asked waiting[100] = { 0 }, through[2] = { 0 };
     int before = s.answered;
+    CHECK_INT(ask(&s, &through[0], quick, (sp_pin){ 0 }, NULL), SP_OK); /* somebody waits for this one: it is loaded first */
+    stage_wait(&s, before + 1, 10000);
+    CHECK_INT(through[0].status, SP_OK);
+    CHECK_INT(place(&s, slow, "cpu0").state, SP_LOADED_LOADING);
     for (int i = 0; i < 100; i++)
         CHECK_INT(ask(&s, &waiting[i], slow, (sp_pin){ 0 }, NULL), SP_OK);
-    CHECK_INT(ask(&s, &through, quick, (sp_pin){ 0 }, NULL), SP_OK);
-    stage_wait(&s, before + 1, 10000);
-    CHECK_INT(through.answers, 1);
-    CHECK_INT(through.status, SP_OK);
-    stage_wait(&s, before + 101, 10000);
+    CHECK_INT(ask(&s, &through[1], quick, (sp_pin){ 0 }, NULL), SP_OK);
+    stage_wait(&s, before + 2, 10000);
+    CHECK_INT(through[1].answers, 1);
+    CHECK_INT(through[1].status, SP_OK);
+    stage_wait(&s, before + 102, 10000);
     for (int i = 0; i < 100; i++)
         CHECK_INT(waiting[i].status, SP_OK);
     stage_close(&s);
@@ -561,6 +585,179 @@ TEST(a_pinned_request_goes_to_its_incarnation_or_is_told_that_it_is_lost)
     CHECK_INT(ask(&s, &after, id, first.pin, NULL), SP_OK);
     stage_wait(&s, before + 1, 10000);
     CHECK_TEXT(after.code, "sequence_lost");
+    nothing_is_left(&s);
+    stage_close(&s);
+}
+
+/* --- policy ------------------------------------------------------------------------------------------------------------ */
+
+TEST(a_model_that_fails_on_a_link_puts_no_other_model_last_there)
+{
+    stage s;
+    stage_open(&s, "cuda0,cpu0", NULL, 0);
+    uint32_t bad = load(&s), good = load(&s);
+    wait_place(&s, bad, "cpu0", SP_LOADED_READY);
+    wait_place(&s, good, "cpu0", SP_LOADED_READY);
+    stage_script(&s, "cuda0.infer1", "status=internal");
+    for (int i = 0; i < 8; i++) {
+        asked a = { 0 };
+        one(&s, &a, bad);
+        CHECK_INT(a.status, SP_OK);
+        CHECK_TEXT(a.link, "cpu0");
+    }
+    int tries = stage_log_count(&s, "cuda0 7 1 ");
+    CHECK_INT(tries, 5); /* then its breaker was open */
+    asked a = { 0 };
+    one(&s, &a, good);
+    CHECK_TEXT(a.link, "cuda0");
+    stage_close(&s);
+}
+
+TEST(tensors_that_end_two_workers_are_refused_and_nobody_else_with_them)
+{
+    stage s;
+    stage_open(&s, "cpu0", NULL, 0);
+    uint32_t id = load(&s);
+    stage_script(&s, "cpu0.infer1", "delay=20 segv@66");
+    static asked all[40];
+    memset(all, 0, sizeof(all));
+    for (int i = 0; i < 40; i++) {
+        all[i].fill = (uint8_t)(i == 5 ? 66 : 100 + i);
+        CHECK_INT(ask(&s, &all[i], id, (sp_pin){ 0 }, NULL), SP_OK);
+    }
+    stage_wait(&s, 40, 20000);
+    for (int i = 0; i < 40; i++) {
+        if (i == 5)
+            CHECK_TEXT(all[i].code, "crashed_model");
+        else
+            CHECK(all[i].status == SP_OK && all[i].right);
+    }
+    sp_worker_info info;
+    sp_house_worker_info(s.house, 0, &info);
+    CHECK_INT(info.restarts, 2);
+    asked again = { .fill = 66 };
+    one(&s, &again, id);
+    CHECK_TEXT(again.code, "crashed_model");
+    nothing_is_left(&s);
+    stage_close(&s);
+}
+
+TEST(a_slow_answer_is_hedged_but_never_that_of_a_sequence)
+{
+    stage s;
+    stage_open(&s, "cuda0,cpu0",
+               "workers: cuda0,cpu0\n"
+               "chains:\n"
+               "  infer: {links: [{name: cuda0, hedge: 30ms}, cpu0]}\n",
+               0);
+    uint32_t id = load(&s);
+    wait_place(&s, id, "cuda0", SP_LOADED_READY);
+    wait_place(&s, id, "cpu0", SP_LOADED_READY);
+    stage_script(&s, "cuda0.infer1", "delay=300");
+    asked a = { 0 }, b = { .sequence = 77 };
+    one(&s, &a, id);
+    CHECK_INT(a.status, SP_OK);
+    CHECK(a.right);
+    CHECK_TEXT(a.link, "cpu0");
+    one(&s, &b, id);
+    CHECK_INT(b.status, SP_OK);
+    CHECK_TEXT(b.link, "cuda0");
+    nothing_is_left(&s);
+    stage_close(&s);
+}
+
+TEST(a_deadline_and_a_withdrawal_give_the_slot_back)
+{
+    stage s;
+    stage_open(&s, "cpu0", NULL, 0);
+    uint32_t id = load(&s);
+    stage_script(&s, "cpu0.infer1", "delay=150");
+    asked late = { .timeout_ms = 50 }, gone = { 0 };
+    int before = s.answered;
+    CHECK_INT(ask(&s, &late, id, (sp_pin){ 0 }, NULL), SP_OK);
+    CHECK_INT(ask(&s, &gone, id, (sp_pin){ 0 }, NULL), SP_OK);
+    CHECK_INT(sp_house_model_open_count(s.house, id), 2);
+    stage_turn(&s, 20);
+    sp_request_cancel(gone.request);
+    CHECK_INT(sp_house_model_open_count(s.house, id), 1);
+    stage_wait(&s, before + 1, 5000);
+    CHECK_TEXT(late.code, "deadline");
+    CHECK_INT(gone.answers, 0);
+    CHECK_INT(sp_house_model_open_count(s.house, id), 0);
+    nothing_is_left(&s);
+    stage_close(&s);
+}
+
+TEST(a_reload_of_the_configuration_brings_models_to_new_links)
+{
+    stage s;
+    stage_open(&s, "cpu0,cpu1", "workers: cpu0,cpu1\nchains:\n  infer: {links: [cpu0]}\n  detect: {links: [cpu0]}\n", 0);
+    uint32_t id = load(&s);
+    stage_turn(&s, 50);
+    CHECK_INT(place(&s, id, "cpu1").state, SP_LOADED_ABSENT);
+    sp_config *config = stage_config("workers: cpu0,cpu1\nchains:\n  infer: {links: [cpu1, cpu0]}\n");
+    sp_house_reload(s.house, config);
+    sp_config_unref(config);
+    asked a = { 0 };
+    one(&s, &a, id); /* not held up: the other has it */
+    CHECK_INT(a.status, SP_OK);
+    wait_place(&s, id, "cpu1", SP_LOADED_READY);
+    asked b = { 0 };
+    one(&s, &b, id);
+    CHECK_TEXT(b.link, "cpu1");
+    stage_close(&s);
+}
+
+/* --- pictures ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct seen {
+    int answers;
+    sp_status status;
+    uint32_t count;
+    sp_answer_box box;
+    char link[32];
+} seen;
+
+static void boxes_answered(sp_request *request, const sp_answer *answer, void *context)
+{
+    seen *t = context;
+    t->answers++;
+    t->status = answer->status;
+    (void)snprintf(t->link, sizeof(t->link), "%s", answer->link);
+    if (answer->boxes) {
+        t->count = answer->boxes->count;
+        t->box = answer->boxes->boxes[0];
+    }
+    sp_request_close(request);
+}
+
+TEST(a_picture_is_decoded_to_pixels_and_boxes_come_back)
+{
+    stage s;
+    sp_error err = { 0 };
+    stage_open(&s, "codec0,cuda0,cpu0", NULL, 0);
+    uint32_t id = load(&s);
+    wait_place(&s, id, "cuda0", SP_LOADED_READY);
+    wait_place(&s, id, "cpu0", SP_LOADED_READY);
+    for (int i = 0; i < 2; i++) {
+        seen t = { 0 };
+        sp_request *request = NULL;
+        int retry;
+        int64_t now_ns = sp_clock_now_ns();
+        const sp_request_params params = { .task = SP_TASK_DETECT, .model_id = id, .received_ns = now_ns,
+                                           .deadline_ns = now_ns + 5 * SP_NS_PER_S };
+        stage_script(&s, "cuda0", i ? "status=unavailable" : "");
+        REQUIRE(sp_request_open(s.house, &params, &request, &retry, &err) == SP_OK);
+        REQUIRE(sp_request_append(request, "picture", 7, &err) == SP_OK);
+        sp_request_submit(request, boxes_answered, &t);
+        for (int64_t until_ns = now_ns + 5 * SP_NS_PER_S; !t.answers && sp_clock_now_ns() < until_ns;)
+            (void)sp_loop_turn(s.loop, 20 * MS, NULL);
+        CHECK_INT(t.status, SP_OK);
+        CHECK_INT(t.count, 1);
+        CHECK_TEXT(t.box.label, "cat");
+        CHECK(t.box.x1 == 4.0f); /* as wide as the decoded picture */
+        CHECK_TEXT(t.link, i ? "cpu0" : "cuda0");
+    }
     nothing_is_left(&s);
     stage_close(&s);
 }

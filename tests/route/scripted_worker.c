@@ -3,8 +3,8 @@
  * behind it. The route's tests name it as their program; its kind is only a name.
  *
  * Before each lease it reads $SPILLWAY_SCRIPTS/NAME (NAME.R for remote R of a net worker, NAME.load<N> for the LOAD of model
- * number N): words of
- *   status=WORD  delay=MS  retry=MS  units=N  p=0.7  model=NAME  deaf (ignores withdrawals)  die  segv
+ * number N, NAME.infer<N> for its tensors if there is one): words of
+ *   status=WORD  delay=MS  retry=MS  units=N  p=0.7  model=NAME  deaf (ignores withdrawals)  die  segv  segv@BYTE (a body that begins so)
  *   wrong=WHAT (an answer of tensors that lies: count, place, port, shape, size, steps, short)  steps=N
  * No file: everything succeeds at once. An INFER gives its inputs back; of a model that is not loaded it fails. Each lease is
  * also noted in $SPILLWAY_SCRIPTS/log: "NAME OP remote key body", where for models their number stands in place of the remote. */
@@ -78,6 +78,12 @@ static uint32_t model_of(const sp_submission *submission)
     return id ? (uint32_t)strtoul(id + 5, NULL, 10) % SP_ARRAY_LEN(loaded) : 0;
 }
 
+static int first_byte(const sp_submission *submission)
+{
+    sp_view body = { 0 };
+    return sp_maps_payload(&maps, submission->slot, &body, NULL) == SP_OK && body.size_bytes ? body.data[0] : -1;
+}
+
 static script read_script(const sp_submission *submission)
 {
     script s = { .p = 0.75 };
@@ -87,6 +93,11 @@ static script read_script(const sp_submission *submission)
         (void)snprintf(file, sizeof(file), "%s.%u", name, submission->remote);
     if (submission->op == SP_OP_LOAD)
         (void)snprintf(file, sizeof(file), "%s.load%u", name, model_of(submission));
+    if (submission->op == SP_OP_INFER) {
+        (void)snprintf(file, sizeof(file), "%s.infer%u", name, model_of(submission));
+        if (!read_file(file, text, sizeof(text)))
+            (void)snprintf(file, sizeof(file), "%s", name);
+    }
     (void)read_file(file, text, sizeof(text));
     for (char *word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save)) {
         if (strncmp(word, "status=", 7) == 0)
@@ -105,7 +116,7 @@ static script read_script(const sp_submission *submission)
             s.steps = (uint32_t)strtoul(word + 6, NULL, 10);
         s.deaf |= strcmp(word, "deaf") == 0;
         s.die |= strcmp(word, "die") == 0;
-        s.segv |= strcmp(word, "segv") == 0;
+        s.segv |= strcmp(word, "segv") == 0 || (strncmp(word, "segv@", 5) == 0 && first_byte(submission) == strtol(word + 5, NULL, 10));
     }
     return s;
 }
