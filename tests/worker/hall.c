@@ -1,0 +1,912 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The models that a device worker serves, over a steered engine (tests/task/fake): leases go in, batches come out, and this file
+ * is the loop: its calls that the kind makes are its own. */
+#include "base/clock.h"
+#include "base/fault.h"
+#include "model/card.h"
+#include "test.h"
+#include "worker/hall.h"
+#include "worker/kinds.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SLOTS  24
+#define VALUES (3 * 8 * 8)
+#define IMAGE  (VALUES * sizeof(float))
+
+/* --- the loop's side ------------------------------------------------------------------------------------------------- */
+
+typedef struct place {
+    sp_work_item item; /* first */
+    sp_slot_request request;
+    sp_submission submission;
+    sp_infer_head head;
+    uint8_t body[8 * IMAGE];
+    sp_buf text;
+    bool finished;
+    int order; /* of finishing */
+} place;
+
+static place places[SLOTS];
+static uint8_t *answers;
+static bool cancelled[SLOTS];
+static int finished_count;
+static sp_worker_page page;
+static sp_error ended;
+
+void sp_worker_stage(int executor, sp_stage stage, int64_t budget_ns)
+{
+    (void)executor, (void)stage, (void)budget_ns;
+}
+
+bool sp_work_item_cancelled(const sp_work_item *item)
+{
+    return cancelled[(const place *)(const void *)item - places];
+}
+
+sp_worker_page *sp_worker_page_now(void)
+{
+    return &page;
+}
+
+void sp_worker_end_after_batch(const sp_error *why)
+{
+    ended = *why;
+}
+
+void sp_worker_finish(sp_work_item *item)
+{
+    place *at = (place *)(void *)item;
+    CHECK(!at->finished);
+    at->finished = true;
+    at->order = finished_count++;
+}
+
+const sp_infer_head *sp_worker_infer_head(const sp_work_item *item)
+{
+    return &((const place *)(const void *)item)->head;
+}
+
+static sp_hall *hall;
+static _Atomic int *run_count;
+static int *runs;
+static char folder[64];
+
+static sp_work_item *submit(int slot, sp_op op)
+{
+    place *at = &places[slot];
+    at->submission.op = op;
+    at->submission.slot = (uint32_t)slot;
+    at->finished = false;
+    sp_view body = at->item.body;
+    at->item = (sp_work_item){ .request = &at->request,
+                               .submission = &at->submission,
+                               .answer = answers + (size_t)slot * SP_ANSWER_STRIDE,
+                               .body = body };
+    sp_hall_add(hall, &at->item, sp_clock_now_ns());
+    return &at->item;
+}
+
+/* One batch, if one is due; its number of items, -1 = none. */
+static int turn(int64_t *ret_due_ns)
+{
+    sp_worker_batch batch = { .due_ns = INT64_MAX };
+    sp_hall_next(hall, sp_clock_now_ns(), &batch);
+    if (ret_due_ns)
+        *ret_due_ns = batch.due_ns;
+    if (!batch.own)
+        return -1;
+    sp_hall_run(hall, 0, &batch);
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    return batch.count;
+}
+
+static void turn_all(void)
+{
+    while (turn(NULL) >= 0) { }
+}
+
+static void open_hall_of(const char *kind, uint64_t memory_bytes, sp_sim *sim)
+{
+    const char *fake = getenv("SPILLWAY_FAKE_ENGINE");
+    if (!fake)
+        SKIP("SPILLWAY_FAKE_ENGINE (the steered engine's directory) is set by meson test only");
+    CHECK_INT(setenv("SPILLWAY_PLUGINS", fake, 1), 0);
+    sp_error err = { 0 };
+    sp_hall_settings settings = { .worker = "cpu0", .kind = kind, .provider = "cpu", .cpus = 2, .places = 4,
+                                  .memory_bytes = memory_bytes, .sim = sim, .counters = &page.counters };
+    REQUIRE(sp_hall_new(&settings, &hall, &err) == SP_OK);
+    if (!answers)
+        answers = mmap(NULL, SLOTS * SP_ANSWER_STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    REQUIRE(answers != MAP_FAILED);
+    for (int i = 0; i < SLOTS; i++) {
+        sp_buf_done(&places[i].text);
+        memset(&places[i], 0, sizeof(places[i]));
+        cancelled[i] = false;
+    }
+    finished_count = 0;
+    ended = (sp_error){ 0 };
+}
+
+static void open_hall(void)
+{
+    open_hall_of("cpu", 1 << 30, NULL);
+}
+
+static void close_hall(void)
+{
+    sp_hall_free(hall);
+    for (int i = 0; i < SLOTS; i++)
+        sp_buf_done(&places[i].text);
+}
+
+/* --- models ---------------------------------------------------------------------------------------------------------- */
+
+static sp_load_spec *spec_of(uint32_t id, const char *backend)
+{
+    sp_load_spec *spec = calloc(1, sizeof(*spec));
+    REQUIRE(spec != NULL);
+    sp_model_config_init(&spec->config);
+    spec->id = id;
+    spec->version = 1;
+    if (!*folder) {
+        (void)snprintf(folder, sizeof(folder), "/tmp/spillway-hall-XXXXXX");
+        REQUIRE(mkdtemp(folder) != NULL);
+    }
+    (void)snprintf(spec->directory, sizeof(spec->directory), "%s", folder);
+    (void)snprintf(spec->path, sizeof(spec->path), "%s/%u.onnx", folder, id);
+    FILE *file = fopen(spec->path, "we");
+    REQUIRE(file && ftruncate(fileno(file), 1 << 20) == 0 && fclose(file) == 0);
+    (void)snprintf(spec->config.name, sizeof(spec->config.name), "m%u", id);
+    (void)snprintf(spec->config.backend, sizeof(spec->config.backend), "%s", backend);
+    spec->config.max_batch_size = 8;
+    return spec;
+}
+
+static void add_port(sp_model_port *port, const char *name, int dtype, int rank, const int64_t *dims)
+{
+    (void)snprintf(port->name, sizeof(port->name), "%s", name);
+    port->dtype = (uint8_t)dtype;
+    port->rank = (uint8_t)rank;
+    port->has_dims = true;
+    for (int i = 0; i < rank; i++)
+        port->dims[i] = dims[i];
+}
+
+/* The steered engine's model: [rows, 3, 8, 8] -> [rows, 4]. */
+static sp_load_spec *picture_spec(uint32_t id)
+{
+    sp_load_spec *spec = spec_of(id, "onnxruntime");
+    spec->config.input_count = spec->config.output_count = 1;
+    add_port(&spec->config.inputs[0], "x", SP_ENGINE_F32, 3, (const int64_t[]){ 3, 8, 8 });
+    add_port(&spec->config.outputs[0], "y", SP_ENGINE_F32, 1, (const int64_t[]){ 4 });
+    spec->config.batching.on = true;
+    return spec;
+}
+
+static sp_load_spec *identity_spec(uint32_t id, int dtype)
+{
+    sp_load_spec *spec = spec_of(id, "identity");
+    spec->config.input_count = spec->config.output_count = 1;
+    add_port(&spec->config.inputs[0], "IN", dtype, 1, (const int64_t[]){ -1 });
+    add_port(&spec->config.outputs[0], "OUT", dtype, 1, (const int64_t[]){ -1 });
+    return spec;
+}
+
+static sp_work_item *submit_spec(int slot, sp_op op, sp_load_spec *spec)
+{
+    place *at = &places[slot];
+    sp_buf_init(&at->text, 1 << 20);
+    sp_load_spec_write(spec, &at->text);
+    CHECK(sp_buf_ok(&at->text));
+    at->item.body = sp_buf_view(&at->text);
+    sp_load_spec_free(spec);
+    return submit(slot, op);
+}
+
+static sp_status load(int slot, sp_load_spec *spec)
+{
+    sp_work_item *item = submit_spec(slot, SP_OP_LOAD, spec);
+    turn_all();
+    CHECK(places[slot].finished);
+    if (item->status)
+        (void)fprintf(stderr, "# load: %s\n", item->error.message);
+    sp_buf_done(&places[slot].text);
+    return item->status;
+}
+
+static void find_counters(void)
+{
+    char path[512];
+    (void)snprintf(path, sizeof(path), "%s/libspillway_engine_onnxruntime.so", getenv("SPILLWAY_FAKE_ENGINE"));
+    void *plugin = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    REQUIRE(plugin != NULL);
+    run_count = dlsym(plugin, "fake_engine_run_count");
+    runs = dlsym(plugin, "fake_engine_runs");
+    REQUIRE(run_count && runs);
+    *run_count = 0;
+}
+
+/* --- requests -------------------------------------------------------------------------------------------------------- */
+
+/* `rows` pictures; the first value of row r is slot * 10 + r. `trick` as fake_engine.c has them. */
+static void make_pictures(int slot, uint32_t model, int rows, int trick)
+{
+    place *at = &places[slot];
+    float *values = (float *)(void *)at->body;
+    memset(values, 0, (size_t)rows * IMAGE);
+    for (int r = 0; r < rows; r++) {
+        values[r * VALUES] = (float)(slot * 10 + r);
+        values[r * VALUES + 4] = (float)trick;
+    }
+    at->item.body = sp_view_make(at->body, (size_t)rows * IMAGE);
+    at->head = (sp_infer_head){ .model = model, .input_count = 1, .wish_count = 1 };
+    at->head.inputs[0] = (sp_infer_tensor){ .dtype = SP_ENGINE_F32, .rank = 4, .bytes = (uint64_t)rows * IMAGE,
+                                            .dims = { rows, 3, 8, 8 } };
+    at->submission.alone = 0;
+    at->submission.attempt_deadline_ns = 0;
+}
+
+static sp_work_item *ask(int slot, uint32_t model, int rows, int trick)
+{
+    make_pictures(slot, model, rows, trick);
+    return submit(slot, SP_OP_INFER);
+}
+
+static const sp_infer_answer *answer_of(int slot)
+{
+    return (const sp_infer_answer *)(const void *)(answers + (size_t)slot * SP_ANSWER_STRIDE);
+}
+
+static const uint8_t *data_of(int slot, int output)
+{
+    return answers + (size_t)slot * SP_ANSWER_STRIDE + answer_of(slot)->outputs[output].offset;
+}
+
+static void check_pictures(int slot, int rows)
+{
+    REQUIRE(places[slot].finished);
+    if (places[slot].item.status)
+        test_fail(__FILE__, __LINE__, "slot %d: %s", slot, places[slot].item.error.message);
+    REQUIRE(places[slot].item.status == SP_OK);
+    const sp_infer_answer *answer = answer_of(slot);
+    CHECK_INT(answer->count, 1);
+    CHECK_INT(answer->outputs[0].rank, 2);
+    CHECK_INT(answer->outputs[0].dims[0], rows);
+    CHECK_INT(answer->outputs[0].dims[1], 4);
+    CHECK_INT(answer->outputs[0].bytes, rows * 16);
+    CHECK_INT(answer->outputs[0].offset % 64, 0);
+    CHECK_INT(places[slot].item.done.answer_bytes % 64, 0);
+    const float *values = (const float *)(const void *)data_of(slot, 0);
+    for (int r = 0; r < rows; r++)
+        CHECK_INT(values[r * 4], slot * 10 + r);
+}
+
+/* --- life ------------------------------------------------------------------------------------------------------------ */
+
+TEST(a_model_is_loaded_asked_and_let_go)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    const sp_answer_loaded *loaded = (const sp_answer_loaded *)(const void *)answers;
+    CHECK_TEXT(loaded->engine, "onnxruntime");
+    CHECK(loaded->host_bytes >= 1 << 20);
+    (void)ask(1, 7, 2, 0);
+    turn_all();
+    check_pictures(1, 2);
+    CHECK_INT(answer_of(1)->batch_rows, 2);
+    CHECK_INT(answer_of(1)->batch_leader, 1);
+    sp_work_item *item = submit_spec(2, SP_OP_UNLOAD, picture_spec(7));
+    turn_all();
+    CHECK(places[2].finished);
+    CHECK_INT(item->status, SP_OK);
+    item = ask(3, 7, 1, 0);
+    CHECK_INT(item->status, SP_UNSUPPORTED);
+    CHECK_TEXT(item->error.code, "not_loaded");
+    close_hall();
+}
+
+TEST(an_unload_lets_what_waits_go_first)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    sp_worker_batch batch = { 0 };
+    (void)ask(1, 7, 1, 0);
+    sp_hall_next(hall, sp_clock_now_ns(), &batch); /* runs */
+    REQUIRE(batch.own && batch.count == 1);
+    (void)ask(2, 7, 1, 0); /* waits */
+    (void)submit_spec(3, SP_OP_UNLOAD, picture_spec(7));
+    turn_all();
+    CHECK(!places[3].finished);
+    CHECK_INT(ask(4, 7, 1, 0)->status, SP_UNSUPPORTED); /* comes too late */
+    sp_hall_run(hall, 0, &batch);
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    CHECK(!places[3].finished);
+    turn_all();
+    check_pictures(1, 1);
+    check_pictures(2, 1);
+    CHECK(places[3].finished);
+    close_hall();
+}
+
+TEST(what_cannot_be_served_says_why)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(1);
+    spec->config.group_count = 1;
+    spec->config.groups[0].kind = SP_INSTANCE_GPU;
+    CHECK_INT(load(0, spec), SP_UNSUPPORTED);
+    CHECK_TEXT(places[0].item.error.code, "instance_kind");
+    spec = picture_spec(2);
+    (void)snprintf(spec->config.inputs[0].name, sizeof(spec->config.inputs[0].name), "z");
+    CHECK_INT(load(0, spec), SP_INVALID);
+    CHECK(strstr(places[0].item.error.message, "'x'") != NULL);
+    spec = picture_spec(3);
+    spec->config.outputs[0].dtype = SP_ENGINE_I64;
+    CHECK_INT(load(0, spec), SP_INVALID);
+    CHECK(strstr(places[0].item.error.message, "INT64") && strstr(places[0].item.error.message, "FP32"));
+    REQUIRE(load(0, picture_spec(4)) == SP_OK);
+    CHECK_INT(load(0, picture_spec(4)), SP_CONFLICT);
+    places[5].item.body = sp_view_of("{\"no\":1}");
+    sp_work_item *item = submit(5, SP_OP_LOAD);
+    turn_all();
+    CHECK(places[5].finished && item->status);
+    close_hall();
+}
+
+/* --- the head is trusted in nothing ---------------------------------------------------------------------------------- */
+
+TEST(heads_that_lie_are_refused)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    find_counters();
+    for (int lie = 0; lie < 14; lie++) {
+        place *at = &places[1];
+        make_pictures(1, 7, 2, 0);
+        sp_infer_tensor *input = &at->head.inputs[0];
+        switch (lie) {
+        case 0: input->port = 1; break;
+        case 1: input->dtype = SP_ENGINE_F64; break;
+        case 2: input->rank = 3; break;
+        case 3: input->rank = 200; break;
+        case 4: input->dims[0] = 3; break; /* more rows than bytes */
+        case 5: input->dims[0] = -1; break;
+        case 6: input->dims[1] = INT64_MAX; break;
+        case 7: input->offset = 1; break;
+        case 8: input->offset = UINT64_MAX; break;
+        case 9: input->in_output = 1; break;
+        case 10: at->head.input_count = 65535; break;
+        case 11: at->head.input_count = 0; break;
+        case 12: at->head.wish_count = 2; break; /* the same output twice */
+        case 13: at->head.wishes[0].port = 9; break;
+        }
+        sp_work_item *item = submit(1, SP_OP_INFER);
+        turn_all();
+        CHECK(at->finished);
+        if (item->status != SP_INVALID)
+            test_fail(__FILE__, __LINE__, "lie %d: status %d", lie, item->status);
+    }
+    CHECK_INT(*run_count, 0);
+    make_pictures(1, 7, 2, 0);
+    places[1].head.inputs[0].dims[0] = 9; /* more than max_batch_size */
+    places[1].head.inputs[0].bytes = 9 * IMAGE;
+    CHECK_INT(submit(1, SP_OP_INFER)->status, SP_INVALID);
+    close_hall();
+}
+
+TEST(strings_must_add_up)
+{
+    open_hall();
+    REQUIRE(load(0, identity_spec(7, SP_DTYPE_BYTES)) == SP_OK);
+    static const uint8_t good[] = { 2, 0, 0, 0, 'h', 'i', 0, 0, 0, 0 };
+    for (int cut = 0; cut <= (int)sizeof(good); cut++) {
+        place *at = &places[1];
+        memcpy(at->body, good, sizeof(good));
+        if (cut == 0)
+            at->body[0] = 255;
+        at->item.body = sp_view_make(at->body, sizeof(good));
+        at->head = (sp_infer_head){ .model = 7, .input_count = 1, .wish_count = 1 };
+        at->head.inputs[0] = (sp_infer_tensor){ .dtype = SP_DTYPE_BYTES, .rank = 2, .bytes = cut ? (uint64_t)cut : sizeof(good),
+                                                .dims = { 1, 2 } };
+        sp_work_item *item = submit(1, SP_OP_INFER);
+        turn_all();
+        CHECK_INT(item->status, cut == (int)sizeof(good) ? SP_OK : SP_INVALID);
+    }
+    CHECK_BYTES(data_of(1, 0), good, sizeof(good));
+    close_hall();
+}
+
+/* --- batches --------------------------------------------------------------------------------------------------------- */
+
+TEST(what_waits_runs_together_and_each_gets_its_own)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    find_counters();
+    for (int i = 1; i <= 4; i++)
+        (void)ask(i, 7, i == 3 ? 3 : 1, 0);
+    turn_all();
+    CHECK_INT(*run_count, 1);
+    CHECK_INT(runs[0], 6);
+    int leaders = 0;
+    for (int i = 1; i <= 4; i++) {
+        check_pictures(i, i == 3 ? 3 : 1);
+        CHECK_INT(answer_of(i)->batch_rows, 6);
+        leaders += (int)answer_of(i)->batch_leader;
+    }
+    CHECK_INT(leaders, 1);
+    close_hall();
+}
+
+TEST(only_what_fails_alone_fails)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    for (int i = 1; i <= 8; i++)
+        (void)ask(i, 7, 1, i == 3 || i == 6);
+    turn_all();
+    for (int i = 1; i <= 8; i++) {
+        if (i == 3 || i == 6) {
+            CHECK_INT(places[i].item.status, SP_INTERNAL);
+            CHECK_TEXT(places[i].item.error.message, "this item breaks its run");
+        } else {
+            check_pictures(i, 1);
+        }
+    }
+    close_hall();
+}
+
+TEST(a_suspect_runs_alone_and_one_without_bytes_not_at_all)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    find_counters();
+    for (int i = 1; i <= 3; i++) {
+        make_pictures(i, 7, 1, 0);
+        places[i].submission.alone = i == 2;
+        (void)submit(i, SP_OP_INFER);
+    }
+    sp_worker_batch batch = { 0 };
+    sp_hall_next(hall, sp_clock_now_ns(), &batch);
+    REQUIRE(batch.count == 1);
+    batch.items[0]->status = SP_INTERNAL; /* as the loop says of a body that never came */
+    sp_hall_run(hall, 0, &batch);
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    CHECK_INT(*run_count, 0);
+    turn_all();
+    CHECK_INT(*run_count, 2);
+    CHECK_INT(runs[0], 1);
+    close_hall();
+}
+
+TEST(no_memory_halves_the_batch_and_is_remembered)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    for (int i = 1; i <= 8; i++)
+        (void)ask(i, 7, 1, 2);
+    turn_all();
+    for (int i = 1; i <= 8; i++)
+        check_pictures(i, 1);
+    find_counters();
+    for (int i = 1; i <= 4; i++)
+        (void)ask(i, 7, 1, 0);
+    turn_all();
+    CHECK_INT(*run_count, 2);
+    CHECK_INT(runs[0], 2);
+    close_hall();
+}
+
+TEST(a_lost_device_ends_the_worker)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    (void)ask(1, 7, 1, 5);
+    (void)ask(2, 7, 1, 0);
+    turn_all();
+    CHECK_INT(places[2].item.status, SP_UNAVAILABLE);
+    CHECK_TEXT(ended.code, "sticky");
+    close_hall();
+}
+
+/* --- queues ---------------------------------------------------------------------------------------------------------- */
+
+TEST(queue_policies_answer_in_tritons_words)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    spec->config.batching.default_policy = (sp_queue_policy){ .default_timeout_us = 1000, .max_queue_size = 2 };
+    REQUIRE(load(0, spec) == SP_OK);
+    (void)ask(1, 7, 1, 0);
+    (void)ask(2, 7, 1, 0);
+    sp_work_item *full = ask(3, 7, 1, 0);
+    CHECK_INT(full->status, SP_BUSY);
+    CHECK_TEXT(full->error.code, "queue_full");
+    CHECK_TEXT(full->error.message, "Exceeds maximum queue size");
+    int64_t until_ns = sp_clock_now_ns() + 2 * SP_NS_PER_MS;
+    while (sp_clock_now_ns() < until_ns) { }
+    CHECK_INT(turn(NULL), -1);
+    CHECK_INT(places[1].item.status, SP_BUSY);
+    CHECK_TEXT(places[2].item.error.code, "queue_timeout");
+    CHECK_TEXT(places[2].item.error.message, "Request timeout expired");
+    close_hall();
+}
+
+TEST(a_delay_says_when_it_is_due)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    spec->config.batching.max_queue_delay_us = 1000 * 1000;
+    REQUIRE(load(0, spec) == SP_OK);
+    int64_t due_ns, now_ns = sp_clock_now_ns();
+    (void)ask(1, 7, 1, 0);
+    CHECK_INT(turn(&due_ns), -1);
+    CHECK(due_ns > now_ns + 900 * SP_NS_PER_MS && due_ns < now_ns + 5 * SP_NS_PER_S);
+    (void)ask(2, 7, 7, 0); /* now it is full */
+    CHECK_INT(turn(NULL), 2);
+    check_pictures(2, 7);
+    (void)ask(3, 7, 1, 0);
+    cancelled[3] = true;
+    sp_hall_remove(hall, &places[3].item); /* as the loop's sweep does */
+    CHECK_INT(sp_hall_waiting(hall), 0);
+    close_hall();
+}
+
+TEST(instances_run_at_once_and_no_more)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    spec->config.batching.on = false;
+    spec->config.group_count = 1;
+    spec->config.groups[0].count = 2;
+    REQUIRE(load(0, spec) == SP_OK);
+    sp_worker_batch batches[3] = { 0 };
+    for (int i = 1; i <= 3; i++)
+        (void)ask(i, 7, 1, 0);
+    for (int i = 0; i < 3; i++)
+        sp_hall_next(hall, sp_clock_now_ns(), &batches[i]);
+    CHECK(batches[0].own && batches[0].more && batches[1].own && !batches[1].more && !batches[2].own);
+    for (int i = 0; i < 2; i++) {
+        sp_hall_run(hall, i, &batches[i]);
+        sp_hall_over(hall, &batches[i], sp_clock_now_ns());
+    }
+    turn_all();
+    for (int i = 1; i <= 3; i++)
+        check_pictures(i, 1);
+    close_hall();
+}
+
+TEST(answers_keep_their_order_when_the_model_says_so)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    spec->config.batching.preserve_ordering = true;
+    spec->config.max_batch_size = 1;
+    spec->config.group_count = 1;
+    spec->config.groups[0].count = 3;
+    REQUIRE(load(0, spec) == SP_OK);
+    sp_worker_batch batches[3] = { 0 };
+    for (int i = 1; i <= 4; i++)
+        (void)ask(i, 7, 1, 0);
+    for (int i = 0; i < 3; i++)
+        sp_hall_next(hall, sp_clock_now_ns(), &batches[i]);
+    for (int i = 2; i >= 0; i--) {
+        REQUIRE(batches[i].count == 1);
+        sp_hall_run(hall, i, &batches[i]);
+        sp_hall_over(hall, &batches[i], sp_clock_now_ns());
+        CHECK_INT(places[3].finished, i == 0);
+    }
+    turn_all();
+    for (int i = 1; i < 4; i++)
+        CHECK(places[i].order < places[i + 1].order);
+    close_hall();
+}
+
+TEST(resources_are_shared_and_priorities_take_turns)
+{
+    open_hall();
+    for (uint32_t id = 1; id <= 2; id++) {
+        sp_load_spec *spec = picture_spec(id);
+        spec->config.batching.on = false;
+        spec->config.group_count = 1;
+        spec->config.groups[0].count = 2;
+        spec->config.groups[0].resource_count = 1;
+        (void)snprintf(spec->config.groups[0].resources[0].name, 64, "R");
+        spec->config.groups[0].resources[0].count = 3 + id; /* 4, 5: the pool is 5 */
+        spec->config.groups[0].rate_priority = id == 1 ? 1 : 3;
+        REQUIRE(load(0, spec) == SP_OK);
+    }
+    int order[12], count = 0;
+    for (int i = 1; i <= 12; i++)
+        (void)ask(i, i <= 8 ? 1 : 2, 1, 0);
+    for (; count < 12; count++) {
+        sp_worker_batch one = { 0 }, two = { 0 };
+        sp_hall_next(hall, sp_clock_now_ns(), &one);
+        sp_hall_next(hall, sp_clock_now_ns(), &two);
+        REQUIRE(one.count == 1);
+        CHECK(!two.own); /* 4 + 4 are more than 5 */
+        order[count] = (int)one.items[0]->submission->slot;
+        sp_hall_run(hall, 0, &one);
+        sp_hall_over(hall, &one, sp_clock_now_ns());
+    }
+    int of_second = 0;
+    for (int i = 0; i < 8; i++)
+        of_second += order[i] > 8;
+    CHECK_INT(of_second, 2); /* a third of the first's share */
+    close_hall();
+}
+
+/* --- forms ----------------------------------------------------------------------------------------------------------- */
+
+TEST(classes_are_written_as_triton_writes_them)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    char path[128];
+    (void)snprintf(spec->config.outputs[0].label_filename, 64, "labels.txt");
+    (void)snprintf(path, sizeof(path), "%s/labels.txt", spec->directory);
+    FILE *file = fopen(path, "we");
+    REQUIRE(file && fputs("ant\r\nbee\n\ndog", file) >= 0 && fclose(file) == 0);
+    REQUIRE(load(0, spec) == SP_OK);
+    make_pictures(1, 7, 2, 0);
+    float *values = (float *)(void *)places[1].body;
+    memcpy(values, (float[]){ 0.25f, 1.5f, 8, -2 }, 16);
+    memcpy(values + VALUES, (float[]){ 3, 3, 1, 1e10f }, 16);
+    places[1].head.wishes[0].classes = 3;
+    (void)submit(1, SP_OP_INFER);
+    turn_all();
+    REQUIRE(places[1].item.status == SP_OK);
+    static const char *const expected[] = { "8.000000:2", "1.500000:1:bee", "0.250000:0:ant",
+                                            "10000000000.000000:3:dog", "3.000000:0:ant", "3.000000:1:bee" };
+    const sp_infer_output *output = &answer_of(1)->outputs[0];
+    CHECK_INT(output->dtype, SP_DTYPE_BYTES);
+    CHECK_INT(output->rank, 2);
+    CHECK_INT(output->dims[0], 2);
+    CHECK_INT(output->dims[1], 3);
+    const uint8_t *at = data_of(1, 0);
+    for (int i = 0; i < 6; i++) {
+        uint32_t length;
+        char text[64];
+        memcpy(&length, at, 4);
+        (void)snprintf(text, sizeof(text), "%.*s", (int)length, (const char *)at + 4);
+        CHECK_TEXT(text, expected[i]);
+        at += 4 + length;
+    }
+    CHECK_INT(at - data_of(1, 0), output->bytes);
+    make_pictures(1, 7, 1, 0);
+    places[1].head.wishes[0].classes = 1;
+    places[1].head.wishes[0].form = SP_FORM_JSON;
+    (void)submit(1, SP_OP_INFER);
+    turn_all();
+    CHECK_BYTES(data_of(1, 0), "[\"10.000000:0:ant\"]", 19);
+    close_hall();
+}
+
+TEST(json_text_and_limits)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    make_pictures(1, 7, 1, 0);
+    places[1].head.wishes[0].form = SP_FORM_JSON;
+    (void)submit(1, SP_OP_INFER);
+    make_pictures(2, 7, 1, 0);
+    places[2].head.wishes[0].limit_bytes = 15;
+    (void)submit(2, SP_OP_INFER);
+    turn_all();
+    const sp_infer_output *output = &answer_of(1)->outputs[0];
+    CHECK_INT(output->form, SP_FORM_JSON);
+    CHECK_INT(output->dtype, SP_ENGINE_F32);
+    char text[64];
+    (void)snprintf(text, sizeof(text), "%.*s", (int)output->bytes, (const char *)data_of(1, 0));
+    CHECK_TEXT(text, "[10.0,0.0,0.0,0.0]");
+    CHECK_INT(places[2].item.status, SP_INVALID);
+    CHECK(strstr(places[2].item.error.message, "at least 16 bytes") != NULL);
+    close_hall();
+}
+
+TEST(identity_gives_back_what_it_got)
+{
+    open_hall();
+    REQUIRE(load(0, identity_spec(7, SP_ENGINE_U8)) == SP_OK);
+    place *at = &places[1];
+    for (int i = 0; i < 256; i++)
+        at->body[i] = (uint8_t)i;
+    at->item.body = sp_view_make(at->body, 256);
+    at->head = (sp_infer_head){ .model = 7, .input_count = 1, .wish_count = 1 };
+    at->head.inputs[0] = (sp_infer_tensor){ .dtype = SP_ENGINE_U8, .rank = 2, .offset = 6, .bytes = 250, .dims = { 2, 125 } };
+    (void)submit(1, SP_OP_INFER);
+    sp_worker_batch batch = { 0 };
+    sp_hall_next(hall, sp_clock_now_ns(), &batch);
+    CHECK(batch.brief);
+    sp_hall_run(hall, 0, &batch);
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    REQUIRE(at->item.status == SP_OK);
+    CHECK_BYTES(data_of(1, 0), at->body + 6, 250);
+    CHECK_INT(answer_of(1)->outputs[0].dims[1], 125);
+    CHECK_INT(answer_of(1)->batch_rows, 2);
+    close_hall();
+}
+
+TEST(reshapes_are_between_client_and_model)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    sp_model_port *in = &spec->config.inputs[0], *out = &spec->config.outputs[0];
+    add_port(in, "x", SP_ENGINE_F32, 1, (const int64_t[]){ VALUES });
+    in->has_reshape = true;
+    in->reshape_rank = 3;
+    memcpy(in->reshape, (int64_t[]){ 3, 8, 8 }, 24);
+    add_port(out, "y", SP_ENGINE_F32, 2, (const int64_t[]){ 2, 2 });
+    out->has_reshape = true;
+    out->reshape_rank = 1;
+    out->reshape[0] = 4;
+    REQUIRE(load(0, spec) == SP_OK);
+    make_pictures(1, 7, 2, 0);
+    places[1].head.inputs[0].rank = 2;
+    places[1].head.inputs[0].dims[1] = VALUES;
+    (void)submit(1, SP_OP_INFER);
+    turn_all();
+    REQUIRE(places[1].item.status == SP_OK);
+    CHECK_INT(answer_of(1)->outputs[0].rank, 3);
+    CHECK_INT(answer_of(1)->outputs[0].dims[0], 2);
+    CHECK_INT(answer_of(1)->outputs[0].dims[2], 2);
+    close_hall();
+}
+
+/* --- memory ---------------------------------------------------------------------------------------------------------- */
+
+TEST(who_was_not_used_for_longest_is_put_aside_and_comes_back)
+{
+    open_hall_of("cpu", 5 << 19, NULL); /* 2.5 MiB; a model takes 1 */
+    for (uint32_t id = 1; id <= 3; id++) {
+        REQUIRE(load(0, picture_spec(id)) == SP_OK);
+        (void)ask((int)id, id, 1, 0);
+        turn_all();
+        check_pictures((int)id, 1);
+    }
+    for (int turns = 0; turns < 12; turns++) {
+        (void)ask(1, (uint32_t)(1 + turns % 3), 1, 0);
+        turn_all();
+        check_pictures(1, 1);
+    }
+    sp_load_spec *large = picture_spec(9);
+    REQUIRE(truncate(large->path, 3 << 20) == 0);
+    CHECK_INT(load(0, large), SP_NOMEM);
+    CHECK_TEXT(places[0].item.error.code, "model_memory");
+    close_hall();
+}
+
+TEST(one_that_runs_is_waited_for)
+{
+    open_hall_of("cpu", 3 << 19, NULL); /* 1.5 MiB */
+    REQUIRE(load(0, picture_spec(1)) == SP_OK);
+    sp_worker_batch batch = { 0 };
+    (void)ask(1, 1, 1, 0);
+    sp_hall_next(hall, sp_clock_now_ns(), &batch);
+    places[2].submission.attempt_deadline_ns = sp_clock_now_ns() + 20 * SP_NS_PER_MS;
+    sp_work_item *item = submit_spec(2, SP_OP_LOAD, picture_spec(2));
+    turn_all();
+    CHECK_INT(item->status, SP_NOMEM); /* it ran all the time */
+    sp_hall_run(hall, 0, &batch);
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    check_pictures(1, 1);
+    places[2].submission.attempt_deadline_ns = 0;
+    sp_buf_done(&places[2].text);
+    CHECK_INT(load(2, picture_spec(2)), SP_OK);
+    close_hall();
+}
+
+TEST(a_run_that_lacks_memory_gets_the_room_of_others)
+{
+    sp_sim *sim = NULL;
+    sp_error err = { 0 };
+    REQUIRE(sp_sim_new("memory=4MiB,item=2MiB", "sim0", &sim, &err) == SP_OK);
+    open_hall_of("sim", 1 << 30, sim);
+    for (uint32_t id = 1; id <= 3; id++)
+        REQUIRE(load(0, picture_spec(id)) == SP_OK);
+    (void)ask(1, 3, 1, 0); /* asks 2 MiB, 1 is free: the first model goes */
+    turn_all();
+    check_pictures(1, 1);
+    (void)ask(1, 1, 1, 0); /* and comes back at the cost of another */
+    turn_all();
+    check_pictures(1, 1);
+    close_hall();
+    sp_sim_free(sim);
+}
+
+/* --- threads --------------------------------------------------------------------------------------------------------- */
+
+static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER; /* as the loop's */
+static atomic_bool stop;
+
+static void *executor_main(void *argument)
+{
+    int executor = *(int *)argument;
+    while (!atomic_load(&stop)) {
+        sp_worker_batch batch = { 0 };
+        (void)pthread_mutex_lock(&queue_lock);
+        sp_hall_next(hall, sp_clock_now_ns(), &batch);
+        (void)pthread_mutex_unlock(&queue_lock);
+        if (!batch.own) {
+            (void)usleep(100);
+            continue;
+        }
+        sp_hall_run(hall, executor, &batch);
+        (void)pthread_mutex_lock(&queue_lock);
+        sp_hall_over(hall, &batch, sp_clock_now_ns());
+        (void)pthread_mutex_unlock(&queue_lock);
+    }
+    return NULL;
+}
+
+static bool is_finished(int slot)
+{
+    (void)pthread_mutex_lock(&queue_lock);
+    bool finished = places[slot].finished;
+    (void)pthread_mutex_unlock(&queue_lock);
+    return finished;
+}
+
+TEST(loads_runs_and_evictions_at_once)
+{
+    open_hall_of("cpu", 5 << 19, NULL);
+    for (uint32_t id = 1; id <= 4; id++) {
+        sp_load_spec *spec = picture_spec(id);
+        spec->config.group_count = 1;
+        spec->config.groups[0].count = 2;
+        REQUIRE(load(0, spec) == SP_OK);
+    }
+    pthread_t threads[4];
+    int numbers[4] = { 0, 1, 2, 3 }, answered = 0;
+    atomic_store(&stop, false);
+    for (int i = 0; i < 4; i++)
+        REQUIRE(pthread_create(&threads[i], NULL, executor_main, &numbers[i]) == 0);
+    bool asked[SLOTS] = { false };
+    int64_t until_ns = sp_clock_now_ns() + 20 * SP_NS_PER_S;
+    while (answered < 600 && sp_clock_now_ns() < until_ns) {
+        for (int i = 1; i < 13; i++) {
+            if (asked[i] && !is_finished(i))
+                continue;
+            if (asked[i]) {
+                check_pictures(i, 1 + i % 3);
+                answered++;
+            }
+            make_pictures(i, 1 + (uint32_t)test_random_between(0, 3), 1 + i % 3, 0);
+            (void)pthread_mutex_lock(&queue_lock);
+            (void)submit(i, SP_OP_INFER);
+            (void)pthread_mutex_unlock(&queue_lock);
+            asked[i] = true;
+        }
+    }
+    for (int i = 1; i < 13; i++)
+        while (asked[i] && !is_finished(i) && sp_clock_now_ns() < until_ns) { }
+    atomic_store(&stop, true);
+    for (int i = 0; i < 4; i++)
+        (void)pthread_join(threads[i], NULL);
+    CHECK(answered >= 600);
+    close_hall();
+}
+
+TEST(a_hundred_loads_leave_nothing_behind)
+{
+    open_hall();
+    for (int i = 0; i < 100; i++) {
+        REQUIRE(load(0, picture_spec(7)) == SP_OK);
+        (void)ask(1, 7, 2, 0);
+        turn_all();
+        check_pictures(1, 2);
+        (void)submit_spec(2, SP_OP_UNLOAD, picture_spec(7));
+        turn_all();
+        CHECK(places[2].finished);
+        sp_buf_done(&places[2].text);
+    }
+    close_hall();
+}
