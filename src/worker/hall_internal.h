@@ -153,6 +153,8 @@ struct sp_hall {
     sp_hall_request *requests; /* SP_LIMIT_SLOTS; the slot is the place */
     sp_hall_batch batches[SP_LIMIT_EXECUTORS + 1];
     uint64_t used_bytes;
+    uint64_t put_aside; /* so far */
+    int64_t told_ns;    /* of it in the log */
     double turn; /* the least of those that wait: a newcomer begins there */
     int waiting;
     uint64_t passes;

@@ -10,6 +10,8 @@
 #include <malloc.h>
 #include <stdio.h>
 
+#define TELL_NS (10 * SP_NS_PER_S)
+
 /* Under the lock: the longest unused of those that are open; `idle`: and do not run. */
 static sp_hall_model *find_victim(const sp_hall *hall, const sp_hall_model *but, bool idle)
 {
@@ -25,6 +27,18 @@ static sp_hall_model *find_victim(const sp_hall *hall, const sp_hall_model *but,
     return victim;
 }
 
+/* Models that take turns in too little memory would fill the log. */
+static void tell_of(sp_hall *hall, const sp_hall_model *victim)
+{
+    int64_t now_ns = sp_clock_now_ns();
+    hall->put_aside++;
+    if (now_ns < hall->told_ns + TELL_NS)
+        return;
+    hall->told_ns = now_ns;
+    sp_log(SP_LOG_INFO, "models put aside for memory", SP_LOG_TEXT("model", victim->config->name),
+           SP_LOG_INT("mib", (int64_t)(victim->bytes >> 20)), SP_LOG_INT("so_far", (int64_t)hall->put_aside));
+}
+
 /* Under the lock, which is left while its session is freed. */
 static void put_aside(sp_hall *hall, sp_hall_model *victim)
 {
@@ -38,8 +52,7 @@ static void put_aside(sp_hall *hall, sp_hall_model *victim)
     hall->used_bytes -= victim->bytes;
     if (hall->settings.sim)
         sp_sim_drop(hall->settings.sim, victim->bytes);
-    sp_log(SP_LOG_INFO, "model put aside for memory", SP_LOG_TEXT("model", victim->config->name),
-           SP_LOG_INT("mib", (int64_t)(victim->bytes >> 20)));
+    tell_of(hall, victim);
     victim->bytes = 0;
     sp_hall_bury_if_over(hall, victim);
 }

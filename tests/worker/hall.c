@@ -3,6 +3,7 @@
  * is the loop: its calls that the kind makes are its own. */
 #include "base/clock.h"
 #include "base/fault.h"
+#include "engine/engine.h"
 #include "model/card.h"
 #include "test.h"
 #include "worker/hall.h"
@@ -650,7 +651,7 @@ TEST(classes_are_written_as_triton_writes_them)
 {
     open_hall();
     sp_load_spec *spec = picture_spec(7);
-    char path[128];
+    char path[sizeof(spec->directory) + 16];
     (void)snprintf(spec->config.outputs[0].label_filename, 64, "labels.txt");
     (void)snprintf(path, sizeof(path), "%s/labels.txt", spec->directory);
     FILE *file = fopen(path, "we");
