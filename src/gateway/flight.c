@@ -648,6 +648,11 @@ sp_status gw_flights_open(gw_server *server, sp_error *reterr)
     return SP_OK;
 }
 
+sp_cache *gw_flights_cache(gw_server *server)
+{
+    return server->flights ? server->flights->cache : NULL;
+}
+
 void gw_flights_close(gw_server *server)
 {
     gw_flights *flights = SP_STEAL(server->flights);

@@ -14,6 +14,7 @@
 #include "gateway/server.h"
 
 sp_status gw_flights_open(gw_server *server, sp_error *reterr);
+struct sp_cache *gw_flights_cache(gw_server *server); /* NULL = none is configured */
 void gw_flights_close(gw_server *server); /* no connection is open any more */
 
 /* After gw_options_read, before the body: shall this question go through here? Takes conn->state and conn->drop. */

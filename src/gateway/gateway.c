@@ -3,6 +3,7 @@
 #include "gateway/gateway.h"
 
 #include "gateway/jobs.h"
+#include "gateway/kserve.h"
 #include "gateway/auth.h"
 #include "gateway/flight.h"
 #include "gateway/server.h"
@@ -185,6 +186,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
     if (!s)
         s = gw_flights_open(server, reterr);
     if (!s)
+        s = gw_kserve_open(server, reterr);
+    if (!s)
         s = gw_jobs_open(server, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */
     return s ? s : gw_http_start(server, reterr);
@@ -196,6 +199,7 @@ static void end(gw_server *server)
         return;
     gw_listen_close(server);
     gw_http_stop(server);
+    gw_kserve_close(server);
     gw_flights_close(server);
     gw_auth_free(server);
     gw_jobs_close(server);

@@ -10,6 +10,7 @@
  *     run, which is what very short requests get (GW_POLL_NS). */
 #include "gateway/auth.h"
 #include "gateway/events.h"
+#include "gateway/kserve.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -172,11 +173,22 @@ static void problem_make(gw_conn *conn)
     }
 }
 
+/* Only inference takes compressed bodies: a worker of its own unpacks them. */
+static void encoding_check(gw_conn *conn)
+{
+    gw_headers *h = &conn->headers;
+    if (!h->content_encoding || h->status || (conn->route && conn->route->begin == gw_kserve_infer_begin))
+        return;
+    h->status = 415;
+    (void)SP_FAIL_CODE(&h->error, SP_INVALID, "content_encoding", "compressed request bodies are not taken here; send the body as it is");
+}
+
 /* First call of a request: everything is known but the body. */
 static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char *method, const char *version)
 {
     conn->error_status = conn->retry_after_s = 0;
-    conn->close_after = conn->streaming = false;
+    conn->close_after = conn->streaming = conn->quick = false;
+    conn->kserve = gw_kserve_path(url);
     conn->body_bytes = 0;
     conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
     gw_headers_read(conn, version);
@@ -186,6 +198,7 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     conn->challenge = NULL;
     conn->head = strcmp(method, "HEAD") == 0;
     gw_route_find(conn, url, method);
+    encoding_check(conn);
     bool at_once = conn->headers.expects_continue && has_body(conn);
     if (conn->headers.status) {
         gw_conn_fail(conn, conn->headers.status, &conn->headers.error, 0);
@@ -241,7 +254,7 @@ static enum MHD_Result body_end(gw_conn *conn)
     if (!conn->error_status)
         conn->route->run(conn);
     if (conn->phase == GW_WAITING) {
-        conn->polled = conn->options.task == SP_TASK_NOOP && conn->server->polled_count < GW_POLLED;
+        conn->polled = (conn->options.task == SP_TASK_NOOP || conn->quick) && conn->server->polled_count < GW_POLLED;
         if (conn->polled)
             conn->server->polled_count++;
         else
@@ -297,6 +310,12 @@ const char *gw_query(const gw_conn *conn, const char *name)
     if (MHD_lookup_connection_value_n(conn->mhd, MHD_GET_ARGUMENT_KIND, name, strlen(name), &value, &size_bytes) != MHD_YES)
         return NULL;
     return value ? value : "";
+}
+
+bool gw_conn_is_local(const gw_conn *conn)
+{
+    static const uint8_t mapped[13] = { [10] = 0xff, [11] = 0xff, [12] = 127 }, one[16] = { [15] = 1 };
+    return memcmp(conn->address, mapped, sizeof(mapped)) == 0 || memcmp(conn->address, one, sizeof(one)) == 0;
 }
 
 const char *gw_header(const gw_conn *conn, const char *name)

@@ -105,7 +105,7 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
         break;
     case 16:
         if (strcasecmp(key, "Content-Encoding") == 0 && strcasecmp(value, "identity") != 0)
-            refuse(h, 415, "content_encoding", "compressed request bodies are not taken; send the file as it is");
+            h->content_encoding = value; /* refused by all but inference (http.c) */
         break;
     case 17:
         if (strcasecmp(key, "Sec-WebSocket-Key") == 0) {
@@ -133,6 +133,7 @@ void gw_headers_read(gw_conn *conn, const char *version)
     gw_headers *h = &conn->headers;
     h->content_type = h->timeout_text = h->local_text = NULL;
     h->authorization = h->host = h->origin = h->fetch_site = h->hops = h->cache_control = h->socket_key = NULL;
+    h->content_encoding = NULL;
     h->content_length = 0;
     h->has_length = h->chunked = h->expects_continue = h->has_request_id = false;
     h->status = 0;

@@ -2,6 +2,7 @@
  * What the gateway answers by itself: health, readiness, metrics, and the page on which a person drops a picture. */
 #include "gateway/auth.h"
 #include "gateway/index_html.h"
+#include "gateway/kserve.h"
 #include "gateway/server.h"
 #include "telemetry/telemetry.h"
 
@@ -223,6 +224,7 @@ void gw_page_metrics(gw_conn *conn)
     worker_gauges(conn->server);
     sp_telemetry_write(&text);
     gw_devices_metrics(conn->server, &text);
+    gw_kserve_metrics(conn->server, &text);
     char *page = sp_buf_take(&text, &size_bytes);
     if (page) {
         gw_reply(conn, 200, "text/plain; version=0.0.4; charset=utf-8", page, size_bytes, GW_TAKE, NULL);

@@ -2,7 +2,7 @@
  * Replies: every answer of the HTTP API is made here, so each one names link, device, precision, attempts and reason,
  * and each error has the same shape (RFC 9457, application/problem+json). The exceptions are libmicrohttpd's own pages
  * for bytes that are no HTTP request at all. */
-#include "gateway/server.h"
+#include "gateway/kserve.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -93,6 +93,19 @@ void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body
     who_headers(conn, who ? who : &gateway_itself);
 }
 
+void gw_reply_pieces(gw_conn *conn, int http_status, const char *media_type, const struct MHD_IoVec *pieces, unsigned count,
+                     void (*release)(void *context), void *context, const gw_who *who)
+{
+    if (conn->response)
+        MHD_destroy_response(conn->response);
+    conn->response = MHD_create_response_from_iovec(pieces, count, release, context);
+    if (!conn->response)
+        release(context);
+    conn->response_status = http_status;
+    gw_reply_header(conn, "Content-Type", media_type);
+    who_headers(conn, who ? who : &gateway_itself);
+}
+
 void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read)
 {
     if (conn->response)
@@ -172,6 +185,12 @@ static void problem_write(sp_buf *out, const gw_conn *conn, int http_status, con
     sp_buf_append_text(out, "}\n");
 }
 
+/* Triton's clients read {"error": ...} as plain JSON. */
+static const char *problem_type(const gw_conn *conn)
+{
+    return conn->kserve ? "application/json" : "application/problem+json";
+}
+
 void gw_log_failure(gw_conn *conn, int http_status, const sp_error *err)
 {
     gw_server *server = conn->server;
@@ -192,8 +211,11 @@ void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int r
     if (!named.reason || !*named.reason)
         named.reason = *err->code ? err->code : err->message;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    problem_write(&json, conn, http_status, err, retry_after_s, &named);
-    json_reply(conn, http_status, "application/problem+json", &json, &named);
+    if (conn->kserve)
+        gw_kserve_error_write(&json, err);
+    else
+        problem_write(&json, conn, http_status, err, retry_after_s, &named);
+    json_reply(conn, http_status, problem_type(conn), &json, &named);
     if (retry_after_s > 0) {
         char seconds[16];
         (void)snprintf(seconds, sizeof(seconds), "%d", retry_after_s);
@@ -211,13 +233,16 @@ void gw_reply_raw(gw_conn *conn, int http_status, const sp_error *err, int retry
     sp_buf json, text;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
     sp_buf_init(&text, SP_LIMIT_JSON_BYTES);
-    problem_write(&json, conn, http_status, err, retry_after_s, &who);
+    if (conn->kserve)
+        gw_kserve_error_write(&json, err);
+    else
+        problem_write(&json, conn, http_status, err, retry_after_s, &who);
     sp_buf_printf(
         &text,
-        "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
+        "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
         "X-Request-Id: %s\r\nX-Spillway-Link: gateway\r\nX-Spillway-Device: cpu\r\nX-Spillway-Precision: none\r\n"
         "X-Spillway-Attempts: none\r\nX-Spillway-Reason: %s\r\n\r\n",
-        http_status, title ? title : "Error", json.size_bytes, conn->request_id, reason);
+        http_status, title ? title : "Error", problem_type(conn), json.size_bytes, conn->request_id, reason);
     sp_buf_append(&text, json.data, json.size_bytes);
     if (sp_buf_ok(&text)) /* under 2 KiB into a socket that has sent nothing: it fits, or nobody is there */
         (void)!send(conn->fd, text.data, text.size_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -3,6 +3,7 @@
  * How to write a handler stands in server.h. */
 #include "gateway/events.h"
 #include "gateway/jobs.h"
+#include "gateway/kserve.h"
 #include "gateway/server.h"
 
 #include <stdio.h>
@@ -15,11 +16,15 @@
 #define INFER   SP_SCOPE_INFER
 #define ADMIN   SP_SCOPE_ADMIN
 #define METRICS (SP_SCOPE_METRICS | SP_SCOPE_ADMIN)
+#define BODY    gw_kserve_body_begin, gw_body_append
 #define ANY     (SP_SCOPE_INFER | SP_SCOPE_METRICS | SP_SCOPE_ADMIN)
 
 /* The busiest come first: the search is linear. A path that is written out goes before one with a parameter. */
 static const gw_route routes[] = {
     { "POST", "/infer", ON_HTTP, INFER, gw_infer_run, gw_infer_begin, gw_infer_append },
+    { "POST", "/v2/models/{model}/infer", ON_HTTP, INFER, gw_kserve_infer_run, gw_kserve_infer_begin, gw_kserve_infer_append },
+    { "POST", "/v2/models/{model}/versions/{version}/infer", ON_HTTP, INFER, gw_kserve_infer_run, gw_kserve_infer_begin,
+      gw_kserve_infer_append },
     { "GET", "/healthz", ON_ALL, 0, gw_page_healthz, NULL, NULL },
     { "GET", "/readyz", ON_ALL, 0, gw_page_readyz, NULL, NULL },
     { "GET", "/metrics", ON_ALL, METRICS, gw_page_metrics, NULL, NULL },
@@ -38,6 +43,45 @@ static const gw_route routes[] = {
     { "GET", "/v1/events/ws", ON_HTTP | ON_ADMIN, INFER | ADMIN, gw_events_socket_run, NULL, NULL },
     { "GET", "/v1/links", ON_HTTP | ON_ADMIN, METRICS, gw_page_links, NULL, NULL },
     { "GET", "/favicon.ico", ON_HTTP, ANY, gw_page_icon, NULL, NULL },
+    { "GET", "/v2/health/live", ON_HTTP, 0, gw_kserve_live, NULL, NULL },
+    { "GET", "/v2/health/ready", ON_HTTP, 0, gw_kserve_ready, NULL, NULL },
+    { "GET", "/v2", ON_HTTP, ANY, gw_kserve_server, NULL, NULL },
+    { "GET", "/v2/", ON_HTTP, ANY, gw_kserve_server, NULL, NULL },
+    { "GET", "/v2/models/stats", ON_HTTP, ANY, gw_kserve_stats, NULL, NULL },
+    { "GET", "/v2/models/{model}", ON_HTTP, ANY, gw_kserve_model, NULL, NULL },
+    { "GET", "/v2/models/{model}/versions/{version}", ON_HTTP, ANY, gw_kserve_model, NULL, NULL },
+    { "GET", "/v2/models/{model}/ready", ON_HTTP, 0, gw_kserve_model_ready, NULL, NULL },
+    { "GET", "/v2/models/{model}/versions/{version}/ready", ON_HTTP, 0, gw_kserve_model_ready, NULL, NULL },
+    { "GET", "/v2/models/{model}/config", ON_HTTP, ANY, gw_kserve_config, NULL, NULL },
+    { "GET", "/v2/models/{model}/versions/{version}/config", ON_HTTP, ANY, gw_kserve_config, NULL, NULL },
+    { "GET", "/v2/models/{model}/stats", ON_HTTP, ANY, gw_kserve_stats, NULL, NULL },
+    { "GET", "/v2/models/{model}/versions/{version}/stats", ON_HTTP, ANY, gw_kserve_stats, NULL, NULL },
+    { "POST", "/v2/repository/index", ON_HTTP, ANY, gw_kserve_index, BODY },
+    { "POST", "/v2/repository/models/{model}/load", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_load, gw_kserve_load_begin, gw_body_append },
+    { "POST", "/v2/repository/models/{model}/unload", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_unload, BODY },
+    { "POST", "/v2/repository/{repository}/index", ON_HTTP, ANY, gw_kserve_repository_named, NULL, NULL },
+    { "POST", "/v2/repository/{repository}/models/{model}/load", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_repository_named, NULL, NULL },
+    { "POST", "/v2/repository/{repository}/models/{model}/unload", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_repository_named, NULL, NULL },
+    { "GET", "/v2/systemsharedmemory/status", ON_HTTP, INFER | ADMIN, gw_kserve_region_status, NULL, NULL },
+    { "GET", "/v2/systemsharedmemory/region/{region}/status", ON_HTTP, INFER | ADMIN, gw_kserve_region_status, NULL, NULL },
+    { "POST", "/v2/systemsharedmemory/region/{region}/register", ON_HTTP, INFER, gw_kserve_region_register, BODY },
+    { "POST", "/v2/systemsharedmemory/region/{region}/unregister", ON_HTTP, INFER, gw_kserve_region_unregister, BODY },
+    { "POST", "/v2/systemsharedmemory/unregister", ON_HTTP, INFER, gw_kserve_region_unregister, BODY },
+    { "GET", "/v2/cudasharedmemory/status", ON_HTTP, ANY, gw_kserve_unsupported, NULL, NULL },
+    { "GET", "/v2/cudasharedmemory/region/{region}/status", ON_HTTP, ANY, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/cudasharedmemory/region/{region}/register", ON_HTTP, ANY, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/cudasharedmemory/region/{region}/unregister", ON_HTTP, ANY, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/cudasharedmemory/unregister", ON_HTTP, ANY, gw_kserve_unsupported, NULL, NULL },
+    { "GET", "/v2/trace/setting", ON_HTTP, ANY, gw_kserve_trace, NULL, NULL },
+    { "POST", "/v2/trace/setting", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_trace_set, BODY },
+    { "GET", "/v2/models/{model}/trace/setting", ON_HTTP, ANY, gw_kserve_trace, NULL, NULL },
+    { "POST", "/v2/models/{model}/trace/setting", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_trace_set, BODY },
+    { "GET", "/v2/logging", ON_HTTP, ANY, gw_kserve_logging, NULL, NULL },
+    { "POST", "/v2/logging", ON_HTTP | ON_ADMIN, ADMIN, gw_kserve_logging_set, BODY },
+    { "POST", "/v2/models/{model}/generate", ON_HTTP, INFER, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/models/{model}/generate_stream", ON_HTTP, INFER, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/models/{model}/versions/{version}/generate", ON_HTTP, INFER, gw_kserve_unsupported, NULL, NULL },
+    { "POST", "/v2/models/{model}/versions/{version}/generate_stream", ON_HTTP, INFER, gw_kserve_unsupported, NULL, NULL },
 };
 
 #define ROUTES SP_ARRAY_LEN(routes)
@@ -60,7 +104,11 @@ static bool path_fits(const char *path, const char *url, char params[GW_PARAMS][
         url += n;
         path += strcspn(path, "}") + 1;
     }
-    return !*url;
+    if (*url)
+        return false;
+    for (; count < GW_PARAMS; count++)
+        params[count][0] = 0;
+    return true;
 }
 
 static bool method_fits(const gw_route *route, const char *method)

@@ -74,7 +74,7 @@
 #define GW_JSON_BYTES (64u * 1024)
 /* Segments of a path that a route takes as parameters, and their length. */
 #define GW_PARAMS      2
-#define GW_PARAM_BYTES 80
+#define GW_PARAM_BYTES 132 /* a served model's name */
 /* Workers get this long to end by themselves. */
 #define GW_WORKER_GRACE_MS 2000
 
@@ -124,6 +124,7 @@ typedef struct gw_headers {
     const char *timeout_text; /* X-Spillway-Timeout-Ms */
     const char *local_text;   /* X-Spillway-Local-Only */
     const char *authorization, *host, *origin, *fetch_site, *hops, *cache_control, *socket_key;
+    const char *content_encoding; /* NULL = none, or "identity" */
     uint64_t content_length;  /* when has_length */
     bool has_length, chunked;
     bool expects_continue;
@@ -162,6 +163,8 @@ struct gw_conn {
     bool refused;     /* over the connection limits: gets one 429 and is closed */
     bool suspended;   /* in libmicrohttpd's sense */
     bool polled;      /* WAITING, asked again by libmicrohttpd */
+    bool quick;       /* its answer will be there in a moment: worth asking again instead of suspending */
+    bool kserve;      /* a path under /v2: errors are worded as KServe's */
     bool half_closed; /* the client has ended its sending side: 100 Continue tells whether it still reads */
     int64_t probed_ns;
     uint8_t address[16]; /* IPv4 as ::ffff:a.b.c.d */
@@ -236,6 +239,7 @@ struct gw_server {
     uint64_t id_state[2];
     bool loopback;         /* every listener is on loopback */
     struct gw_auth *auth;
+    struct gw_kserve *kserve; /* kserve.h; NULL in a server that has not started */
     gw_flights *flights;   /* NULL = neither cache nor single-flight (flight.h) */
     uint32_t boot_id; /* of this process; stands in event ids */
     struct gw_follower *followers;
@@ -279,6 +283,7 @@ void gw_conn_wait(gw_conn *conn);     /* from run: the answer comes later */
 void gw_conn_answered(gw_conn *conn); /* after gw_reply_...: it has come */
 /* In the middle of a body: answers past libmicrohttpd and reads on for a moment. */
 void gw_conn_answer_inside(gw_conn *conn, int http_status, const sp_error *err);
+bool gw_conn_is_local(const gw_conn *conn); /* the client is on this machine */
 void gw_conn_cut(gw_conn *conn); /* libmicrohttpd shall see the end and close */
 const char *gw_query(const gw_conn *conn, const char *name);  /* NULL = not there, "" = without a value */
 const char *gw_header(const gw_conn *conn, const char *name); /* NULL = not there */
@@ -335,6 +340,9 @@ typedef struct gw_who {
 typedef enum gw_memory { GW_STATIC, GW_COPY, GW_TAKE } gw_memory; /* what happens to the body's bytes */
 void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body, size_t body_bytes, gw_memory memory,
               const gw_who *who);
+/* The body lies in pieces, good until `release` is called, which happens exactly once. */
+void gw_reply_pieces(gw_conn *conn, int http_status, const char *media_type, const struct MHD_IoVec *pieces, unsigned count,
+                     void (*release)(void *context), void *context, const gw_who *who);
 /* The body comes from `read` (context: conn) until it says that it ends. */
 void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read);
 void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *who); /* takes the buffer */

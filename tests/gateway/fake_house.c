@@ -7,13 +7,16 @@
  *   SIMPLER...      answered by a simpler link
  *   PARAMS          noop answers what the request was opened with (tier, tenant, ...)
  *   PIXELS=...      classify answers two made-up classes      anything else     noop echoes, classify answers classes
+ *   infer           output n is input n (or the first); unpacks with the codec worker's own function
  *
  * fake_submitted_total counts what was computed, fake_gated what waits at the gate. At most FAKE_SLOTS (environment, default 256) requests are open at once. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/event.h"
 #include "base/metrics.h"
+#include "kserve/json.h"
 #include "route/house.h"
+#include "worker/unpack.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,11 +42,19 @@ struct sp_request {
     sp_timer timer;
     sp_request_done_fn *done;
     void *context;
+    sp_infer_head head;
+    bool unpack;
+    sp_encoding encoding;
+    uint32_t header_bytes;
+    sp_status (*unpacked)(sp_request *request, sp_view header, uint64_t tensor_bytes, void *context, sp_error *reterr);
+    void *unpacked_context;
+    uint8_t *output;
+    size_t output_bytes;
 };
 
 const char *sp_task_name(sp_task task)
 {
-    return task == SP_TASK_NOOP ? "noop" : "classify";
+    return task == SP_TASK_NOOP ? "noop" : task == SP_TASK_INFER ? "infer" : "classify";
 }
 
 bool sp_task_parse(const char *text, sp_task *ret_task)
@@ -151,10 +162,145 @@ static void answer(sp_request *r)
     r->done(r, &a, r->context);
 }
 
+/* --- infer ----------------------------------------------------------------------------------------------------------- */
+
+struct sp_answer_memory {
+    int references;
+    uint8_t *bytes;
+};
+
+sp_answer_memory *sp_answer_memory_ref(sp_answer_memory *memory)
+{
+    memory->references++;
+    return memory;
+}
+
+void sp_answer_memory_unref(sp_answer_memory *memory)
+{
+    if (!memory || --memory->references)
+        return;
+    free(memory->bytes);
+    free(memory);
+}
+
+static uint8_t *grow(void *context, size_t size_bytes, sp_error *reterr)
+{
+    sp_request *r = context;
+    (void)reterr;
+    if (size_bytes > r->output_bytes) {
+        r->output_bytes = 2 * size_bytes + 64;
+        r->output = realloc(r->output, r->output_bytes);
+    }
+    return r->output;
+}
+
+static sp_status unpack(sp_request *r, sp_error *reterr)
+{
+    sp_buf header;
+    uint64_t tensor_bytes = 0;
+    sp_buf_init(&header, SP_LIMIT_KSERVE_HEADER_BYTES);
+    sp_status s = sp_unpack(sp_request_body(r), r->encoding, r->header_bytes, grow, r, &header, &tensor_bytes, reterr);
+    if (!s)
+        s = r->unpacked(r, sp_buf_view(&header), tensor_bytes, r->unpacked_context, reterr);
+    sp_buf_done(&header);
+    return s;
+}
+
+static const sp_infer_tensor *input_for(const sp_infer_head *head, uint16_t port)
+{
+    for (int i = 0; i < head->input_count; i++) {
+        if (head->inputs[i].port == port)
+            return &head->inputs[i];
+    }
+    return head->input_count ? &head->inputs[0] : NULL;
+}
+
+static sp_status echo(sp_request *r, sp_infer_answer *infer, sp_answer_memory *memory, sp_error *reterr)
+{
+    size_t room = 64;
+    for (int i = 0; i < r->head.wish_count; i++) {
+        const sp_infer_tensor *in = input_for(&r->head, r->head.wishes[i].port);
+        room += in ? in->bytes * 8 + 4096 : 0;
+    }
+    memory->bytes = malloc(room);
+    size_t at = 0;
+    for (int i = 0; i < r->head.wish_count; i++) {
+        const sp_infer_wish *wish = &r->head.wishes[i];
+        const sp_infer_tensor *in = input_for(&r->head, wish->port);
+        sp_infer_output *out = &infer->outputs[infer->count++];
+        if (!in)
+            return SP_FAIL(reterr, SP_INVALID, "nothing to echo");
+        const uint8_t *data = (in->in_output ? r->output : r->body) + in->offset;
+        *out = (sp_infer_output){ .port = wish->port, .dtype = in->dtype, .rank = in->rank, .form = wish->form, .offset = at };
+        memcpy(out->dims, in->dims, sizeof(out->dims));
+        uint8_t label[4 + 8] = { 3, 0, 0, 0, '1', ':', '0' };
+        size_t bytes = in->bytes;
+        if (wish->classes) { /* one made-up class */
+            data = label;
+            bytes = 7;
+            out->dtype = SP_DTYPE_BYTES;
+            out->rank = 1;
+            out->dims[0] = 1;
+        }
+        if (wish->form == SP_FORM_JSON)
+            bytes = sp_kserve_data_write(out->dtype, data, bytes, (char *)memory->bytes + at, room - at);
+        else
+            memcpy(memory->bytes + at, data, bytes);
+        out->bytes = bytes;
+        at = SP_ALIGN_UP(at + bytes, (size_t)64);
+    }
+    return SP_OK;
+}
+
+static void infer_answer(sp_request *r)
+{
+    static sp_infer_answer infer;
+    sp_answer a = { .attempt_count = 1, .pin = { 1, 1 } };
+    sp_answer_memory *memory = calloc(1, sizeof(*memory));
+    memory->references = 1;
+    infer = (sp_infer_answer){ .batch_rows = 1, .batch_leader = 1, .queue_ns = 1000, .input_ns = 1000, .infer_ns = 5000, .output_ns = 1000 };
+    a.attempts[0] = (sp_attempt){ .link = "cpu0", .start_ns = sp_clock_now_ns(), .end_ns = sp_clock_now_ns() };
+    (void)snprintf(a.link, sizeof(a.link), "cpu0");
+    (void)snprintf(a.device, sizeof(a.device), "cpu");
+    if (r->unpack)
+        a.status = unpack(r, &a.error);
+    if (!a.status)
+        a.status = echo(r, &infer, memory, &a.error);
+    a.infer = &infer;
+    a.infer_data = memory->bytes;
+    a.memory = memory;
+    a.received_ns = r->received_ns;
+    a.total_ns = sp_clock_now_ns() - r->received_ns;
+    r->done(r, &a, r->context);
+    sp_answer_memory_unref(memory);
+}
+
+sp_infer_head *sp_request_infer_head(sp_request *r)
+{
+    return &r->head;
+}
+
+void sp_request_set_unpack(sp_request *r, sp_encoding encoding, uint32_t header_bytes)
+{
+    r->unpack = true;
+    r->encoding = encoding;
+    r->header_bytes = header_bytes;
+}
+
+void sp_request_set_pin(sp_request *r, sp_pin pin)
+{
+    (void)r;
+    (void)pin;
+}
+
 static void timer_fire(sp_timer *timer, void *context)
 {
+    sp_request *r = context;
     (void)timer;
-    answer(context);
+    if (r->task == SP_TASK_INFER)
+        infer_answer(r);
+    else
+        answer(r);
 }
 
 sp_status sp_house_new(const sp_house_config *config, sp_loop *loop, sp_house **ret_house, sp_error *reterr)
@@ -198,6 +344,9 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *p, sp_reques
     r->deadline_ns = p->deadline_ns;
     r->top_k = p->top_k;
     r->decode_fast = p->decode_fast;
+    r->unpacked = p->unpacked;
+    r->unpacked_context = p->unpacked_context;
+    r->head.model = p->model_id;
     const char *wish = p->header ? p->header(p->facts_context, "X-Wish") : NULL;
     const char *parameter = p->parameter ? p->parameter(p->facts_context, "wish") : NULL;
     (void)snprintf(r->params, sizeof(r->params),
@@ -213,14 +362,27 @@ sp_status sp_request_append(sp_request *r, const void *data, size_t size_bytes, 
     if (size_bytes > r->limit_bytes - r->size_bytes)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "the body is larger than %zu bytes",
                             r->limit_bytes);
-    if (r->size_bytes + size_bytes > r->capacity_bytes) {
-        r->capacity_bytes = SP_MAX(2 * r->capacity_bytes, r->size_bytes + size_bytes);
+    if (r->size_bytes + size_bytes >= r->capacity_bytes) {
+        r->capacity_bytes = SP_MAX(2 * r->capacity_bytes, r->size_bytes + size_bytes + 1);
         r->body = realloc(r->body, r->capacity_bytes);
     }
-    memcpy(r->body + r->size_bytes, data, size_bytes);
+    if (size_bytes)
+        memcpy(r->body + r->size_bytes, data, size_bytes);
     r->size_bytes += size_bytes;
     r->payload_bytes = r->size_bytes;
     return SP_OK;
+}
+
+void *sp_request_room(sp_request *r, size_t size_bytes, sp_error *reterr)
+{
+    static const uint8_t zeros[8];
+    size_t gap = SP_ALIGN_UP(r->size_bytes, (size_t)8) - r->size_bytes;
+    uint8_t *nothing = calloc(1, size_bytes + 1);
+    sp_status s = sp_request_append(r, zeros, gap, reterr);
+    if (!s)
+        s = sp_request_append(r, nothing, size_bytes, reterr);
+    free(nothing);
+    return s ? NULL : r->body + r->size_bytes - size_bytes;
 }
 
 sp_view sp_request_body(const sp_request *r)
@@ -294,6 +456,7 @@ void sp_request_cancel(sp_request *r)
 void sp_request_close(sp_request *r)
 {
     r->house->open--;
+    free(r->output);
     free(r->body);
     free(r);
 }
