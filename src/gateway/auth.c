@@ -34,14 +34,14 @@ static sp_metric *refused(const char *reason)
     return sp_metric_get(SP_METRIC_COUNTER, "spillway_access_refused_total", labels, "Requests refused by access control");
 }
 
-static void refuse(gw_conn *conn, int http_status, sp_status status, const char *code, const char *challenge,
+static void refuse(gw_asker *asker, int http_status, sp_status status, const char *code, const char *challenge,
                    int retry_after_s, const char *text)
 {
-    sp_error err = { 0 };
-    (void)SP_FAIL_CODE(&err, status, code, "%s", text);
+    (void)SP_FAIL_CODE(&asker->error, status, code, "%s", text);
     sp_metric_add(refused(code), 1);
-    gw_conn_fail(conn, http_status, &err, retry_after_s);
-    conn->challenge = challenge;
+    asker->http_status = http_status;
+    asker->retry_after_s = retry_after_s;
+    asker->challenge = challenge;
 }
 
 /* --- the table of tokens, made anew with each snapshot ------------------------------------------------------------ */
@@ -151,30 +151,27 @@ static bool token_read(const gw_conn *conn, bool *ret_given, sp_view *ret_text)
 }
 
 /* The token's index, or NO_TOKEN: refused, or an open route that needs none. */
-static int token_check(gw_conn *conn)
+static int token_check(gw_asker *asker)
 {
     static const char plain[] = "Bearer realm=\"spillway\"";
     static const char invalid[] = "Bearer realm=\"spillway\", error=\"invalid_token\"";
-    const sp_config *config = gw_config(conn->server);
-    bool open = !conn->route->scopes, given = false;
-    sp_view text = { 0 };
-    bool readable = token_read(conn, &given, &text);
-    int index = given && readable ? token_find(config, text) : NO_TOKEN;
+    const sp_config *config = gw_config(asker->server);
+    int index = asker->token_given && asker->token_readable ? token_find(config, asker->token) : NO_TOKEN;
     int64_t now_s = sp_clock_wall_ns() / SP_NS_PER_S;
     bool expired = index >= 0 && config->tokens[index].expires_unix_s && config->tokens[index].expires_unix_s <= now_s;
     if (index >= 0 && !expired)
         return index;
-    if (open)
+    if (!asker->scopes)
         return NO_TOKEN;
     if (index == NO_MEMORY)
-        refuse(conn, 503, SP_NOMEM, "no_memory", NULL, 1, "no memory to look at the token");
-    else if (!given)
-        refuse(conn, 401, SP_DENIED, "no_token", plain, 0, "this server asks for a token: send Authorization: Bearer TOKEN");
+        refuse(asker, 503, SP_NOMEM, "no_memory", NULL, 1, "no memory to look at the token");
+    else if (!asker->token_given)
+        refuse(asker, 401, SP_DENIED, "no_token", plain, 0, "this server asks for a token: send Authorization: Bearer TOKEN");
     else if (expired)
-        refuse(conn, 401, SP_DENIED, "token_expired", invalid, 0, "the token has expired; ask the operator for a new one");
+        refuse(asker, 401, SP_DENIED, "token_expired", invalid, 0, "the token has expired; ask the operator for a new one");
     else
-        refuse(conn, 401, SP_DENIED, "bad_token", invalid, 0,
-               readable ? "the token is not known here" : "Authorization must be \"Bearer TOKEN\"");
+        refuse(asker, 401, SP_DENIED, "bad_token", invalid, 0,
+               asker->token_readable ? "the token is not known here" : "Authorization must be \"Bearer TOKEN\"");
     return NO_TOKEN;
 }
 
@@ -183,36 +180,36 @@ static const char *scopes_text(unsigned scopes)
     return scopes & SP_SCOPE_INFER ? "infer" : scopes & SP_SCOPE_METRICS ? "metrics" : "admin";
 }
 
-static bool scope_check(gw_conn *conn)
+static bool scope_check(gw_asker *asker)
 {
     char text[160];
-    if (!conn->route->scopes || conn->access.scopes & conn->route->scopes)
+    if (!asker->scopes || asker->access->scopes & asker->scopes)
         return true;
-    (void)snprintf(text, sizeof(text), "the token \"%s\" may not do this: it lacks the scope %s", conn->access.token,
-                   scopes_text(conn->route->scopes));
-    refuse(conn, 403, SP_DENIED, "scope", "Bearer realm=\"spillway\", error=\"insufficient_scope\"", 0, text);
+    (void)snprintf(text, sizeof(text), "the token \"%s\" may not do this: it lacks the scope %s", asker->access->token,
+                   scopes_text(asker->scopes));
+    refuse(asker, 403, SP_DENIED, "scope", "Bearer realm=\"spillway\", error=\"insufficient_scope\"", 0, text);
     return false;
 }
 
 /* Rate: every request that a token is needed for. Quota of the day: those that make work, so not GET. */
-static void rate_check(gw_conn *conn, token_use *use, const sp_token_config *token)
+static void rate_check(gw_asker *asker, token_use *use, const sp_token_config *token)
 {
-    int64_t now_ns = sp_loop_now_ns(conn->server->loop), wait_ns = 0;
+    int64_t now_ns = sp_loop_now_ns(asker->server->loop), wait_ns = 0;
     char text[160];
     int wait_s = 0;
     if (!sp_bucket_take(&use->bucket, 1, now_ns, &wait_ns)) {
         (void)snprintf(text, sizeof(text), "the token \"%s\" may ask %g times a second", token->name, token->rate_per_s);
         wait_s = (int)SP_CLAMP((wait_ns + SP_NS_PER_S - 1) / SP_NS_PER_S, (int64_t)1, (int64_t)86400);
-        refuse(conn, 429, SP_BUSY, "rate", NULL, wait_s, text);
+        refuse(asker, 429, SP_BUSY, "rate", NULL, wait_s, text);
         return;
     }
-    if (!token->requests_per_day || strcmp(conn->route->method, "GET") == 0)
+    if (!token->requests_per_day || asker->reads)
         return;
     const sp_quota_settings settings = { .requests_per_day = token->requests_per_day };
     if (sp_quota_take(&settings, &use->quota, 0, 0, sp_clock_wall_ns() / SP_NS_PER_S, true, &wait_s)) {
         (void)snprintf(text, sizeof(text), "the token \"%s\" has used its %lld requests of today (UTC)", token->name,
                        (long long)token->requests_per_day);
-        refuse(conn, 429, SP_BUSY, "quota", NULL, SP_MAX(wait_s, 1), text);
+        refuse(asker, 429, SP_BUSY, "quota", NULL, SP_MAX(wait_s, 1), text);
     }
 }
 
@@ -233,28 +230,28 @@ static bool name_known(const gw_conn *conn, sp_view name)
 /* Without tokens the address is the only credential, and a browser on this machine has it too. So the request must mean
  * this machine by its Host (a name of somebody's own that resolves to 127.0.0.1 is DNS rebinding), and a page may only
  * write, or open a WebSocket, when it comes from here. */
-static void site_check(gw_conn *conn, const char *method)
+static void site_check(gw_conn *conn, const char *method, gw_asker *asker)
 {
     const char *host = conn->headers.host, *origin = conn->headers.origin, *site = conn->headers.fetch_site;
     bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     sp_view name;
     if (host && (!gw_host_read(host, &name) || !name_known(conn, name))) {
-        refuse(conn, 403, SP_DENIED, "host_not_allowed", NULL, 0,
+        refuse(asker, 403, SP_DENIED, "host_not_allowed", NULL, 0,
                "the Host header names neither this machine's loopback nor one of the configured hosts");
         return;
     }
     if (reads && !conn->headers.socket_key)
         return;
     if (origin ? !gw_origin_read(origin, &name) || !name_known(conn, name) : site && strcmp(site, "cross-site") == 0)
-        refuse(conn, 403, SP_DENIED, "cross_site", NULL, 0, "a page of another site may not use this server");
+        refuse(asker, 403, SP_DENIED, "cross_site", NULL, 0, "a page of another site may not use this server");
 }
 
 /* --- peers -------------------------------------------------------------------------------------------------------- */
 
-static bool peer_trusted(const gw_conn *conn, const gw_auth *auth)
+static bool peer_trusted(const gw_asker *asker, const gw_auth *auth)
 {
-    for (int i = 0; i < auth->peer_count; i++) {
-        if (gw_network_has(&auth->peers[i], conn->address))
+    for (int i = 0; asker->address && i < auth->peer_count; i++) {
+        if (gw_network_has(&auth->peers[i], asker->address))
             return true;
     }
     return false;
@@ -268,51 +265,79 @@ static void word_take(char *dst, size_t dst_bytes, const char *text)
 
 /* Tier and tenant are believed from trusted peers only. Hops and local-only are believed from everybody, because they can
  * only take something away from who sends them. */
-static void headers_take(gw_conn *conn, const gw_auth *auth)
+static void headers_take(gw_asker *asker, const gw_auth *auth)
 {
-    const char *hops = conn->headers.hops;
-    if (auth->peer_count && peer_trusted(conn, auth)) {
-        word_take(conn->access.tier, sizeof(conn->access.tier), gw_header(conn, "X-Spillway-Tier"));
-        word_take(conn->access.tenant, sizeof(conn->access.tenant), gw_header(conn, "X-Spillway-Tenant"));
+    const char *hops = asker->hops;
+    gw_access *access = asker->access;
+    if (auth->peer_count && peer_trusted(asker, auth)) {
+        word_take(access->tier, sizeof(access->tier), asker->header(asker->context, "x-spillway-tier"));
+        word_take(access->tenant, sizeof(access->tenant), asker->header(asker->context, "x-spillway-tenant"));
     }
     if (!hops)
         return;
     size_t n = strspn(hops, "0123456789");
-    conn->access.hops = !n || hops[n] || n > 3 ? GW_HOPS_MAX + 1 : (int)strtol(hops, NULL, 10);
-    if (conn->access.hops > GW_HOPS_MAX)
-        refuse(conn, 508, SP_REFUSED, "too_many_hops", NULL, 0,
+    access->hops = !n || hops[n] || n > 3 ? GW_HOPS_MAX + 1 : (int)strtol(hops, NULL, 10);
+    if (access->hops > GW_HOPS_MAX)
+        refuse(asker, 508, SP_REFUSED, "too_many_hops", NULL, 0,
                "this request has come through more Spillways than it should (X-Spillway-Hops): they may be forwarding to "
                "each other in a circle");
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 
+bool gw_auth_ask(gw_asker *asker)
+{
+    const sp_config *config = gw_config(asker->server);
+    gw_auth *auth = auth_now(asker->server);
+    *asker->access = (gw_access){ 0 };
+    if (!auth) {
+        refuse(asker, 503, SP_NOMEM, "no_memory", NULL, 1, "no memory for the table of tokens");
+        return false;
+    }
+    if (config->token_count || !asker->server->loopback) { /* a reload that took the last token away opens nothing */
+        int index = token_check(asker);
+        if (asker->http_status)
+            return false;
+        if (index >= 0)
+            access_take(asker->access, &config->tokens[index]);
+        if (!scope_check(asker))
+            return false;
+        if (index >= 0 && asker->scopes)
+            rate_check(asker, &auth->uses[index], &config->tokens[index]);
+    } else {
+        asker->access->scopes = SP_SCOPE_INFER | SP_SCOPE_ADMIN | SP_SCOPE_METRICS;
+    }
+    if (!asker->http_status)
+        headers_take(asker, auth);
+    return !asker->http_status;
+}
+
+static const char *conn_header(void *context, const char *name)
+{
+    return gw_header(context, name);
+}
+
 void gw_auth_check(gw_conn *conn)
 {
     gw_server *server = conn->server;
-    const sp_config *config = gw_config(server);
-    gw_auth *auth = auth_now(server);
+    gw_asker asker = {
+        .server = server,
+        .scopes = conn->route->scopes,
+        .reads = strcmp(conn->route->method, "GET") == 0,
+        .address = conn->address,
+        .hops = conn->headers.hops,
+        .header = conn_header,
+        .context = conn,
+        .access = &conn->access,
+    };
     conn->access = (gw_access){ 0 };
-    if (!auth) {
-        refuse(conn, 503, SP_NOMEM, "no_memory", NULL, 1, "no memory for the table of tokens");
+    asker.token_readable = token_read(conn, &asker.token_given, &asker.token);
+    if (!gw_config(server)->token_count && server->loopback)
+        site_check(conn, conn->method, &asker);
+    if (!asker.http_status && gw_auth_ask(&asker))
         return;
-    }
-    if (config->token_count || !server->loopback) { /* a reload that took the last token away opens nothing */
-        int index = token_check(conn);
-        if (conn->error_status)
-            return;
-        if (index >= 0)
-            access_take(&conn->access, &config->tokens[index]);
-        if (!scope_check(conn))
-            return;
-        if (index >= 0 && conn->route->scopes)
-            rate_check(conn, &auth->uses[index], &config->tokens[index]);
-    } else {
-        conn->access.scopes = SP_SCOPE_INFER | SP_SCOPE_ADMIN | SP_SCOPE_METRICS;
-        site_check(conn, conn->method);
-    }
-    if (!conn->error_status)
-        headers_take(conn, auth);
+    gw_conn_fail(conn, asker.http_status, &asker.error, asker.retry_after_s);
+    conn->challenge = asker.challenge;
 }
 
 bool gw_auth_sees_all(const gw_conn *conn)
