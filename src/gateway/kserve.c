@@ -131,14 +131,19 @@ void gw_kserve_model_ready(gw_conn *conn)
 
 /* --- metadata ---------------------------------------------------------------------------------------------------------- */
 
+void gw_kserve_server_write(sp_buf *out)
+{
+    sp_buf_append_text(out, "{\"name\":\"spillway\",\"version\":\"" SP_VERSION "\",\"extensions\":["
+                              "\"classification\",\"sequence\",\"model_repository\",\"model_repository(unload_dependents)\","
+                              "\"schedule_policy\",\"model_configuration\",\"system_shared_memory\",\"binary_tensor_data\","
+                              "\"parameters\",\"statistics\",\"trace\",\"logging\"]}");
+}
+
 void gw_kserve_server(gw_conn *conn)
 {
     sp_buf json;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    sp_buf_append_text(&json, "{\"name\":\"spillway\",\"version\":\"" SP_VERSION "\",\"extensions\":["
-                              "\"classification\",\"sequence\",\"model_repository\",\"model_repository(unload_dependents)\","
-                              "\"schedule_policy\",\"model_configuration\",\"system_shared_memory\",\"binary_tensor_data\","
-                              "\"parameters\",\"statistics\",\"trace\",\"logging\"]}");
+    gw_kserve_server_write(&json);
     gw_reply_json(conn, 200, &json, NULL);
 }
 
@@ -173,27 +178,32 @@ static void version_write(sp_served *served, void *context)
         sp_buf_printf(v->out, "%s\"%s\"", v->count++ ? "," : "", served->version_text);
 }
 
+void gw_kserve_model_write(sp_serving *serving, const sp_served *served, sp_buf *out)
+{
+    const sp_model_config *config = &served->card->config;
+    bool batch = config->max_batch_size > 0;
+    sp_buf_append_text(out, "{\"name\":");
+    sp_buf_append_json_text(out, served->name);
+    sp_buf_append_text(out, ",\"versions\":[");
+    versions v = { .out = out, .name = served->name };
+    sp_serving_each_loaded(serving, version_write, &v);
+    sp_buf_append_text(out, "],\"platform\":");
+    sp_buf_append_json_text(out, *config->platform ? config->platform : config->backend);
+    sp_buf_append_text(out, ",\"inputs\":[");
+    ports_write(out, config->inputs, config->input_count, batch);
+    sp_buf_append_text(out, "],\"outputs\":[");
+    ports_write(out, config->outputs, config->output_count, batch);
+    sp_buf_append_text(out, "]}");
+}
+
 void gw_kserve_model(gw_conn *conn)
 {
     sp_served *served = served_of(conn);
+    sp_buf json;
     if (!served)
         return;
-    const sp_model_config *config = &served->card->config;
-    bool batch = config->max_batch_size > 0;
-    sp_buf json;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    sp_buf_append_text(&json, "{\"name\":");
-    sp_buf_append_json_text(&json, served->name);
-    sp_buf_append_text(&json, ",\"versions\":[");
-    versions v = { .out = &json, .name = served->name };
-    sp_serving_each_loaded(serving_of(conn), version_write, &v);
-    sp_buf_append_text(&json, "],\"platform\":");
-    sp_buf_append_json_text(&json, *config->platform ? config->platform : config->backend);
-    sp_buf_append_text(&json, ",\"inputs\":[");
-    ports_write(&json, config->inputs, config->input_count, batch);
-    sp_buf_append_text(&json, "],\"outputs\":[");
-    ports_write(&json, config->outputs, config->output_count, batch);
-    sp_buf_append_text(&json, "]}");
+    gw_kserve_model_write(serving_of(conn), served, &json);
     gw_reply_json(conn, 200, &json, NULL);
 }
 
@@ -253,17 +263,21 @@ static void stats_write(sp_served *served, void *context)
     sp_buf_append_text(out, "],\"memory_usage\":[]}");
 }
 
+void gw_kserve_stats_write(sp_serving *serving, const char *name, const char *version, sp_buf *out)
+{
+    stats_page page = { .out = out, .name = name, .version = version };
+    sp_buf_append_text(out, "{\"model_stats\":[");
+    sp_serving_each_loaded(serving, stats_write, &page);
+    sp_buf_append_text(out, "]}");
+}
+
 void gw_kserve_stats(gw_conn *conn)
 {
-    stats_page page = { .name = conn->params[0], .version = conn->params[1] };
     sp_buf json;
-    if (*page.name && !served_of(conn))
+    if (*conn->params[0] && !served_of(conn))
         return;
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    page.out = &json;
-    sp_buf_append_text(&json, "{\"model_stats\":[");
-    sp_serving_each_loaded(serving_of(conn), stats_write, &page);
-    sp_buf_append_text(&json, "]}");
+    gw_kserve_stats_write(serving_of(conn), conn->params[0], conn->params[1], &json);
     gw_reply_json(conn, 200, &json, NULL);
 }
 
@@ -293,9 +307,17 @@ static void entry_write(const sp_served_entry *entry, void *context)
     sp_buf_append_text(page->out, "}");
 }
 
+void gw_kserve_index_write(sp_serving *serving, bool ready_only, sp_buf *out)
+{
+    index_page page = { .out = out, .ready_only = ready_only };
+    sp_buf_append_text(out, "[");
+    sp_serving_each(serving, entry_write, &page);
+    sp_buf_append_text(out, "]");
+}
+
 void gw_kserve_index(gw_conn *conn)
 {
-    index_page page = { 0 };
+    bool ready_only;
     sp_error err = { 0 };
     sp_buf json;
     json_error_t at;
@@ -306,17 +328,14 @@ void gw_kserve_index(gw_conn *conn)
         s = SP_FAIL(&err, SP_INVALID, "the request must be a JSON object");
     else if (ready && !json_is_boolean(ready))
         s = SP_FAIL(&err, SP_INVALID, "Invalid value for 'ready': expected a boolean");
-    page.ready_only = json_is_true(ready);
+    ready_only = json_is_true(ready);
     json_decref(root);
     if (s) {
         gw_kserve_fail(conn, s, &err, 0);
         return;
     }
     sp_buf_init(&json, SP_LIMIT_JSON_BYTES);
-    page.out = &json;
-    sp_buf_append_text(&json, "[");
-    sp_serving_each(serving_of(conn), entry_write, &page);
-    sp_buf_append_text(&json, "]");
+    gw_kserve_index_write(serving_of(conn), ready_only, &json);
     gw_reply_json(conn, 200, &json, NULL);
 }
 
