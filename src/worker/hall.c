@@ -374,9 +374,9 @@ static bool is_brief(const sp_hall_batch *own)
 }
 
 /* Ten times the slowest of late for each run that bisecting may cause; a load comes with a budget of its own. */
-static int64_t budget_of(const sp_hall_model *model)
+static int64_t budget_of(sp_hall_model *model)
 {
-    return SP_MAX(20 * model->slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+    return SP_MAX(20 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
 static void start_batch(sp_hall *hall, sp_hall_model *model, sp_batcher_item **items, int count, int64_t now_ns,

@@ -10,6 +10,7 @@
 #include "worker/hall.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define SP_HALL_MODELS 1024    /* loaded versions: as many as a house knows */
 #define SP_HALL_INSTANCES 15   /* of one model: no more places exist */
@@ -118,9 +119,9 @@ struct sp_hall_model {
         int index;
         uint32_t count;
     } resources[4];
-    bool unbound;        /* its outputs are not what it declares: they are left to the engine */
+    atomic_bool unbound; /* its outputs are not what it declares: they are left to the engine */
     sp_batch_limit limit; /* requests of one run, after memory ran out; any thread */
-    int64_t slowest_ns; /* of its runs, an average that forgets: for the watchdog's budget */
+    _Atomic int64_t slowest_ns; /* of its runs, an average that forgets: for the watchdog's budget */
     sp_hall_model *next_waiting, *previous_waiting; /* of those whose queue is not empty */
     bool listed;
     sp_hall_model *next_dead, *next_of_bucket;

@@ -324,9 +324,9 @@ static sp_metric *repaired_metric(void)
                          "Times an engine left denormals flushed on the thread that called it");
 }
 
-static int64_t budget_of(const sp_hall_model *model)
+static int64_t budget_of(sp_hall_model *model)
 {
-    return SP_MAX(10 * model->slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+    return SP_MAX(10 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
 static sp_status compute(batch_run *run, sp_error *reterr)
@@ -346,8 +346,8 @@ static sp_status compute(batch_run *run, sp_error *reterr)
 static void learn(sp_hall_model *model, int64_t took_ns)
 {
     /* Several lanes may write; any of their values will do. */
-    int64_t before = __atomic_load_n(&model->slowest_ns, __ATOMIC_RELAXED);
-    __atomic_store_n(&model->slowest_ns, SP_MAX(took_ns, before - before / 16), __ATOMIC_RELAXED);
+    int64_t before = atomic_load_explicit(&model->slowest_ns, memory_order_relaxed);
+    atomic_store_explicit(&model->slowest_ns, SP_MAX(took_ns, before - before / 16), memory_order_relaxed);
 }
 
 /* Requests first .. first + count - 1, once. */
