@@ -3,8 +3,11 @@
  * One request is in flight at a time; the figure is submit to callback. Three ways: both processes pinned to one core,
  * both spinning (one core each), and one core each with sleeping between requests (what an idle two-core machine does).
  *
- *   build/bench/bench-hop [ROUNDS]          prints a table: p50, p90, p99 in microseconds */
+ * Then the same with a served model in the device worker: back end identity, a tensor of 1 KB there and back.
+ *
+ *   build/bench/bench-hop [ROUNDS]          prints tables: p50, p90, p99 in microseconds */
 #include "base/clock.h"
+#include "model/card.h"
 #include "route/house.h"
 
 #include <sched.h>
@@ -18,6 +21,8 @@ typedef struct hop_case {
     int spin_us;
 } hop_case;
 
+#define BODY_BYTES 1024
+
 /* The callback of one hop starts the next, as a busy server would: the loop never sleeps in between. */
 static struct {
     sp_loop *loop;
@@ -25,6 +30,8 @@ static struct {
     int64_t start_ns;
     int64_t *times;
     int count, rounds;
+    uint32_t model; /* 0: no-ops */
+    bool loaded;
 } hops;
 
 static void start_hop(void);
@@ -43,21 +50,66 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
         sp_loop_stop(hops.loop);
 }
 
+static void fill_head(sp_infer_head *head)
+{
+    head->input_count = head->wish_count = 1;
+    head->inputs[0] = (sp_infer_tensor){ .dtype = 2, .rank = 1, .bytes = BODY_BYTES, .dims = { BODY_BYTES } };
+    head->wishes[0] = (sp_infer_wish){ 0 };
+}
+
 static void start_hop(void)
 {
-    static const char body[1024];
+    static const char body[BODY_BYTES];
     sp_error err = { 0 };
     sp_request *request = NULL;
     int retry;
     hops.start_ns = sp_clock_now_ns();
-    sp_request_params params = { .task = SP_TASK_NOOP, .request_id = "hop", .received_ns = hops.start_ns,
+    sp_request_params params = { .task = hops.model ? SP_TASK_INFER : SP_TASK_NOOP, .model_id = hops.model,
+                                 .request_id = "hop", .received_ns = hops.start_ns,
                                  .deadline_ns = hops.start_ns + 10 * SP_NS_PER_S };
     if (sp_request_open(hops.house, &params, &request, &retry, &err) ||
         sp_request_append(request, body, sizeof(body), &err)) {
         fprintf(stderr, "hop: %s\n", err.message);
         exit(1);
     }
+    if (hops.model)
+        fill_head(sp_request_infer_head(request));
     sp_request_submit(request, done, NULL);
+}
+
+static void loaded(uint32_t id, sp_status status, const sp_error *err, void *context)
+{
+    hops.loaded = true;
+    if (status)
+        fprintf(stderr, "hop: model %u: %s\n", id, err->message);
+}
+
+static void load_identity(void)
+{
+    sp_error err = { 0 };
+    sp_buf json;
+    sp_load_spec *spec = calloc(1, sizeof(*spec));
+    if (!spec)
+        exit(1);
+    sp_model_config_init(&spec->config);
+    spec->id = hops.model = sp_house_model_number(hops.house);
+    (void)snprintf(spec->config.name, sizeof(spec->config.name), "echo");
+    (void)snprintf(spec->config.backend, sizeof(spec->config.backend), "identity");
+    spec->config.max_batch_size = 0;
+    spec->config.input_count = spec->config.output_count = 1;
+    sp_model_port port = { .name = "IN", .dtype = 2, .rank = 1, .has_dims = true, .dims = { -1 } };
+    spec->config.inputs[0] = spec->config.outputs[0] = port;
+    sp_buf_init(&json, 1 << 20);
+    sp_load_spec_write(spec, &json);
+    hops.loaded = false;
+    if (sp_house_model_load(hops.house, spec->id, sp_buf_view(&json), 10 * SP_NS_PER_S, loaded, NULL, &err)) {
+        fprintf(stderr, "hop: %s\n", err.message);
+        exit(1);
+    }
+    while (!hops.loaded)
+        (void)sp_loop_turn(hops.loop, 10 * SP_NS_PER_MS, NULL);
+    sp_buf_done(&json);
+    sp_load_spec_free(spec);
 }
 
 static void pin(pid_t pid, int cpu)
@@ -94,13 +146,14 @@ static void wait_until_ready(void)
     } while (info.state == SP_WORKER_STARTING);
 }
 
-static void run_case(const hop_case *c, int rounds)
+static void run_case(const hop_case *c, int rounds, bool model)
 {
     sp_error err = { 0 };
     const char *program = getenv("SPILLWAY_PROGRAM");
-    sp_house_config config = { .executable = program ? program : "build/spillway", .workers = "noop0", .spin_us = c->spin_us };
+    sp_house_config config = { .executable = program ? program : "build/spillway", .workers = model ? "cpu0" : "noop0", .spin_us = c->spin_us };
     hops.rounds = rounds;
     hops.count = 0;
+    hops.model = 0;
     hops.times = malloc((size_t)rounds * sizeof(*hops.times));
     if (!hops.times || sp_loop_new(&hops.loop, &err) || sp_house_new(&config, hops.loop, &hops.house, &err)) {
         fprintf(stderr, "hop: %s\n", err.message);
@@ -109,6 +162,8 @@ static void run_case(const hop_case *c, int rounds)
     pin(0, c->gateway_cpu);
     wait_until_ready();
     pin_worker(c->worker_cpu);
+    if (model)
+        load_identity();
     start_hop();
     (void)sp_loop_run(hops.loop, &err);
     int64_t *times = hops.times;
@@ -128,10 +183,12 @@ int main(int argc, char **argv)
         { "two cores, spinning 200 us", 0, 1, 200 },
         { "two cores, sleeping", 0, 1, 0 },
     };
-    printf("no-op of 1 KB, submit to callback, us   p50      p90      p99   (%d rounds)\n", rounds);
-    for (size_t i = 0; i < SP_ARRAY_LEN(cases); i++) {
-        run_case(&cases[i], SP_MAX(rounds, 100));
-        (void)fflush(stdout);
+    for (int model = 0; model < 2; model++) {
+        printf("%-21s of 1 KB, us         p50      p90      p99   (%d rounds)\n", model ? "served model (identity)" : "no-op", rounds);
+        for (size_t i = 0; i < SP_ARRAY_LEN(cases); i++) {
+            run_case(&cases[i], SP_MAX(rounds, 100), model);
+            (void)fflush(stdout);
+        }
     }
     return 0;
 }
