@@ -19,7 +19,7 @@ struct sp_session {
     sp_engine_ports ports;
 };
 
-static const char *const engine_names[] = { "onnxruntime", "openvino" };
+static const char *const engine_names[] = { "onnxruntime", "openvino", "python" };
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* guards `registry` */
 static sp_engine registry[SP_ARRAY_LEN(engine_names)];            /* api NULL = not opened yet */
 

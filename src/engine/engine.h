@@ -12,8 +12,8 @@
 typedef struct sp_engine sp_engine;   /* process lifetime; never freed */
 typedef struct sp_session sp_session; /* one loaded model */
 
-/* The engines that this version knows, the one that classify uses first: "onnxruntime", "openvino". NULL past
- * the end. */
+/* The engines that this version knows, the one that classify uses first: "onnxruntime", "openvino", "python".
+ * NULL past the end. */
 const char *sp_engine_name_at(int index);
 
 /* Opens libspillway_engine_<name>.so on first use and borrows it for ever. Threads: any.

@@ -123,9 +123,7 @@ class EngineError(Exception):
     pass
 
 
-def engine_answers(jobs, where, engine="onnxruntime"):
-    """Runs (model, inputs[, further words]) through the engine ABI; a list of outputs or an EngineError for each. An input
-    that is None is absent, one that is (number, shape, bytes) goes as it is; an output that was not wanted is None."""
+def tool_lines(jobs, where):
     lines = []
     for i, job in enumerate(jobs):
         words = [str(job[0]), str(where / str(i))]
@@ -136,7 +134,14 @@ def engine_answers(jobs, where, engine="onnxruntime"):
             path.write_bytes(data)
             words.append("-" if array is None else f"{number}:{','.join(map(str, shape))}:{path}")
         lines.append(" ".join(words + list(job[2:])))
-    done = subprocess.run([TOOL, engine], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=300)
+    return "\n".join(lines) + "\n"
+
+
+def engine_answers(jobs, where, engine="onnxruntime", env=None):
+    """Runs (model, inputs[, further words]) through the engine ABI; a list of outputs or an EngineError for each. An input
+    that is None is absent, one that is (number, shape, bytes) goes as it is; an output that was not wanted is None."""
+    done = subprocess.run([TOOL, engine], input=tool_lines(jobs, where), capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **(env or {})})
     answers = done.stdout.splitlines()
     assert done.returncode == 0 and len(answers) == len(jobs), (done.returncode, len(answers), done.stderr)
     return [read_answer(line, where / str(i)) for i, line in enumerate(answers)]

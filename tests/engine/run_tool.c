@@ -3,15 +3,18 @@
  *
  *   MODEL OUTPUT_PREFIX [DTYPE:DIM,DIM,...:FILE | -]... [!N]... [KEY=VALUE]...
  *
- * "-" is an input that is absent, "!N" leaves output N unwanted, KEY=VALUE is an engine's option. Outputs are left to the
- * engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ... " ("-" for an unwanted one) or
+ * "-" is an input that is absent, "!N" leaves output N unwanted, KEY=VALUE is an engine's option; cancel=1 cancels the run
+ * until it returns. A MODEL "." is the session of the case before. Outputs are left to the engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ... " ("-" for an unwanted one) or
  * "<status> <message>". The engine is the first argument, else onnxruntime. */
 #include "base/limits.h"
 #include "engine/engine.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TENSORS 32
 
@@ -30,6 +33,7 @@ typedef struct tool_case {
     bool unwanted[SP_LIMIT_MODEL_IO];
     sp_engine_option options[8];
     int input_count, option_count;
+    bool cancel;
 } tool_case;
 
 /* "1:2,3:path"; the dims are empty for a scalar. */
@@ -62,6 +66,8 @@ static bool parse_word(char *word, tool_case *c)
         long index = strtol(word + 1, NULL, 10);
         return index >= 0 && index < SP_LIMIT_MODEL_IO && (c->unwanted[index] = true);
     }
+    if (strcmp(word, "cancel=1") == 0)
+        return c->cancel = true;
     if (equals) {
         *equals = 0;
         c->options[c->option_count] = (sp_engine_option){ .key = word, .value = equals + 1 };
@@ -87,23 +93,53 @@ static void write_output(const sp_engine_tensor *t, const char *prefix, int inde
         (void)printf("%s%lld", i ? "," : "", (long long)t->dims[i]);
 }
 
+static sp_session *session; /* of the case before */
+static atomic_bool returned;
+
+static void *cancel_until_it_returns(void *argument)
+{
+    while (!atomic_load(&returned)) {
+        (void)usleep(20000);
+        (void)sp_session_cancel(argument, 0);
+    }
+    return NULL;
+}
+
+static sp_status run_cancelled(const tool_case *c, sp_engine_tensor *outputs, int output_count, sp_error *err)
+{
+    pthread_t canceller;
+    atomic_store(&returned, false);
+    if (c->cancel && pthread_create(&canceller, NULL, cancel_until_it_returns, session) != 0)
+        return SP_FAIL(err, SP_NOMEM, "no thread");
+    sp_status s = sp_session_run(session, 0, c->inputs, c->input_count, outputs, output_count, err);
+    atomic_store(&returned, true);
+    if (c->cancel)
+        (void)pthread_join(canceller, NULL);
+    return s;
+}
+
 static sp_status run_case(const sp_engine *engine, const char *path, const char *prefix, const tool_case *c,
                           sp_error *err)
 {
     sp_session_options options = sp_session_options_default(path);
     options.options = c->options;
     options.option_count = c->option_count;
-    SP_CLEANUP(sp_session_freep) sp_session *session = NULL;
     sp_engine_tensor outputs[SP_LIMIT_MODEL_IO] = { 0 };
-    sp_status s = sp_session_open(engine, &options, &session, err);
-    if (s)
-        return s;
+    if (strcmp(path, ".") != 0) {
+        sp_session_free(session);
+        session = NULL;
+        sp_status s = sp_session_open(engine, &options, &session, err);
+        if (s)
+            return s;
+    }
+    if (!session)
+        return SP_FAIL(err, SP_INVALID, "no session");
     const sp_engine_ports *ports = sp_session_ports(session);
     for (int i = 0; i < ports->output_count; i++) {
         outputs[i].dtype = ports->outputs[i].dtype;
         outputs[i].rank = c->unwanted[i] ? SP_ENGINE_ABSENT : 0;
     }
-    s = sp_session_run(session, 0, c->inputs, c->input_count, outputs, ports->output_count, err);
+    sp_status s = run_cancelled(c, outputs, ports->output_count, err);
     if (s)
         return s;
     (void)printf("ok");
@@ -137,5 +173,6 @@ int main(int argc, char **argv)
         for (int i = 0; i < c.input_count; i++)
             free(c.inputs[i].data);
     }
+    sp_session_free(session);
     return 0;
 }
