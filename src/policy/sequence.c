@@ -35,7 +35,7 @@ struct sp_sequence {
     sp_sequence *following, *preceding; /* in the backlog */
 };
 
-struct sp_sequences {
+struct sp_sequencer {
     sp_sequence_settings settings;
     sp_sequence *pool, *unused;
     sp_sequence **places; /* [slot * instances + instance] */
@@ -61,13 +61,13 @@ static sp_status check(const sp_sequence_settings *settings, sp_error *reterr)
     return SP_OK;
 }
 
-sp_status sp_sequences_new(const sp_sequence_settings *settings, sp_sequences **ret_sequences, sp_error *reterr)
+sp_status sp_sequencer_new(const sp_sequence_settings *settings, sp_sequencer **ret_sequencer, sp_error *reterr)
 {
     sp_status s = check(settings, reterr);
     if (s)
         return s;
 
-    SP_CLEANUP(sp_sequences_freep) sp_sequences *q = calloc(1, sizeof(*q));
+    SP_CLEANUP(sp_sequencer_freep) sp_sequencer *q = calloc(1, sizeof(*q));
     if (!q)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for sequences");
     q->settings = *settings;
@@ -91,32 +91,32 @@ sp_status sp_sequences_new(const sp_sequence_settings *settings, sp_sequences **
     q->settings.batcher.level[0] = (sp_batcher_level){0};
     for (uint32_t i = 0; i < settings->instances; i++)
         sp_batcher_init(&q->batchers[i], &q->settings.batcher);
-    *ret_sequences = SP_STEAL(q);
+    *ret_sequencer = SP_STEAL(q);
     return SP_OK;
 }
 
-void sp_sequences_free(sp_sequences *sequences)
+void sp_sequencer_free(sp_sequencer *sequencer)
 {
-    if (!sequences)
+    if (!sequencer)
         return;
-    free(sequences->pool);
-    free(sequences->places);
-    free(sequences->buckets);
-    free(sequences->batchers);
-    free(sequences->candidates);
-    free(sequences);
+    free(sequencer->pool);
+    free(sequencer->places);
+    free(sequencer->buckets);
+    free(sequencer->batchers);
+    free(sequencer->candidates);
+    free(sequencer);
 }
 
 /* --- the table ------------------------------------------------------------------------------------------------------------ */
 
-static sp_sequence **bucket_of(sp_sequences *q, uint64_t id)
+static sp_sequence **bucket_of(sp_sequencer *q, uint64_t id)
 {
     uint64_t mixed = (id ^ id >> 31) * UINT64_C(0x9e3779b97f4a7c15);
 
     return &q->buckets[mixed >> 32 & (q->bucket_count - 1)];
 }
 
-static sp_sequence *find(sp_sequences *q, uint64_t id, const char *text)
+static sp_sequence *find(sp_sequencer *q, uint64_t id, const char *text)
 {
     for (sp_sequence *sequence = *bucket_of(q, id); sequence; sequence = sequence->chained)
         if (sequence->id == id && strncmp(sequence->text, text, sizeof(sequence->text) - 1) == 0)
@@ -124,7 +124,7 @@ static sp_sequence *find(sp_sequences *q, uint64_t id, const char *text)
     return NULL;
 }
 
-static void close_sequence(sp_sequences *q, sp_sequence *sequence)
+static void close_sequence(sp_sequencer *q, sp_sequence *sequence)
 {
     if (!sequence->open)
         return;
@@ -135,7 +135,7 @@ static void close_sequence(sp_sequences *q, sp_sequence *sequence)
     sequence->open = false;
 }
 
-static void doom(sp_sequences *q, sp_sequence *sequence, sp_sequence_reason reason)
+static void doom(sp_sequencer *q, sp_sequence *sequence, sp_sequence_reason reason)
 {
     close_sequence(q, sequence);
     if (!sequence->doomed) {
@@ -150,7 +150,7 @@ static int64_t later(int64_t now_ns, int64_t by_ns)
     return by_ns >= NEVER - now_ns ? NEVER : now_ns + by_ns;
 }
 
-static void look_by(sp_sequences *q, int64_t at_ns)
+static void look_by(sp_sequencer *q, int64_t at_ns)
 {
     q->look_ns = at_ns < q->look_ns ? at_ns : q->look_ns;
 }
@@ -158,7 +158,7 @@ static void look_by(sp_sequences *q, int64_t at_ns)
 /* --- slots and backlog -------------------------------------------------------------------------------------------------- */
 
 /* The lowest free slot of all instances, so that sequences spread over the instances and batches stay short. */
-static void place(sp_sequences *q, sp_sequence *sequence, uint32_t at)
+static void place(sp_sequencer *q, sp_sequence *sequence, uint32_t at)
 {
     q->places[at] = sequence;
     q->free_places--;
@@ -168,7 +168,7 @@ static void place(sp_sequences *q, sp_sequence *sequence, uint32_t at)
     sequence->expires_ns = NEVER;
 }
 
-static void backlog_append(sp_sequences *q, sp_sequence *sequence)
+static void backlog_append(sp_sequencer *q, sp_sequence *sequence)
 {
     sequence->preceding = q->backlog_last;
     if (q->backlog_last)
@@ -179,7 +179,7 @@ static void backlog_append(sp_sequences *q, sp_sequence *sequence)
     q->backlogged++;
 }
 
-static void backlog_remove(sp_sequences *q, sp_sequence *sequence)
+static void backlog_remove(sp_sequencer *q, sp_sequence *sequence)
 {
     if (sequence->preceding)
         sequence->preceding->following = sequence->following;
@@ -194,7 +194,7 @@ static void backlog_remove(sp_sequences *q, sp_sequence *sequence)
 }
 
 /* oldest: the sequence's first request goes to the batcher, one at a time. */
-static void feed(sp_sequences *q, sp_sequence *sequence, int64_t now_ns)
+static void feed(sp_sequencer *q, sp_sequence *sequence, int64_t now_ns)
 {
     sp_sequence_item *item = sequence->first;
 
@@ -206,7 +206,7 @@ static void feed(sp_sequences *q, sp_sequence *sequence, int64_t now_ns)
 }
 
 /* After anything that may have been the last of it: gives the record and its slot back. */
-static void release_if_over(sp_sequences *q, sp_sequence *sequence)
+static void release_if_over(sp_sequencer *q, sp_sequence *sequence)
 {
     if (sequence->open || sequence->running || sequence->first)
         return;
@@ -222,7 +222,7 @@ static void release_if_over(sp_sequences *q, sp_sequence *sequence)
     q->unused = sequence;
 }
 
-static void fill_from_backlog(sp_sequences *q, int64_t now_ns)
+static void fill_from_backlog(sp_sequencer *q, int64_t now_ns)
 {
     uint32_t at = 0;
 
@@ -240,7 +240,7 @@ static void fill_from_backlog(sp_sequences *q, int64_t now_ns)
     }
 }
 
-static sp_sequence *start(sp_sequences *q, uint64_t id, const char *text)
+static sp_sequence *start(sp_sequencer *q, uint64_t id, const char *text)
 {
     if (!q->free_places && q->backlogged >= q->settings.backlog)
         return NULL;
@@ -267,7 +267,7 @@ static sp_sequence *start(sp_sequences *q, uint64_t id, const char *text)
 
 /* --- coming ---------------------------------------------------------------------------------------------------------------- */
 
-static sp_status refuse_unstarted(const sp_sequences *q, const sp_sequence_item *item, const char *text, sp_error *reterr)
+static sp_status refuse_unstarted(const sp_sequencer *q, const sp_sequence_item *item, const char *text, sp_error *reterr)
 {
     char number[24];
 
@@ -277,7 +277,7 @@ static sp_status refuse_unstarted(const sp_sequences *q, const sp_sequence_item 
                    "the sequence", text[0] ? text : number, q->settings.model);
 }
 
-sp_status sp_sequences_add(sp_sequences *q, sp_sequence_item *item, int64_t now_ns, sp_error *reterr)
+sp_status sp_sequencer_add(sp_sequencer *q, sp_sequence_item *item, int64_t now_ns, sp_error *reterr)
 {
     const char *text = item->text ? item->text : "";
 
@@ -323,7 +323,7 @@ sp_status sp_sequences_add(sp_sequences *q, sp_sequence_item *item, int64_t now_
 
 /* --- running --------------------------------------------------------------------------------------------------------------- */
 
-static void take(sp_sequences *q, sp_sequence_item *item)
+static void take(sp_sequencer *q, sp_sequence_item *item)
 {
     sp_sequence *sequence = item->sequence;
 
@@ -339,7 +339,7 @@ static void take(sp_sequences *q, sp_sequence_item *item)
     q->waiting--;
 }
 
-static sp_sequence_item *ready_in(const sp_sequences *q, uint32_t instance, uint32_t slot)
+static sp_sequence_item *ready_in(const sp_sequencer *q, uint32_t instance, uint32_t slot)
 {
     const sp_sequence *sequence = q->places[slot * q->settings.instances + instance];
 
@@ -353,7 +353,7 @@ typedef struct ready_slots {
 } ready_slots;
 
 /* A suspect is a batch by itself: the head, if there is one. */
-static ready_slots look(const sp_sequences *q, uint32_t instance)
+static ready_slots look(const sp_sequencer *q, uint32_t instance)
 {
     ready_slots r = {.oldest_ns = NEVER};
 
@@ -369,7 +369,7 @@ static ready_slots look(const sp_sequences *q, uint32_t instance)
     return r;
 }
 
-static bool enough(const sp_sequences *q, const ready_slots *r, int64_t now_ns)
+static bool enough(const sp_sequencer *q, const ready_slots *r, int64_t now_ns)
 {
     const sp_sequence_settings *s = &q->settings;
 
@@ -377,7 +377,7 @@ static bool enough(const sp_sequences *q, const ready_slots *r, int64_t now_ns)
            (double)r->count / s->slots >= s->utilization;
 }
 
-static int next_direct(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
+static int next_direct(sp_sequencer *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
                        int64_t *ret_due_ns)
 {
     ready_slots r = look(q, instance);
@@ -401,7 +401,7 @@ static int next_direct(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_se
     return rows;
 }
 
-static int next_oldest(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
+static int next_oldest(sp_sequencer *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
                        int64_t *ret_due_ns)
 {
     sp_batcher_item **batch = q->candidates, *rejected[1];
@@ -417,7 +417,7 @@ static int next_oldest(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_se
     return count;
 }
 
-int sp_sequences_next(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
+int sp_sequencer_next(sp_sequencer *q, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
                       int64_t *ret_due_ns)
 {
     SP_ASSERT(instance < q->settings.instances);
@@ -426,7 +426,7 @@ int sp_sequences_next(sp_sequences *q, uint32_t instance, int64_t now_ns, sp_seq
                               : next_direct(q, instance, now_ns, ret_items, capacity, ret_due_ns);
 }
 
-void sp_sequences_done(sp_sequences *q, sp_sequence_item *item, int64_t now_ns)
+void sp_sequencer_done(sp_sequencer *q, sp_sequence_item *item, int64_t now_ns)
 {
     sp_sequence *sequence = item->sequence;
 
@@ -443,7 +443,7 @@ void sp_sequences_done(sp_sequences *q, sp_sequence_item *item, int64_t now_ns)
 /* --- time-outs and withdrawal ------------------------------------------------------------------------------------------- */
 
 /* The end of what is idle, and of what has waited for a slot for too long. */
-static void look_round(sp_sequences *q, int64_t now_ns)
+static void look_round(sp_sequencer *q, int64_t now_ns)
 {
     q->look_ns = NEVER;
     for (sp_sequence *sequence = q->backlog_first; sequence; sequence = sequence->following) {
@@ -466,7 +466,7 @@ static void look_round(sp_sequences *q, int64_t now_ns)
     }
 }
 
-static void drop_first(sp_sequences *q, sp_sequence *sequence)
+static void drop_first(sp_sequencer *q, sp_sequence *sequence)
 {
     sp_sequence_item *item = sequence->first;
 
@@ -481,7 +481,7 @@ static void drop_first(sp_sequences *q, sp_sequence *sequence)
     q->waiting--;
 }
 
-int sp_sequences_expire(sp_sequences *q, int64_t now_ns, sp_sequence_item **ret_rejected, int capacity, int64_t *ret_due_ns)
+int sp_sequencer_expire(sp_sequencer *q, int64_t now_ns, sp_sequence_item **ret_rejected, int capacity, int64_t *ret_due_ns)
 {
     int count = 0;
     bool left = false;
@@ -505,7 +505,7 @@ int sp_sequences_expire(sp_sequences *q, int64_t now_ns, sp_sequence_item **ret_
     return count;
 }
 
-void sp_sequences_withdraw(sp_sequences *q, sp_sequence_item *item)
+void sp_sequencer_withdraw(sp_sequencer *q, sp_sequence_item *item)
 {
     sp_sequence *sequence = item->sequence;
     sp_sequence_item *before = NULL;
@@ -528,12 +528,12 @@ void sp_sequences_withdraw(sp_sequences *q, sp_sequence_item *item)
     q->waiting--;
 }
 
-uint32_t sp_sequences_waiting(const sp_sequences *q)
+uint32_t sp_sequencer_waiting(const sp_sequencer *q)
 {
     return q->waiting;
 }
 
-uint32_t sp_sequences_open(const sp_sequences *q)
+uint32_t sp_sequencer_open(const sp_sequencer *q)
 {
     return q->open;
 }

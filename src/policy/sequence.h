@@ -23,7 +23,7 @@
 #define SP_SEQUENCE_END 2u
 
 typedef struct sp_sequence sp_sequence;
-typedef struct sp_sequences sp_sequences;
+typedef struct sp_sequencer sp_sequencer;
 
 typedef struct sp_sequence_settings {
     const char *model;   /* for messages; outlives it */
@@ -46,12 +46,12 @@ typedef enum sp_sequence_reason {
 typedef struct sp_sequence_item {
     sp_batcher_item base; /* the caller's part: rows, shape, alone, timeout_ns */
     uint64_t id;          /* 0 = none; of a text its hash */
-    const char *text;     /* "" or NULL: the id is a number. Only read inside sp_sequences_add */
+    const char *text;     /* "" or NULL: the id is a number. Only read inside sp_sequencer_add */
     uint32_t flags;       /* SP_SEQUENCE_... */
-    /* Set by sp_sequences_next: where it runs. State that is kept for a sequence is kept by (instance, slot), and is
+    /* Set by sp_sequencer_next: where it runs. State that is kept for a sequence is kept by (instance, slot), and is
      * forgotten when a request with START runs there. */
     uint32_t instance, slot;
-    sp_sequence_reason reason; /* set by sp_sequences_expire */
+    sp_sequence_reason reason; /* set by sp_sequencer_expire */
     /* Its own: */
     sp_sequence *sequence;
     struct sp_sequence_item *following;
@@ -60,29 +60,29 @@ typedef struct sp_sequence_item {
 } sp_sequence_item;
 
 /* SP_NOMEM; SP_INVALID: settings without an instance or slot, or too many of them. */
-sp_status sp_sequences_new(const sp_sequence_settings *settings, sp_sequences **ret_sequences, sp_error *reterr);
-void sp_sequences_free(sp_sequences *sequences); /* NULL is fine; nothing waits or runs */
-SP_DEFINE_CLEANUP(sp_sequences, sp_sequences_free)
+sp_status sp_sequencer_new(const sp_sequence_settings *settings, sp_sequencer **ret_sequencer, sp_error *reterr);
+void sp_sequencer_free(sp_sequencer *sequencer); /* NULL is fine; nothing waits or runs */
+SP_DEFINE_CLEANUP(sp_sequencer, sp_sequencer_free)
 
 /* SP_INVALID, in Triton's words: no id, no START, more than one row. SP_BUSY: the backlog is full. */
-sp_status sp_sequences_add(sp_sequences *sequences, sp_sequence_item *item, int64_t now_ns, sp_error *reterr);
+sp_status sp_sequencer_add(sp_sequencer *sequencer, sp_sequence_item *item, int64_t now_ns, sp_error *reterr);
 
 /* The next batch of `instance`, which runs nothing now. Returns its rows, 0 = none is due, then *ret_due_ns says when to ask
  * again (INT64_MAX = not before something comes, or is done). direct: ret_items[row] is NULL for an empty row; `capacity` is at
- * least `slots`. Each that comes out is given back through sp_sequences_done. */
-int sp_sequences_next(sp_sequences *sequences, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
+ * least `slots`. Each that comes out is given back through sp_sequencer_done. */
+int sp_sequencer_next(sp_sequencer *sequencer, uint32_t instance, int64_t now_ns, sp_sequence_item **ret_items, int capacity,
                       int64_t *ret_due_ns);
-void sp_sequences_done(sp_sequences *sequences, sp_sequence_item *item, int64_t now_ns);
+void sp_sequencer_done(sp_sequencer *sequencer, sp_sequence_item *item, int64_t now_ns);
 
 /* Ends idle sequences; hands out, with the reason, those that will not run. *ret_due_ns: when to call again. */
-int sp_sequences_expire(sp_sequences *sequences, int64_t now_ns, sp_sequence_item **ret_rejected, int capacity,
+int sp_sequencer_expire(sp_sequencer *sequencer, int64_t now_ns, sp_sequence_item **ret_rejected, int capacity,
                         int64_t *ret_due_ns);
 
 /* One that waits is withdrawn. Its sequence ends with it, as it is no longer whole: what waits behind it comes out through
- * sp_sequences_expire, later requests must START again. */
-void sp_sequences_withdraw(sp_sequences *sequences, sp_sequence_item *item);
+ * sp_sequencer_expire, later requests must START again. */
+void sp_sequencer_withdraw(sp_sequencer *sequencer, sp_sequence_item *item);
 
-uint32_t sp_sequences_waiting(const sp_sequences *sequences);
-uint32_t sp_sequences_open(const sp_sequences *sequences); /* that have a slot, or wait for one */
+uint32_t sp_sequencer_waiting(const sp_sequencer *sequencer);
+uint32_t sp_sequencer_open(const sp_sequencer *sequencer); /* that have a slot, or wait for one */
 
 #endif

@@ -4,7 +4,7 @@
  * Order of what is taken: the end of a model that nothing uses any more; loads and unloads, one at a time; then the model
  * that has had the least of its share, if its batcher has a batch due, an instance is free and the rate limiter's
  * resources are there. */
-#include "worker/hall_internal.h"
+#include "worker/hall_ensemble.h"
 
 #include "base/clock.h"
 
@@ -50,6 +50,7 @@ void sp_hall_free(sp_hall *hall)
     (void)pthread_mutex_destroy(&hall->load_lock);
     (void)pthread_mutex_destroy(&hall->lock);
     (void)pthread_cond_destroy(&hall->changed);
+    sp_hall_courses_free(hall);
     free(hall->requests);
     free(hall);
 }
@@ -126,9 +127,14 @@ static void list_model(sp_hall *hall, sp_hall_model *model)
     hall->waiting_last = model;
 }
 
+static uint32_t waiting_for(const sp_hall_model *model)
+{
+    return model->sequences ? sp_sequencer_waiting(model->sequences) : model->batcher.waiting;
+}
+
 static void unlist_model(sp_hall *hall, sp_hall_model *model)
 {
-    if (!model->listed || model->batcher.waiting)
+    if (!model->listed || waiting_for(model))
         return;
     model->listed = false;
     if (model->previous_waiting)
@@ -169,24 +175,32 @@ static void order_remove(sp_hall_model *model, sp_hall_request *request)
     request->ordered = false;
 }
 
-static void order_release(sp_hall_model *model)
+/* To the gateway, or to the ensemble that it is a step of. */
+static void release(sp_hall *hall, sp_hall_request *request, int64_t now_ns)
+{
+    if (request->step)
+        sp_hall_step_over(hall, request->step, now_ns);
+    else
+        sp_worker_finish(request->item);
+}
+
+static void order_release(sp_hall *hall, sp_hall_model *model, int64_t now_ns)
 {
     while (model->order_first && model->order_first->done) {
         sp_hall_request *request = model->order_first;
         order_remove(model, request);
-        sp_worker_finish(request->item);
+        release(hall, request, now_ns);
     }
 }
 
-/* The request has its status: it goes back now, or when those that came before it have gone. */
-static void give_back(sp_hall_request *request)
+void sp_hall_give_back(sp_hall *hall, sp_hall_request *request, int64_t now_ns)
 {
     if (!request->ordered) {
-        sp_worker_finish(request->item);
+        release(hall, request, now_ns);
         return;
     }
     request->done = true;
-    order_release(request->model);
+    order_release(hall, request->model, now_ns);
 }
 
 /* --- coming ---------------------------------------------------------------------------------------------------------- */
@@ -214,6 +228,37 @@ static void remove_job(sp_hall *hall, sp_hall_request *request)
         hall->jobs_last = request->previous;
 }
 
+static sp_status refused(const sp_hall_model *model, sp_batcher_verdict verdict, sp_error *reterr)
+{
+    if (verdict == SP_BATCHER_FULL)
+        return SP_FAIL_CODE(reterr, SP_BUSY, "queue_full", "Exceeds maximum queue size");
+    return SP_FAIL(reterr, SP_INVALID, "inference request batch-size must be <= %d for '%s'", model->config->max_batch_size,
+                   model->config->name);
+}
+
+sp_status sp_hall_queue(sp_hall *hall, sp_hall_request *request, int64_t now_ns, sp_error *reterr)
+{
+    sp_hall_model *model = request->model;
+    sp_batcher_verdict verdict = SP_BATCHER_QUEUED;
+    sp_status s = SP_OK;
+    if (model->ensemble)
+        return sp_hall_course_begin(hall, request, now_ns, reterr);
+    request->member.text = request->sequence_text;
+    if (model->sequences)
+        s = sp_sequencer_add(model->sequences, &request->member, now_ns, reterr);
+    else
+        verdict = sp_batcher_add(&model->batcher, &request->waiting, now_ns);
+    if (verdict != SP_BATCHER_QUEUED)
+        s = refused(model, verdict, reterr);
+    if (s)
+        return s;
+    if (model->config->batching.preserve_ordering)
+        order_add(model, request);
+    list_model(hall, model);
+    hall->waiting++;
+    return SP_OK;
+}
+
 static sp_status add_infer(sp_hall *hall, sp_hall_request *request, int64_t now_ns, sp_error *reterr)
 {
     const sp_infer_head *head = sp_worker_infer_head(request->item);
@@ -227,20 +272,8 @@ static sp_status add_infer(sp_hall *hall, sp_hall_request *request, int64_t now_
         return s;
     request->model = model;
     request->waiting.alone = request->item->submission->alone != 0;
-    switch (sp_batcher_add(&model->batcher, &request->waiting, now_ns)) {
-    case SP_BATCHER_QUEUED:
-        break;
-    case SP_BATCHER_FULL:
-        return SP_FAIL_CODE(reterr, SP_BUSY, "queue_full", "Exceeds maximum queue size");
-    case SP_BATCHER_TOO_LARGE:
-        return SP_FAIL(reterr, SP_INVALID, "inference request batch-size must be <= %d for '%s'",
-                       model->config->max_batch_size, model->config->name);
-    }
-    if (model->config->batching.preserve_ordering)
-        order_add(model, request);
-    list_model(hall, model);
-    hall->waiting++;
-    return SP_OK;
+    sp_hall_sequence_read(request, head);
+    return sp_hall_queue(hall, request, now_ns, reterr);
 }
 
 void sp_hall_add(sp_hall *hall, sp_work_item *item, int64_t now_ns)
@@ -250,6 +283,9 @@ void sp_hall_add(sp_hall *hall, sp_work_item *item, int64_t now_ns)
     request->model = NULL;
     request->ordered = request->done = false;
     request->queue_ns = request->input_ns = 0;
+    request->step = NULL;
+    request->course = NULL;
+    request->in_hand = 0;
     item->own = request;
     uint32_t op = item->submission->op;
     (void)pthread_mutex_lock(&hall->lock);
@@ -273,22 +309,33 @@ static void forget_waiting(sp_hall *hall, sp_hall_model *model)
     unlist_model(hall, model);
 }
 
+void sp_hall_unqueue(sp_hall *hall, sp_hall_request *request)
+{
+    sp_hall_model *model = request->model;
+    if (request->course) {
+        sp_hall_course_abort(hall, request);
+        return;
+    }
+    if (model->sequences)
+        sp_sequencer_withdraw(model->sequences, &request->member);
+    else
+        sp_batcher_remove(&model->batcher, &request->waiting);
+    forget_waiting(hall, model);
+    if (request->ordered) {
+        order_remove(model, request);
+        order_release(hall, model, sp_clock_now_ns());
+    }
+    sp_hall_bury_if_over(hall, model);
+}
+
 void sp_hall_remove(sp_hall *hall, sp_work_item *item)
 {
     sp_hall_request *request = item->own;
     (void)pthread_mutex_lock(&hall->lock);
-    if (request->kind == SP_HALL_INFER) {
-        sp_hall_model *model = request->model;
-        sp_batcher_remove(&model->batcher, &request->waiting);
-        forget_waiting(hall, model);
-        if (request->ordered) {
-            order_remove(model, request);
-            order_release(model);
-        }
-        sp_hall_bury_if_over(hall, model);
-    } else {
+    if (request->kind == SP_HALL_INFER)
+        sp_hall_unqueue(hall, request);
+    else
         remove_job(hall, request);
-    }
     (void)pthread_mutex_unlock(&hall->lock);
 }
 
@@ -297,9 +344,10 @@ void sp_hall_remove(sp_hall *hall, sp_work_item *item)
 /* Under the lock: an UNLOAD has come, and nothing waits or runs any more. */
 void sp_hall_bury_if_over(sp_hall *hall, sp_hall_model *model)
 {
-    if (!model->leaving || model->running || model->batcher.waiting || model->state == SP_HALL_MOVING)
+    if (!model->leaving || model->running || waiting_for(model) || model->holders || model->state == SP_HALL_MOVING)
         return;
     table_remove(hall, model);
+    sp_hall_ensemble_unbind(hall, model);
     model->next_dead = hall->dead;
     hall->dead = model;
 }
@@ -343,19 +391,62 @@ static sp_hall_batch *free_batch(sp_hall *hall)
     return NULL;
 }
 
-static void reject(sp_hall *hall, sp_hall_model *model, sp_batcher_item **rejected, int count)
+/* What a model's queue gave out. */
+typedef struct drawn {
+    sp_hall_request *requests[SP_LIMIT_BATCH], *rejected[SP_LIMIT_BATCH];
+    int count, rejected_count, lane;
+    int64_t due_ns;
+} drawn;
+
+static sp_status why_rejected(const sp_hall_request *request, sp_error *reterr)
 {
-    for (int i = 0; i < count; i++) {
-        sp_hall_request *request = (sp_hall_request *)(void *)rejected[i]; /* its first member */
-        sp_work_item *item = request->item;
-        item->status = SP_FAIL_CODE(&item->error, SP_BUSY, "queue_timeout", "Request timeout expired");
+    if (!request->model->sequences)
+        return SP_FAIL_CODE(reterr, SP_BUSY, "queue_timeout", "Request timeout expired");
+    if (request->member.reason == SP_SEQUENCE_TIMEOUT)
+        return SP_FAIL_CODE(reterr, SP_BUSY, "queue_timeout", "timeout of the corresponding sequence has been expired");
+    return SP_FAIL_CODE(reterr, SP_CONFLICT, "sequence_broken",
+                        "a request before this one in its sequence was withdrawn; the sequence must START again");
+}
+
+static void reject(sp_hall *hall, sp_hall_model *model, const drawn *d, int64_t now_ns)
+{
+    for (int i = 0; i < d->rejected_count; i++) {
+        sp_hall_request *request = d->rejected[i];
+        request->item->status = why_rejected(request, &request->item->error);
         hall->waiting--;
-        give_back(request);
+        sp_hall_give_back(hall, request, now_ns);
     }
-    if (count) {
+    if (d->rejected_count) {
         unlist_model(hall, model);
         sp_hall_bury_if_over(hall, model);
     }
+}
+
+/* Its time-outs; with `most` also the next batch, of so many requests at most. A request is the first member of its item. */
+static void draw(sp_hall_model *model, int64_t now_ns, int most, drawn *d)
+{
+    sp_batcher_item *items[SP_LIMIT_BATCH], *rejected[SP_LIMIT_BATCH];
+    sp_sequence_item *members[SP_LIMIT_BATCH];
+    int64_t due_ns = INT64_MAX;
+    d->count = 0;
+    if (model->sequences) {
+        d->rejected_count = sp_sequencer_expire(model->sequences, now_ns, members, SP_LIMIT_BATCH, &d->due_ns);
+        for (int i = 0; i < d->rejected_count; i++)
+            d->rejected[i] = (sp_hall_request *)(void *)members[i];
+        if (most)
+            d->count = sp_hall_sequence_next(model, now_ns, d->requests, &d->lane, &due_ns);
+        d->due_ns = SP_MIN(d->due_ns, due_ns);
+        return;
+    }
+    d->lane = __builtin_ctz(~model->lanes_busy);
+    if (most)
+        d->count = sp_batcher_next(&model->batcher, now_ns, items, most, rejected, &d->rejected_count, &d->due_ns);
+    else
+        d->rejected_count = sp_batcher_expire(&model->batcher, now_ns, rejected, SP_LIMIT_BATCH, &d->due_ns);
+    for (int i = 0; i < d->count; i++)
+        d->requests[i] = (sp_hall_request *)(void *)items[i];
+    for (int i = 0; i < d->rejected_count; i++)
+        d->rejected[i] = (sp_hall_request *)(void *)rejected[i];
 }
 
 /* Answering it costs less than waking somebody for it. */
@@ -363,7 +454,7 @@ static bool is_brief(const sp_hall_batch *own)
 {
     const sp_hall_request *request = own->requests[0];
     uint64_t bytes = 0;
-    if (!own->model->identity || own->count != 1)
+    if (!own->model->identity || own->count != 1 || request->step)
         return false;
     for (int i = 0; i < own->model->config->input_count; i++)
         bytes += request->inputs[i].given ? request->inputs[i].bytes : 0;
@@ -379,19 +470,30 @@ static int64_t budget_of(sp_hall_model *model)
     return SP_MAX(20 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
-static void start_batch(sp_hall *hall, sp_hall_model *model, sp_batcher_item **items, int count, int64_t now_ns,
-                        sp_worker_batch *batch)
+/* The lease that the request stands for, once: two steps of one may run together. */
+static void take_lease(sp_hall_request *request, sp_worker_batch *batch)
+{
+    sp_hall_request *lease = sp_hall_lease(request);
+    for (int i = 0; i < batch->count; i++)
+        if (batch->items[i] == lease->item)
+            return;
+    batch->items[batch->count++] = lease->item;
+    lease->in_hand++;
+}
+
+static void start_batch(sp_hall *hall, sp_hall_model *model, const drawn *d, int64_t now_ns, sp_worker_batch *batch)
 {
     sp_hall_batch *own = free_batch(hall);
+    int count = d->count;
     own->kind = SP_HALL_INFER;
     own->model = model;
     own->count = count;
-    own->lane = __builtin_ctz(~model->lanes_busy);
+    own->lane = d->lane;
     own->open = model->state == SP_HALL_ASIDE;
     for (int i = 0; i < count; i++) {
-        own->requests[i] = (sp_hall_request *)(void *)items[i];
-        own->requests[i]->queue_ns = now_ns - items[i]->queued_ns;
-        batch->items[i] = own->requests[i]->item;
+        sp_hall_request *request = own->requests[i] = d->requests[i];
+        request->queue_ns = now_ns - (model->sequences ? request->member.arrived_ns : request->waiting.queued_ns);
+        take_lease(request, batch);
     }
     if (own->open)
         model->state = SP_HALL_MOVING;
@@ -403,7 +505,6 @@ static void start_batch(sp_hall *hall, sp_hall_model *model, sp_batcher_item **i
     hall->waiting -= count;
     take_resources(hall, model, true);
     unlist_model(hall, model);
-    batch->count = count;
     batch->own = own;
     batch->brief = is_brief(own) && !own->open;
     batch->budget_ns = budget_of(model);
@@ -412,6 +513,7 @@ static void start_batch(sp_hall *hall, sp_hall_model *model, sp_batcher_item **i
 /* The model that has had the least and was not asked in this pass. Those that cannot run only lose what is too late. */
 static sp_hall_model *pick(sp_hall *hall, int64_t now_ns, int64_t *due_ns)
 {
+    drawn d;
     sp_hall_model *best = NULL;
     for (sp_hall_model *model = hall->waiting_first, *next; model; model = next) {
         next = model->next_waiting;
@@ -422,19 +524,17 @@ static sp_hall_model *pick(sp_hall *hall, int64_t now_ns, int64_t *due_ns)
                 best = model;
             continue;
         }
-        sp_batcher_item *rejected[SP_LIMIT_BATCH];
-        int64_t model_due_ns;
         model->pass = hall->passes;
-        int count = sp_batcher_expire(&model->batcher, now_ns, rejected, SP_LIMIT_BATCH, &model_due_ns);
-        *due_ns = SP_MIN(*due_ns, model_due_ns);
-        reject(hall, model, rejected, count);
+        draw(model, now_ns, 0, &d);
+        *due_ns = SP_MIN(*due_ns, d.due_ns);
+        reject(hall, model, &d, now_ns);
     }
     return best;
 }
 
 static bool somebody_is_runnable(const sp_hall *hall)
 {
-    if (hall->dead || (hall->jobs_first && !hall->job_running))
+    if (hall->dead || hall->chores_first || (hall->jobs_first && !hall->job_running))
         return true;
     for (const sp_hall_model *model = hall->waiting_first; model; model = model->next_waiting)
         if (model->pass != hall->passes && runnable(hall, model))
@@ -446,19 +546,16 @@ static void next_inference(sp_hall *hall, int64_t now_ns, sp_worker_batch *batch
 {
     hall->passes++;
     for (sp_hall_model *model; (model = pick(hall, now_ns, &batch->due_ns));) {
-        sp_batcher_item *items[SP_LIMIT_BATCH], *rejected[SP_LIMIT_BATCH];
-        int rejected_count;
-        int64_t due_ns;
-        int most = sp_batch_limit_now(&model->limit);
-        int count = sp_batcher_next(&model->batcher, now_ns, items, most, rejected, &rejected_count, &due_ns);
-        if (count) {
-            start_batch(hall, model, items, count, now_ns, batch);
-            reject(hall, model, rejected, rejected_count);
+        drawn d;
+        draw(model, now_ns, sp_batch_limit_now(&model->limit), &d);
+        if (d.count) {
+            start_batch(hall, model, &d, now_ns, batch);
+            reject(hall, model, &d, now_ns);
             return;
         }
         model->pass = hall->passes;
-        batch->due_ns = SP_MIN(batch->due_ns, due_ns);
-        reject(hall, model, rejected, rejected_count);
+        batch->due_ns = SP_MIN(batch->due_ns, d.due_ns);
+        reject(hall, model, &d, now_ns);
     }
 }
 
@@ -474,6 +571,22 @@ static void next_job(sp_hall *hall, sp_worker_batch *batch)
     batch->own = own;
     int64_t deadline_ns = request->item->submission->attempt_deadline_ns;
     batch->budget_ns = deadline_ns ? SP_MAX(deadline_ns - sp_clock_now_ns(), 0) : 0;
+}
+
+/* A piece of an ensemble's request. */
+static void next_chore(sp_hall *hall, sp_worker_batch *batch)
+{
+    sp_hall_batch *own = free_batch(hall);
+    sp_hall_chore *chore = hall->chores_first;
+    hall->chores_first = chore->next;
+    if (!hall->chores_first)
+        hall->chores_last = NULL;
+    chore->queued = false;
+    own->kind = SP_HALL_CHORE;
+    own->chore = chore;
+    take_lease(chore->course->request, batch);
+    batch->own = own;
+    batch->brief = chore->kind == SP_HALL_BEGIN;
 }
 
 static void next_burial(sp_hall *hall, sp_worker_batch *batch)
@@ -492,6 +605,8 @@ void sp_hall_next(sp_hall *hall, int64_t now_ns, sp_worker_batch *batch)
         next_burial(hall, batch);
     else if (hall->jobs_first && !hall->job_running)
         next_job(hall, batch);
+    else if (hall->chores_first)
+        next_chore(hall, batch);
     else
         next_inference(hall, now_ns, batch);
     if (!batch->own && hall->dead) /* by what was rejected on the way */
@@ -527,6 +642,11 @@ static void run_load(sp_hall *hall, sp_hall_batch *own)
         if (s)
             sp_hall_settle(hall, model, 0);
     }
+    if (!s && model->ensemble) {
+        (void)pthread_mutex_lock(&hall->lock);
+        s = sp_hall_ensemble_bind(hall, model, err);
+        (void)pthread_mutex_unlock(&hall->lock);
+    }
     item->status = s;
     if (s) {
         sp_hall_model_free(model);
@@ -557,6 +677,18 @@ static void run_unload(sp_hall *hall, sp_hall_batch *own)
     (void)pthread_mutex_unlock(&hall->lock); /* one that is not here is gone: done */
 }
 
+/* A step of an ensemble begins long after its lease was looked at. */
+static sp_status still_wanted(sp_hall_request *request)
+{
+    sp_work_item *item = request->item;
+    int64_t deadline_ns = item->submission->attempt_deadline_ns;
+    if (sp_work_item_cancelled(sp_hall_lease(request)->item))
+        return SP_FAIL(&item->error, SP_CANCELLED, "the request was withdrawn between its steps");
+    if (deadline_ns && sp_clock_now_ns() > deadline_ns)
+        return SP_FAIL(&item->error, SP_TIMEOUT, "the deadline passed between its steps");
+    return SP_OK;
+}
+
 static void run_inference(sp_hall *hall, int executor, sp_hall_batch *own)
 {
     sp_hall_request *ready[SP_LIMIT_BATCH];
@@ -571,11 +703,13 @@ static void run_inference(sp_hall *hall, int executor, sp_hall_batch *own)
     }
     for (int i = 0; i < own->count; i++) {
         sp_work_item *item = own->requests[i]->item;
+        if (own->requests[i]->step)
+            item->status = still_wanted(own->requests[i]);
         if (!item->status && s) {
             item->status = s;
             item->error = err;
         }
-        if (!item->status)
+        if (!item->status && !own->requests[i]->step)
             item->status = sp_hall_locate(own->requests[i], &item->error);
         if (!item->status)
             ready[count++] = own->requests[i];
@@ -592,6 +726,8 @@ void sp_hall_run(sp_hall *hall, int executor, sp_worker_batch *batch)
         sp_hall_model_close(own->model);
     } else if (own->kind == SP_HALL_INFER) {
         run_inference(hall, executor, own);
+    } else if (own->kind == SP_HALL_CHORE) {
+        sp_hall_chore_run(hall, own->chore);
     } else if (own->requests[0]->item->status) {
         return; /* its specification never came, or it was withdrawn */
     } else if (own->kind == SP_HALL_LOAD) {
@@ -603,17 +739,30 @@ void sp_hall_run(sp_hall *hall, int executor, sp_worker_batch *batch)
 
 /* --- after it -------------------------------------------------------------------------------------------------------- */
 
-static void inference_over(sp_hall *hall, sp_hall_batch *own)
+static void inference_over(sp_hall *hall, sp_hall_batch *own, int64_t now_ns)
 {
     sp_hall_model *model = own->model;
     model->lanes_busy &= ~(1u << own->lane);
     model->running--;
     take_resources(hall, model, false);
-    for (int i = 0; i < own->count; i++)
-        give_back(own->requests[i]);
+    for (int i = 0; i < own->count; i++) {
+        if (model->sequences)
+            sp_sequencer_done(model->sequences, &own->requests[i]->member, now_ns);
+        sp_hall_give_back(hall, own->requests[i], now_ns);
+    }
     if (!model->running)
         (void)pthread_cond_broadcast(&hall->changed);
     sp_hall_bury_if_over(hall, model);
+}
+
+/* Leases whose ensemble goes on although no batch has a part of them now: they wait again. */
+static void leases_over(const sp_worker_batch *batch)
+{
+    for (int i = 0; i < batch->count; i++) {
+        sp_hall_request *lease = batch->items[i]->own;
+        if (--lease->in_hand == 0 && lease->course)
+            sp_worker_wait(lease->item);
+    }
 }
 
 void sp_hall_over(sp_hall *hall, sp_worker_batch *batch, int64_t now_ns)
@@ -621,19 +770,24 @@ void sp_hall_over(sp_hall *hall, sp_worker_batch *batch, int64_t now_ns)
     sp_hall_batch *own = batch->own;
     sp_hall_model *model = own->model;
     sp_hall_model *gone = NULL;
-    (void)now_ns;
     (void)pthread_mutex_lock(&hall->lock);
     if (own->reap) {
         if (model->unload)
             sp_worker_finish(model->unload->item);
         gone = model;
     } else if (own->kind == SP_HALL_INFER) {
-        inference_over(hall, own);
+        inference_over(hall, own, now_ns);
+        leases_over(batch);
+    } else if (own->kind == SP_HALL_CHORE) {
+        sp_hall_chore_over(hall, own->chore, now_ns);
+        leases_over(batch);
     } else {
         hall->job_running = false;
         if (own->kind == SP_HALL_LOAD && model)
             table_add(hall, model);
-        if (own->kind == SP_HALL_UNLOAD && model)
+        if (own->kind == SP_HALL_UNLOAD && model && model->holders)
+            model->unload = NULL; /* an ensemble keeps it: it may take long until it is gone */
+        if (own->kind == SP_HALL_UNLOAD && model && model->unload)
             sp_hall_bury_if_over(hall, model); /* its lease goes back when it is gone */
         else
             sp_worker_finish(own->requests[0]->item);

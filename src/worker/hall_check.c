@@ -109,6 +109,23 @@ static sp_status check_rows(const sp_hall_model *model, sp_hall_request *request
     return SP_OK;
 }
 
+sp_status sp_hall_check_inputs(const sp_hall_model *model, sp_hall_request *request, sp_error *reterr)
+{
+    for (int i = 0; i < model->config->input_count; i++) {
+        const sp_model_port *port = &model->config->inputs[i];
+        const sp_hall_tensor *tensor = &request->inputs[i];
+        if (!tensor->given)
+            continue;
+        if (tensor->dtype != port->dtype)
+            return SP_FAIL(reterr, SP_INVALID, "inference input '%s' data-type is '%s', but model '%s' expects '%s'", port->name,
+                           sp_dtype_kserve(tensor->dtype), model->config->name, sp_dtype_kserve(port->dtype));
+        sp_status s = check_shape(model, port, tensor, reterr);
+        if (s)
+            return s;
+    }
+    return check_rows(model, request, reterr);
+}
+
 static sp_status take_wishes(const sp_infer_head *head, const sp_hall_model *model, sp_hall_request *request, sp_error *reterr)
 {
     uint64_t seen = 0; /* bits: SP_INFER_PORTS of them */

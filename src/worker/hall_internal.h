@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "model/card.h"
 #include "policy/batcher.h"
+#include "policy/sequence.h"
 #include "worker/batch_limit.h"
 #include "worker/hall.h"
 
@@ -19,6 +20,10 @@
 #define SP_HALL_ALIGN 64       /* of buffers and of tensors in an answer */
 
 typedef struct sp_hall_request sp_hall_request;
+typedef struct sp_hall_step sp_hall_step;     /* hall_ensemble.h, these three */
+typedef struct sp_hall_course sp_hall_course;
+typedef struct sp_hall_ensemble sp_hall_ensemble;
+typedef struct sp_hall_kept sp_hall_kept;     /* hall_sequence.c */
 
 /* --- tensors -------------------------------------------------------------------------------------------------------- */
 
@@ -46,10 +51,14 @@ typedef struct sp_hall_lane {
 
 /* --- a request ------------------------------------------------------------------------------------------------------ */
 
-typedef enum sp_hall_kind { SP_HALL_INFER, SP_HALL_LOAD, SP_HALL_UNLOAD } sp_hall_kind;
+typedef enum sp_hall_kind { SP_HALL_INFER, SP_HALL_LOAD, SP_HALL_UNLOAD, SP_HALL_CHORE } sp_hall_kind;
 
 struct sp_hall_request {
-    sp_batcher_item waiting; /* first: the batcher hands it back */
+    union { /* first: the queue hands it back */
+        sp_batcher_item waiting;
+        sp_sequence_item member; /* of a sequence; begins with the other */
+    };
+    char sequence_text[SP_SEQUENCE_TEXT_BYTES];
     sp_hall_kind kind;
     sp_work_item *item;
     sp_hall_model *model;
@@ -66,6 +75,9 @@ struct sp_hall_request {
     int64_t queue_ns, input_ns;
     sp_hall_request *next, *previous;        /* jobs; or the model's order of arrival */
     bool ordered, done;
+    sp_hall_step *step;     /* NULL: a lease's own; else it is a step of an ensemble's */
+    sp_hall_course *course; /* its way through an ensemble */
+    int in_hand;            /* of a lease: batches that have it, or a step of it */
 };
 
 /* --- a model -------------------------------------------------------------------------------------------------------- */
@@ -77,7 +89,8 @@ typedef enum sp_hall_state {
 } sp_hall_state;
 
 typedef struct sp_hall_port {
-    int config;  /* port of the configuration; -1 = the engine's alone (not given, not wanted) */
+    int config;   /* port of the configuration; -1 = the engine's alone (not given, not wanted) */
+    int sequence; /* what hall_sequence.c has for it: a control, a state; -1 = nothing */
     uint8_t dtype;
 } sp_hall_port;
 
@@ -107,6 +120,12 @@ struct sp_hall_model {
     bool yield;          /* its memory is wanted: no new batch until it was put aside */
     sp_hall_request *unload; /* the UNLOAD that waits for it */
     sp_batcher batcher;
+    sp_sequencer *sequences; /* in place of the batcher, where the configuration has sequence_batching */
+    int slots;               /* of an instance */
+    sp_hall_kept *kept;      /* implicit state, by instance, slot and state; whoever runs the instance has it */
+    sp_hall_ensemble *ensemble;
+    bool bound;              /* its steps' models know that it holds them */
+    int holders;             /* ensembles that have it as a step: it stays until they are gone */
     sp_hall_request *order_first, *order_last; /* preserve_ordering: all that came and is not given back */
     uint32_t lanes_busy; /* bits */
     int running;         /* batches */
@@ -137,6 +156,7 @@ typedef struct sp_hall_batch {
     bool open;            /* it is put aside and is opened first */
     sp_hall_request *requests[SP_LIMIT_BATCH];
     int count;
+    struct sp_hall_chore *chore;
     bool in_use;
 } sp_hall_batch;
 
@@ -151,6 +171,10 @@ struct sp_hall {
     sp_hall_model *dead; /* to be freed by a chore */
     sp_hall_request *jobs_first, *jobs_last;
     bool job_running;    /* LOADs and UNLOADs go one at a time */
+    struct sp_hall_chore *chores_first, *chores_last; /* of ensembles */
+    sp_hall_step *unused_steps;
+    sp_hall_course *unused_courses;
+    int unused_step_count;
     sp_hall_request *requests; /* SP_LIMIT_SLOTS; the slot is the place */
     sp_hall_batch batches[SP_LIMIT_EXECUTORS + 1];
     uint64_t used_bytes;
@@ -171,8 +195,36 @@ sp_hall_model *sp_hall_find(const sp_hall *hall, uint32_t id);
 /* When an UNLOAD has come and nothing waits or runs any more: whoever asks for the next batch is told to free it. */
 void sp_hall_bury_if_over(sp_hall *hall, sp_hall_model *model);
 
+/* A checked request into its model's queue. A refusal is the status; then nothing of it waits. */
+sp_status sp_hall_queue(sp_hall *hall, sp_hall_request *request, int64_t now_ns, sp_error *reterr);
+void sp_hall_unqueue(sp_hall *hall, sp_hall_request *request); /* withdrawn; no part of it is in hand */
+/* It has its status: it goes back now, or when those that came before it have gone. */
+void sp_hall_give_back(sp_hall *hall, sp_hall_request *request, int64_t now_ns);
+
+/* hall_sequence.c: controls, rows and state of sequences (policy/sequence.h). Under the lock: */
+sp_status sp_hall_sequence_new(sp_hall_model *model, sp_error *reterr);
+void sp_hall_sequence_free(sp_hall_model *model);
+/* What the request says of its sequence. */
+void sp_hall_sequence_read(sp_hall_request *request, const sp_infer_head *head);
+/* The next batch of any instance that is free; 0 = none, *ret_due_ns says when to ask again. */
+int sp_hall_sequence_next(sp_hall_model *model, int64_t now_ns, sp_hall_request **ret_requests, int *ret_lane,
+                          int64_t *ret_due_ns);
+/* By whoever runs the instance: the rows of a run of these requests, and which row is whose (ascending). */
+int sp_hall_sequence_rows(const sp_hall_model *model, sp_hall_request *const *requests, int count);
+int sp_hall_sequence_row(const sp_hall_model *model, const sp_hall_request *request, int index);
+/* sp_hall_port.sequence of one of the engine's inputs or outputs. */
+int sp_hall_sequence_port(const sp_model_config *config, const char *name);
+int sp_hall_sequence_state(const sp_model_config *config, const char *name);
+/* One of the engine's inputs that no client gives, for a run; and what a state's output becomes. */
+sp_status sp_hall_sequence_input(sp_hall_model *model, int port, sp_hall_buffer *buffer, sp_hall_request *const *requests,
+                                 int count, int rows, sp_engine_tensor *ret_tensor, sp_error *reterr);
+sp_status sp_hall_sequence_output(sp_hall_model *model, int port, const sp_engine_tensor *output, sp_hall_request *const *requests,
+                                  int count, int rows, sp_error *reterr);
+
 /* hall_check.c: fills *request from the head. SP_INVALID says what does not fit; SP_UNSUPPORTED (code "not_loaded"). */
 sp_status sp_hall_check(const sp_infer_head *head, const sp_hall_model *model, sp_hall_request *request, sp_error *reterr);
+/* The tensors of a request that came from another step. */
+sp_status sp_hall_check_inputs(const sp_hall_model *model, sp_hall_request *request, sp_error *reterr);
 /* Its inputs' bytes, now that they are there. SP_INVALID: they are not where the head says. */
 sp_status sp_hall_locate(sp_hall_request *request, sp_error *reterr);
 

@@ -2,7 +2,7 @@
  * A specification becomes a model: which engine, how many instances, which of the engine's ports is which of the
  * configuration's. The configuration was completed and checked by whoever wrote the specification; what does not fit this
  * worker or this file is said by name. */
-#include "worker/hall_internal.h"
+#include "worker/hall_ensemble.h"
 
 #include "base/clock.h"
 
@@ -171,21 +171,23 @@ sp_status sp_hall_model_new(const sp_hall *hall, sp_load_spec *spec, sp_hall_mod
     model->config = &spec->config;
     model->batches = spec->config.max_batch_size > 0;
     model->state = SP_HALL_ASIDE;
-    model->identity = strcmp(engine_of(model->config), "identity") == 0;
+    model->identity = !spec->config.is_ensemble && strcmp(engine_of(model->config), "identity") == 0;
     sp_status s = SP_OK;
     if (!model->id || spec->config.input_count > SP_INFER_PORTS || spec->config.output_count > SP_INFER_PORTS)
         s = SP_FAIL(reterr, SP_INTERNAL, "the specification of '%s' has no number or too many ports", spec->config.name);
-    else if (spec->config.is_ensemble)
-        s = SP_FAIL(reterr, SP_UNSUPPORTED, "ensemble '%s' cannot be run here", spec->config.name);
     if (!s)
         s = count_instances(hall, model, reterr);
     if (!s && model->identity)
         s = check_identity(model->config, reterr);
-    if (!s && !model->identity)
+    if (!s && spec->config.is_ensemble && !(model->ensemble = calloc(1, sizeof(*model->ensemble))))
+        s = SP_FAIL(reterr, SP_NOMEM, "no memory for an ensemble");
+    if (!s && !model->identity && !model->ensemble)
         s = sp_engine_open(engine_of(model->config), &model->engine, reterr);
     for (int i = 0; i < spec->config.output_count && !s; i++)
         if (spec->config.outputs[i].label_filename[0])
             s = read_labels(model, i, reterr);
+    if (!s && spec->config.sequence.strategy != SP_SEQUENCE_NONE && !model->ensemble)
+        s = sp_hall_sequence_new(model, reterr);
     if (s) {
         sp_hall_model_free(model);
         return s;
@@ -205,6 +207,8 @@ void sp_hall_model_free(sp_hall_model *model)
         free(model->labels[i]);
         free(model->label_text[i]);
     }
+    sp_hall_sequence_free(model);
+    sp_hall_ensemble_free(model);
     sp_load_spec_free(model->spec);
     free(model);
 }
@@ -217,18 +221,6 @@ static int config_port(const sp_model_port *ports, int count, const char *name)
         if (strcmp(ports[i].name, name) == 0)
             return i;
     return -1;
-}
-
-/* What the engine needs and no client gives: filled by whoever schedules sequences. */
-static bool given_otherwise(const sp_model_config *config, const char *name)
-{
-    for (int i = 0; i < config->sequence.control_count; i++)
-        if (strcmp(config->sequence.controls[i].name, name) == 0)
-            return true;
-    for (int i = 0; i < config->sequence.state_count; i++)
-        if (strcmp(config->sequence.states[i].input, name) == 0)
-            return true;
-    return false;
 }
 
 static sp_status check_type(const sp_hall_model *model, const sp_model_port *port, const sp_engine_port *found, sp_error *reterr)
@@ -249,15 +241,18 @@ static sp_status map_ports(sp_hall_model *model, sp_error *reterr)
         return SP_FAIL(reterr, SP_TOO_LARGE, "'%s' has more than %d inputs or outputs", config->name, SP_INFER_PORTS);
     model->input_count = ports->input_count;
     model->output_count = ports->output_count;
+    model->unbound = model->sequences != NULL; /* no second try: what keeps state would see the request twice */
     for (int i = 0; i < ports->input_count; i++) {
         int port = config_port(config->inputs, config->input_count, ports->inputs[i].name);
-        if (port < 0 && !given_otherwise(config, ports->inputs[i].name))
+        int own = port < 0 ? sp_hall_sequence_port(config, ports->inputs[i].name) : -1;
+        if (port < 0 && own < 0)
             return SP_FAIL(reterr, SP_INVALID, "'%s': input '%s' of the model file is not in the configuration", config->name,
                            ports->inputs[i].name);
         sp_status s = port < 0 ? SP_OK : check_type(model, &config->inputs[port], &ports->inputs[i], reterr);
         if (s)
             return s;
-        model->inputs[i] = (sp_hall_port){ port, (uint8_t)(port < 0 ? ports->inputs[i].dtype : config->inputs[port].dtype) };
+        model->inputs[i] = (sp_hall_port){ .config = port, .sequence = own,
+                                           .dtype = (uint8_t)(port < 0 ? ports->inputs[i].dtype : config->inputs[port].dtype) };
         found_inputs += port >= 0;
     }
     for (int i = 0; i < ports->output_count; i++) {
@@ -265,7 +260,8 @@ static sp_status map_ports(sp_hall_model *model, sp_error *reterr)
         sp_status s = port < 0 ? SP_OK : check_type(model, &config->outputs[port], &ports->outputs[i], reterr);
         if (s)
             return s;
-        model->outputs[i] = (sp_hall_port){ port, (uint8_t)(port < 0 ? ports->outputs[i].dtype : config->outputs[port].dtype) };
+        model->outputs[i] = (sp_hall_port){ .config = port, .sequence = sp_hall_sequence_state(config, ports->outputs[i].name),
+                                            .dtype = (uint8_t)(port < 0 ? ports->outputs[i].dtype : config->outputs[port].dtype) };
         found_outputs += port >= 0;
     }
     if (found_inputs < config->input_count || found_outputs < config->output_count)
@@ -347,7 +343,7 @@ sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t
     *ret_bytes = 0;
     model->lanes = calloc((size_t)model->instances, sizeof(*model->lanes));
     sp_status s = model->lanes ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for %d instances", model->instances);
-    if (!s && !model->identity) {
+    if (!s && !model->identity && !model->ensemble) {
         s = open_session(hall, model, reterr);
         if (!s)
             s = map_ports(model, reterr);
@@ -383,7 +379,7 @@ uint64_t sp_hall_model_estimate(const sp_hall_model *model)
     struct stat info;
     if (model->measured)
         return model->measured;
-    return model->identity || stat(model->spec->path, &info) != 0 ? 0 : (uint64_t)info.st_size;
+    return model->identity || model->ensemble || stat(model->spec->path, &info) != 0 ? 0 : (uint64_t)info.st_size;
 }
 
 void sp_hall_describe(const sp_hall *hall, const sp_hall_model *model, sp_answer_loaded *loaded)

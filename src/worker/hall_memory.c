@@ -9,6 +9,13 @@
 
 #include <malloc.h>
 #include <stdio.h>
+#include <string.h>
+
+/* What a Python model remembers of its sequences goes with its process. (Implicit state is the hall's.) */
+static bool remembers(const sp_hall_model *model)
+{
+    return model->sequences && sp_sequencer_open(model->sequences) && strcmp(model->config->backend, "python") == 0;
+}
 
 #define TELL_NS (10 * SP_NS_PER_S)
 
@@ -18,7 +25,7 @@ static sp_hall_model *find_victim(const sp_hall *hall, const sp_hall_model *but,
     sp_hall_model *victim = NULL;
     for (int i = 0; i < SP_HALL_MODELS; i++) {
         for (sp_hall_model *model = hall->models[i]; model; model = model->next_of_bucket) {
-            if (model == but || model->state != SP_HALL_READY || !model->bytes || (idle && model->running))
+            if (model == but || model->state != SP_HALL_READY || !model->bytes || (idle && model->running) || remembers(model))
                 continue;
             if (!victim || model->used_ns < victim->used_ns)
                 victim = model;

@@ -49,12 +49,44 @@ static bool is_aligned(const sp_hall_tensor *tensor)
     return !element || (uintptr_t)tensor->data % element == 0;
 }
 
+/* A row that no sequence has now: zeros, or empty strings. Where it ends. */
+static uint8_t *put_empty_row(uint8_t *at, size_t row_bytes)
+{
+    memset(at, 0, row_bytes);
+    return at + row_bytes;
+}
+
+/* The rows of sequences, each at its own place. The buffer has room for the parts and for `empty_bytes` in each empty row. */
+static size_t gather_rows(const batch_run *run, int port, uint8_t *room, size_t empty_bytes)
+{
+    uint8_t *at = room;
+    int next = 0;
+    for (int row = 0; row < run->rows; row++) {
+        if (next == run->count || sp_hall_sequence_row(run->model, run->requests[next], next) != row) {
+            at = put_empty_row(at, empty_bytes);
+            continue;
+        }
+        const sp_hall_tensor *part = &run->requests[next++]->inputs[port];
+        memcpy(at, part->data, part->bytes);
+        at += part->bytes;
+    }
+    return (size_t)(at - room);
+}
+
+static bool has_empty_rows(const batch_run *run)
+{
+    return run->model->sequences && run->rows != run->count;
+}
+
 static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
 {
     sp_hall_model *model = run->model;
     int port = model->inputs[index].config;
     sp_engine_tensor *tensor = &run->inputs[index];
     *tensor = (sp_engine_tensor){ .dtype = model->inputs[index].dtype, .rank = SP_ENGINE_ABSENT };
+    if (port < 0 && model->inputs[index].sequence >= 0)
+        return sp_hall_sequence_input(model, index, &run->lane->inputs[index], run->requests, run->count, (int)run->rows, tensor,
+                                      reterr);
     if (port < 0 || !run->requests[0]->inputs[port].given)
         return SP_OK;
     const sp_hall_tensor *first = &run->requests[0]->inputs[port];
@@ -67,7 +99,7 @@ static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
         return SP_FAIL(reterr, SP_INVALID, "input '%s' of '%s' cannot be reshaped as its configuration says",
                        model->config->inputs[port].name, model->config->name);
     tensor->rank = rank;
-    if (run->count == 1 && is_aligned(first)) {
+    if (run->count == 1 && is_aligned(first) && !has_empty_rows(run)) {
         tensor->data = (void *)(uintptr_t)first->data; /* only read */
         tensor->size_bytes = first->bytes;
         return SP_OK;
@@ -76,11 +108,24 @@ static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
     for (int i = 0; i < run->count; i++)
         if (!sp_size_add(bytes, run->requests[i]->inputs[port].bytes, &bytes))
             return SP_FAIL(reterr, SP_TOO_LARGE, "the inputs of a batch overflow");
+    uint64_t elements = 0;
+    size_t empty_bytes = 0;
+    if (has_empty_rows(run)) {
+        if (!sp_hall_elements(first->dims, first->rank, &elements) ||
+            !sp_size_mul((size_t)elements, SP_MAX(sp_dtype_bytes(first->dtype), sizeof(uint32_t)), &empty_bytes) ||
+            !sp_size_mul(empty_bytes, (size_t)run->rows, &empty_bytes) || !sp_size_add(bytes, empty_bytes, &bytes))
+            return SP_FAIL(reterr, SP_TOO_LARGE, "the inputs of a batch overflow");
+        empty_bytes = elements * (sp_dtype_bytes(first->dtype) ? sp_dtype_bytes(first->dtype) : sizeof(uint32_t));
+    }
     uint8_t *room = sp_hall_buffer_room(&run->lane->inputs[index], bytes);
     if (!room)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for a batch of %zu bytes", bytes);
     tensor->data = room;
     tensor->size_bytes = bytes;
+    if (has_empty_rows(run)) {
+        tensor->size_bytes = gather_rows(run, port, room, empty_bytes);
+        return SP_OK;
+    }
     for (int i = 0; i < run->count; i++) {
         const sp_hall_tensor *part = &run->requests[i]->inputs[port];
         memcpy(room, part->data, part->bytes);
@@ -106,6 +151,8 @@ static sp_status place_output(batch_run *run, int index, sp_error *reterr)
     sp_engine_tensor *tensor = &run->outputs[index];
     *tensor = (sp_engine_tensor){ .dtype = model->outputs[index].dtype, .rank = SP_ENGINE_ABSENT };
     run->direct[index] = 0;
+    if (model->outputs[index].sequence >= 0)
+        tensor->rank = 0; /* a state: wanted, and left to the engine */
     if (port < 0 || !somebody_wishes(run, port))
         return SP_OK;
     tensor->rank = 0; /* left to the engine */
@@ -136,6 +183,8 @@ static sp_status prepare(batch_run *run, sp_error *reterr)
     run->bound = false;
     for (int i = 0; i < run->count; i++)
         run->rows += run->requests[i]->rows;
+    if (run->model->sequences)
+        run->rows = sp_hall_sequence_rows(run->model, run->requests, run->count);
     if (run->count == 1)
         sp_hall_writer_begin(&run->writer, run->requests[0]->item, run->requests[0]->wish_count);
     for (int i = 0; i < run->model->input_count; i++) {
@@ -204,6 +253,32 @@ static sp_status slice(const batch_run *run, int index, const sp_hall_request *r
     return SP_OK;
 }
 
+/* Moves the cursor over rows that no request has. */
+static sp_status skip_rows(const batch_run *run, int index, int64_t rows, const uint8_t **at, sp_error *reterr)
+{
+    const sp_hall_request empty = { .rows = (int32_t)rows };
+    sp_hall_tensor part;
+    return rows > 0 ? slice(run, index, &empty, at, &part, reterr) : SP_OK;
+}
+
+/* How many of those lie before the rows of request `i`. */
+static int64_t empty_rows_before(const batch_run *run, int i)
+{
+    if (!has_empty_rows(run))
+        return 0;
+    int before = i > 0 ? sp_hall_sequence_row(run->model, run->requests[i - 1], i - 1) : -1;
+    return sp_hall_sequence_row(run->model, run->requests[i], i) - before - 1;
+}
+
+static sp_status keep_states(batch_run *run, sp_error *reterr)
+{
+    sp_status s = SP_OK;
+    for (int o = 0; o < run->model->output_count && run->model->kept && !s; o++)
+        if (run->model->outputs[o].sequence >= 0)
+            s = sp_hall_sequence_output(run->model, o, &run->outputs[o], run->requests, run->count, (int)run->rows, reterr);
+    return s;
+}
+
 static int engine_output(const sp_hall_model *model, int port)
 {
     for (int i = 0; i < model->output_count; i++)
@@ -242,7 +317,9 @@ static sp_status scatter(batch_run *run, int i, const uint8_t **cursors, sp_hall
         int port = run->model->outputs[o].config;
         if (port < 0 || run->outputs[o].rank == SP_ENGINE_ABSENT || !somebody_wishes(run, port))
             continue;
-        sp_status s = slice(run, o, request, &cursors[o], &parts[o], reterr);
+        sp_status s = skip_rows(run, o, empty_rows_before(run, i), &cursors[o], reterr);
+        if (!s)
+            s = slice(run, o, request, &cursors[o], &parts[o], reterr);
         if (s)
             return s;
     }
@@ -365,6 +442,8 @@ static sp_status run_once(batch_run *run, sp_hall_request **requests, int count,
         s = compute(run, reterr);
         times_ns[2] = sp_clock_now_ns();
     }
+    if (!s)
+        s = keep_states(run, reterr);
     if (!s) {
         learn(run->model, times_ns[2] - times_ns[1]);
         sp_worker_stage(run->executor, SP_STAGE_POSTPROCESS, 0);
@@ -441,7 +520,7 @@ static void run_bisecting(batch_run *run, sp_hall_request **requests, int count)
         sp_worker_end_after_batch(&err);
     }
     bool late = run->deadline_ns && sp_clock_now_ns() > run->deadline_ns;
-    if (count == 1 || late || s == SP_UNAVAILABLE) {
+    if (count == 1 || late || s == SP_UNAVAILABLE || run->model->sequences) { /* those run once: they are remembered */
         fail_range(requests, count, s, &err);
         return;
     }

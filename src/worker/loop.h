@@ -88,5 +88,6 @@ void sp_async_finish(sp_work_item *item);
 sp_status sp_queue_open(sp_error *reterr);
 void *sp_queue_main(void *executor);
 void sp_queue_finish(sp_work_item *item);
+void sp_queue_wait(sp_work_item *item);
 
 #endif

@@ -58,6 +58,11 @@ void sp_process_stage(int index, sp_stage stage, int64_t budget_ns)
     atomic_store_explicit(&mark->sequence, sequence + 2, memory_order_release);
 }
 
+void sp_worker_wait(sp_work_item *item)
+{
+    sp_queue_wait(item);
+}
+
 void sp_worker_finish(sp_work_item *item)
 {
     if (sp_process.kind->async)

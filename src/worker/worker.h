@@ -77,6 +77,10 @@ typedef struct sp_worker_queue {
     void (*over)(void *state, int executor, sp_worker_batch *batch, int64_t now_ns);
 } sp_worker_queue;
 
+/* An item that has been in a batch is not finished, and waits again for another one: it may be withdrawn meanwhile. Its bytes
+ * stay mapped; a later batch may have it again, and several may at once. In `over` only. */
+void sp_worker_wait(sp_work_item *item);
+
 /* The item has its status; it goes back to the gateway when the kind's call is over, and is not to be touched again. */
 void sp_worker_finish(sp_work_item *item);
 

@@ -25,6 +25,7 @@ struct sp_queue_item {
     sp_work_item item; /* first: sp_worker_finish is given it */
     sp_submission submission;
     place_state state;
+    bool prepared; /* its bytes are mapped */
     int64_t begun_ns;
     sp_queue_item *next; /* finished ones */
 };
@@ -57,6 +58,14 @@ void sp_queue_finish(sp_work_item *item)
     entry->next = NULL;
     *sp_process.finished_end = entry;
     sp_process.finished_end = &entry->next;
+}
+
+void sp_queue_wait(sp_work_item *item)
+{
+    sp_queue_item *entry = (sp_queue_item *)(void *)item;
+    SP_ASSERT(entry->state == IN_HAND);
+    entry->state = WAITING;
+    sp_process.queued++;
 }
 
 static void add(const sp_submission *submission, int64_t now_ns)
@@ -124,14 +133,15 @@ static bool take(sp_executor *self, int64_t now_ns)
     if (!self->batch.own)
         return false;
     sp_process.places_taken |= 1u << place;
-    sp_process.queued -= self->batch.count;
     self->mark = place;
     sp_process_stage(place, SP_STAGE_IDLE, self->batch.budget_ns);
     for (int i = 0; i < self->batch.count; i++) {
         sp_queue_item *entry = (sp_queue_item *)(void *)self->batch.items[i];
-        SP_ASSERT(entry->state == WAITING);
+        SP_ASSERT(entry->state == WAITING || (entry->state == IN_HAND && entry->prepared)); /* another part of it runs */
+        sp_process.queued -= entry->state == WAITING;
         entry->state = IN_HAND;
-        entry->begun_ns = now_ns;
+        if (!entry->prepared)
+            entry->begun_ns = now_ns;
         sp_process_mark_item(place, i, &entry->submission);
     }
     sp_process_mark_count(place, self->batch.count);
@@ -152,7 +162,11 @@ static void run(sp_executor *self)
 {
     for (int i = 0; i < self->batch.count; i++) {
         sp_work_item *item = self->batch.items[i];
+        sp_queue_item *entry = (sp_queue_item *)(void *)item;
         void *own = item->own;
+        if (entry->prepared)
+            continue; /* its first batch did that; others may be reading it now */
+        entry->prepared = true;
         sp_process_prepare(item, item->submission);
         item->own = own;
         if (!item->status)

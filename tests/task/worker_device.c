@@ -51,6 +51,11 @@ void sp_worker_finish(sp_work_item *item)
     (void)item; /* the queue's calls are tested elsewhere (tests/worker) */
 }
 
+void sp_worker_wait(sp_work_item *item)
+{
+    (void)item;
+}
+
 const sp_infer_head *sp_worker_infer_head(const sp_work_item *item)
 {
     (void)item;

@@ -12,7 +12,7 @@
 #define MOST 64
 
 typedef struct rig {
-    sp_sequences *q;
+    sp_sequencer *q;
     sp_sequence_item items[MOST];
     int count;
     sp_sequence_item *running[MOST];
@@ -27,7 +27,7 @@ static void rig_open(rig *r, sp_sequence_settings settings)
     settings.model = "m";
     settings.instances = settings.instances ? settings.instances : 1;
     settings.idle_ns = settings.idle_ns ? settings.idle_ns : 1000 * MS;
-    REQUIRE(sp_sequences_new(&settings, &r->q, NULL) == SP_OK);
+    REQUIRE(sp_sequencer_new(&settings, &r->q, NULL) == SP_OK);
 }
 
 static sp_status add_item(rig *r, int64_t now_ns, sp_sequence_item item)
@@ -35,7 +35,7 @@ static sp_status add_item(rig *r, int64_t now_ns, sp_sequence_item item)
     item.base.rows = 1;
     r->items[r->count] = item;
     r->err = (sp_error){0};
-    return sp_sequences_add(r->q, &r->items[r->count++], now_ns, &r->err);
+    return sp_sequencer_add(r->q, &r->items[r->count++], now_ns, &r->err);
 }
 
 static void add(rig *r, int64_t now_ns, uint64_t id, uint32_t flags)
@@ -48,7 +48,7 @@ static const char *ask_of(rig *r, uint32_t instance, int64_t now_ns)
 {
     sp_sequence_item *rows[MOST];
     int64_t due_ns;
-    int length = 0, count = sp_sequences_next(r->q, instance, now_ns, rows, MOST, &due_ns);
+    int length = 0, count = sp_sequencer_next(r->q, instance, now_ns, rows, MOST, &due_ns);
 
     r->said[0] = '\0';
     for (int i = 0; i < count; i++) {
@@ -67,7 +67,7 @@ static const char *ask_of(rig *r, uint32_t instance, int64_t now_ns)
 static void done(rig *r, int64_t now_ns)
 {
     for (int i = 0; i < r->running_count; i++)
-        sp_sequences_done(r->q, r->running[i], now_ns);
+        sp_sequencer_done(r->q, r->running[i], now_ns);
     r->running_count = 0;
 }
 
@@ -83,7 +83,7 @@ static const char *expire(rig *r, int64_t now_ns)
 {
     sp_sequence_item *rejected[MOST];
     int64_t due_ns;
-    int length = 0, count = sp_sequences_expire(r->q, now_ns, rejected, MOST, &due_ns);
+    int length = 0, count = sp_sequencer_expire(r->q, now_ns, rejected, MOST, &due_ns);
 
     r->said[0] = '\0';
     for (int i = 0; i < count; i++)
@@ -96,8 +96,8 @@ static const char *expire(rig *r, int64_t now_ns)
 
 static void rig_close(rig *r)
 {
-    CHECK_INT(sp_sequences_waiting(r->q), 0);
-    sp_sequences_free(r->q);
+    CHECK_INT(sp_sequencer_waiting(r->q), 0);
+    sp_sequencer_free(r->q);
 }
 
 TEST(a_sequence_keeps_its_row)
@@ -120,7 +120,7 @@ TEST(a_sequence_keeps_its_row)
     add(&r, 0, 1, END);
     CHECK_TEXT(run(&r, 0), "8 7");
     CHECK_TEXT(run(&r, 0), "");
-    CHECK_INT(sp_sequences_open(r.q), 0);
+    CHECK_INT(sp_sequencer_open(r.q), 0);
     rig_close(&r);
 }
 
@@ -152,7 +152,7 @@ TEST(errors_speak_tritons_words)
     CHECK_INT(add_item(&r, 0, (sp_sequence_item){.flags = START}), SP_INVALID);
     CHECK_TEXT(r.err.message, "inference request to model 'm' must specify a non-zero or non-empty correlation ID");
     sp_sequence_item two = {.base = {.rows = 2}, .id = 1, .flags = START};
-    CHECK_INT(sp_sequences_add(r.q, &two, 0, &r.err), SP_INVALID);
+    CHECK_INT(sp_sequencer_add(r.q, &two, 0, &r.err), SP_INVALID);
     CHECK_TEXT(r.err.message, "inference request to model 'm' must specify batch-size 1 due to requirements of sequence "
                               "batcher");
     rig_close(&r);
@@ -169,7 +169,7 @@ TEST(after_its_end_a_sequence_must_start_again)
     add(&r, 0, 5, START); /* another sequence: another slot */
     CHECK_TEXT(run(&r, 0), "0 3");
     CHECK_TEXT(run(&r, 0), "1");
-    CHECK_INT(sp_sequences_open(r.q), 1);
+    CHECK_INT(sp_sequencer_open(r.q), 1);
     rig_close(&r);
 }
 
@@ -188,7 +188,7 @@ TEST(a_second_start_goes_on_in_the_same_slot)
         CHECK_TEXT(run(&r, 0), wanted);
         CHECK_INT(r.items[i].slot, 0);
     }
-    CHECK_INT(sp_sequences_open(r.q), 0);
+    CHECK_INT(sp_sequencer_open(r.q), 0);
     rig_close(&r);
 }
 
@@ -225,7 +225,7 @@ TEST(the_backlog_waits_for_slots_in_turn)
     add(&r, 0, 2, END);
     CHECK_TEXT(run(&r, 0), "6");
     CHECK_TEXT(run(&r, 0), "2");
-    CHECK_INT(sp_sequences_open(r.q), 0);
+    CHECK_INT(sp_sequencer_open(r.q), 0);
     rig_close(&r);
 }
 
@@ -327,7 +327,7 @@ TEST(what_is_withdrawn_breaks_its_sequence)
     add(&r, 0, 1, 0);
     add(&r, 0, 2, START | END);
     CHECK_TEXT(ask_of(&r, 0, 0), "0");
-    sp_sequences_withdraw(r.q, &r.items[1]);
+    sp_sequencer_withdraw(r.q, &r.items[1]);
     CHECK_INT(add_item(&r, 0, (sp_sequence_item){.id = 1}), SP_INVALID);
     CHECK_TEXT(expire(&r, 1 * MS), "!2b ");
     CHECK_TEXT(ask_of(&r, 0, 1 * MS), "");
@@ -336,10 +336,10 @@ TEST(what_is_withdrawn_breaks_its_sequence)
     add(&r, 2 * MS, 3, START);
     add(&r, 2 * MS, 4, START);
     add(&r, 2 * MS, 4, 0);
-    sp_sequences_withdraw(r.q, &r.items[7]); /* the last of one in the backlog */
+    sp_sequencer_withdraw(r.q, &r.items[7]); /* the last of one in the backlog */
     CHECK_TEXT(expire(&r, 2 * MS), "!6b ");
     CHECK_TEXT(run(&r, 2 * MS), "5");
-    CHECK_INT(sp_sequences_open(r.q), 1);
+    CHECK_INT(sp_sequencer_open(r.q), 1);
     rig_close(&r);
 }
 
@@ -362,22 +362,22 @@ TEST(oldest_gathers_the_first_of_each_candidate)
     CHECK_INT(r.items[3].slot, 0);
     done(&r, 16 * MS);
     add(&r, 17 * MS, 2, 0);
-    sp_sequences_withdraw(r.q, &r.items[5]); /* out of the batcher too */
+    sp_sequencer_withdraw(r.q, &r.items[5]); /* out of the batcher too */
     CHECK_TEXT(ask_of(&r, 0, 40 * MS), "");
     CHECK_TEXT(expire(&r, 40 * MS), "until 1006"); /* 3, idle since then */
-    CHECK_INT(sp_sequences_open(r.q), 2);
+    CHECK_INT(sp_sequencer_open(r.q), 2);
     rig_close(&r);
 }
 
 TEST(settings_are_bounded)
 {
-    sp_sequences *q;
+    sp_sequencer *q;
     sp_error err = {0};
     sp_sequence_settings s = {.model = "m", .instances = 70000, .slots = 70000};
 
-    CHECK_INT(sp_sequences_new(&s, &q, &err), SP_INVALID);
+    CHECK_INT(sp_sequencer_new(&s, &q, &err), SP_INVALID);
     s.instances = 0;
-    CHECK_INT(sp_sequences_new(&s, &q, &err), SP_INVALID);
+    CHECK_INT(sp_sequencer_new(&s, &q, &err), SP_INVALID);
 }
 
 /* --- random days ---------------------------------------------------------------------------------------------------------- */
@@ -554,7 +554,7 @@ static void plain_end_idle(int64_t now_ns)
 static void one_day(void)
 {
     static sp_sequence_item items[DAY], *running[DAY], *out[DAY];
-    sp_sequences *q;
+    sp_sequencer *q;
     int made = 0, running_count = 0;
     int64_t now_ns = 0, due_ns;
 
@@ -567,18 +567,18 @@ static void one_day(void)
     day.idle_ns = test_random_between(3, 40);
     day.delay_ns = test_random_between(0, 6);
     day.utilization = test_random_between(0, 4) / 4.0;
-    REQUIRE(sp_sequences_new(&(sp_sequence_settings){.model = "m", .oldest = day.oldest, .instances = (uint32_t)day.instances,
+    REQUIRE(sp_sequencer_new(&(sp_sequence_settings){.model = "m", .oldest = day.oldest, .instances = (uint32_t)day.instances,
                                                      .slots = (uint32_t)day.slots, .idle_ns = day.idle_ns,
                                                      .backlog = (uint32_t)day.backlog, .delay_ns = day.delay_ns,
                                                      .utilization = day.utilization,
                                                      .batcher = {.batches = true, .most_rows = day.most_rows}},
                              &q, NULL) == SP_OK);
     bool evening = false;
-    for (int round = 0; round < 4000 && !(evening && sp_sequences_open(q) == 0); round++) {
+    for (int round = 0; round < 4000 && !(evening && sp_sequencer_open(q) == 0); round++) {
         int what = test_random_between(0, 9);
         now_ns += test_random_between(0, 2) ? 0 : test_random_between(0, 5);
         evening = made == DAY;
-        int count = sp_sequences_expire(q, now_ns, out, DAY, &due_ns);
+        int count = sp_sequencer_expire(q, now_ns, out, DAY, &due_ns);
         plain_end_idle(now_ns);
         for (int i = 0; i < count; i++) {
             plain *p = plain_owner((int)(out[i] - items));
@@ -598,14 +598,14 @@ static void one_day(void)
                                              .id = id, .flags = flags};
             day.shape[made] = items[made].base.shape;
             day.alone[made] = items[made].base.alone;
-            REQUIRE(plain_add(made, id, flags, timeout_ns, now_ns) == sp_sequences_add(q, &items[made], now_ns, NULL));
+            REQUIRE(plain_add(made, id, flags, timeout_ns, now_ns) == sp_sequencer_add(q, &items[made], now_ns, NULL));
             made++;
         } else if (what < 5 && made) {
             int number = test_random_between(0, made - 1);
             plain *p = plain_owner(number);
             if (!p)
                 continue;
-            sp_sequences_withdraw(q, &items[number]);
+            sp_sequencer_withdraw(q, &items[number]);
             int at = p->first;
             while (p->queue[at] != number)
                 at++;
@@ -620,7 +620,7 @@ static void one_day(void)
                 busy |= running[i]->instance == (uint32_t)instance;
             if (busy && !day.oldest)
                 continue;
-            count = sp_sequences_next(q, (uint32_t)instance, now_ns, out, DAY, &due_ns);
+            count = sp_sequencer_next(q, (uint32_t)instance, now_ns, out, DAY, &due_ns);
             if (!day.oldest)
                 REQUIRE(count == plain_direct(instance, now_ns, rows));
             REQUIRE(count <= (day.oldest ? day.most_rows : day.slots));
@@ -644,7 +644,7 @@ static void one_day(void)
                     continue;
                 }
                 plain *p = running_owner[running[i] - items];
-                sp_sequences_done(q, running[i], now_ns);
+                sp_sequencer_done(q, running[i], now_ns);
                 p->running = 0;
                 p->last_ns = now_ns;
                 settle(now_ns);
@@ -656,12 +656,12 @@ static void one_day(void)
             waiting += day.list[i].last - day.list[i].first;
             open += !day.list[i].over;
         }
-        REQUIRE(sp_sequences_waiting(q) == (uint32_t)waiting);
+        REQUIRE(sp_sequencer_waiting(q) == (uint32_t)waiting);
         if (what >= 7)
-            REQUIRE(sp_sequences_open(q) == (uint32_t)open);
+            REQUIRE(sp_sequencer_open(q) == (uint32_t)open);
     }
-    CHECK_INT(sp_sequences_open(q), 0); /* everything came to its end */
-    sp_sequences_free(q);
+    CHECK_INT(sp_sequencer_open(q), 0); /* everything came to its end */
+    sp_sequencer_free(q);
 }
 
 TEST(random_days_are_as_the_plain_model_says)

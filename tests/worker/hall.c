@@ -70,6 +70,11 @@ void sp_worker_finish(sp_work_item *item)
     at->order = finished_count++;
 }
 
+void sp_worker_wait(sp_work_item *item)
+{
+    CHECK(!((place *)(void *)item)->finished);
+}
+
 const sp_infer_head *sp_worker_infer_head(const sp_work_item *item)
 {
     return &((const place *)(const void *)item)->head;
