@@ -2,6 +2,9 @@
 """The stock tritonclient.http, sync and aio, through every call that it offers, against the gateway over a house that echoes:
 what is asked comes back, so each answer is known."""
 import asyncio
+import re
+import socket
+import time
 
 import kserve_house
 import numpy as np
@@ -358,3 +361,50 @@ def test_aio(server):
                 same(answer, arrays[0])
 
     asyncio.run(talk())
+
+
+# --- readers that take their time ---------------------------------------------------------------------------------------------
+
+def test_slow_readers_hold_a_bounded_number_of_slots_and_give_them_back(server, client):
+    array = values(np.float32, (1, 1 << 19))
+    body, header_bytes = http.InferenceServerClient.generate_request_body([tensor("INPUT0", array)])
+    head = (f"POST /v2/models/identity_FP32/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            f"Inference-Header-Content-Length: {header_bytes}\r\n").encode()
+
+    def slots_out():
+        return requests.get(f"http://{server.address}/healthz", timeout=10).json()["requests_open"]
+
+    socks = []
+    for i in range(40):  # more than GW_KSERVE_HELD
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        sock.sendall(head + (b"Accept-Encoding: gzip\r\n" if i % 10 == 9 else b"") + b"\r\n" + body)
+        socks.append(sock)
+    for sock in socks:
+        assert sock.recv(12) == b"HTTP/1.1 200"
+    assert slots_out() <= 32
+    same(ask(client, array), array)
+    for sock in socks[::2]:  # gone without reading
+        sock.close()
+    for sock in socks[1::2]:
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += sock.recv(65536)
+        left = int(re.search(rb"\r\nContent-Length: (\d+)", got)[1]) - len(got.split(b"\r\n\r\n", 1)[1])
+        while left:
+            left -= len(sock.recv(1 << 20))
+        sock.close()
+    until = time.monotonic() + 20
+    while slots_out() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert slots_out() == 0
+
+
+def test_clients_that_hang_up_in_the_middle(server, client):
+    array = values(np.float32, (1, 100000))
+    body, header_bytes = http.InferenceServerClient.generate_request_body([tensor("INPUT0", array)])
+    for cut in (0, 1, header_bytes, header_bytes + 1000, len(body) - 1, len(body)):
+        for extra in (b"", b"Accept-Encoding: deflate\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+                sock.sendall(f"POST /v2/models/identity_FP32/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+                             f"Inference-Header-Content-Length: {header_bytes}\r\n".encode() + extra + b"\r\n" + body[:cut])
+    same(ask(client, array), array)
