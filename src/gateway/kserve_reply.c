@@ -53,14 +53,8 @@ static void output_write(layout *l, const sp_call_output *out, bool first, bool 
             sp_buf_append_text(head, ",");
         number_append(head, (uint64_t)SP_MAX(out->dims[i], (int64_t)0));
     }
-    if (out->shared) {
-        sp_buf_append_text(head, "],\"parameters\":{\"shared_memory_region\":");
-        sp_buf_append_json_text(head, out->region);
-        sp_buf_append_text(head, ",\"shared_memory_offset\":");
-        number_append(head, out->region_offset);
-        sp_buf_append_text(head, ",\"shared_memory_byte_size\":");
-        number_append(head, out->region_bytes);
-        sp_buf_append_text(head, "}}");
+    if (out->shared) { /* Triton's C++ client takes any "parameters" here for those of a binary output */
+        sp_buf_append_text(head, "]}");
     } else if (out->json) {
         sp_buf_append_text(head, "],\"data\":");
         l->pieces[l->count++] = (piece){ head->size_bytes, out->data };

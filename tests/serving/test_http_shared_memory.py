@@ -66,7 +66,7 @@ def test_there_and_back(client, region, count):
     shm.set_shared_memory_region(handle, [array])
     result = client.infer("identity_FP32", [shared_input(name, size, array)], outputs=[shared_output(name, size, size)])
     answer = result.get_output("OUTPUT0")
-    assert answer["shape"] == [1, count] and answer["parameters"]["shared_memory_region"] == name
+    assert answer == {"name": "OUTPUT0", "datatype": "FP32", "shape": [1, count]}  # perf_analyzer minds "parameters" here
     assert (shm.get_contents_as_numpy(handle, np.float32, [1, count], offset=size) == array).all()
     # Only in, only out.
     result = client.infer("identity_FP32", [shared_input(name, size, array)])
