@@ -237,7 +237,8 @@ static sp_status infer(const work *w, sp_completion *done, uint8_t *at)
         *out = (sp_infer_output){ .port = in->port, .dtype = in->dtype, .rank = in->rank, .bytes = in->bytes };
         out->offset = SP_ALIGN_UP(end, (uint64_t)64);
         memcpy(out->dims, in->dims, sizeof(out->dims));
-        memcpy(at + out->offset, from.data + in->offset, in->bytes);
+        if (in->bytes)
+            memcpy(at + out->offset, from.data + in->offset, in->bytes);
         end = out->offset + out->bytes;
     }
     end = SP_ALIGN_UP(end, (uint64_t)8);
@@ -347,8 +348,10 @@ static void finish(const work *w)
     sp_status s = cancelled(w) ? SP_CANCELLED : status_named(w->script.status);
     if (w->script.die)
         (void)raise(SIGKILL);
-    if (w->script.segv)
+    if (w->script.segv) {
+        (void)signal(SIGSEGV, SIG_DFL); /* a sanitizer would make an exit of it */
         (void)raise(SIGSEGV);
+    }
     if (!s)
         s = run(w, &done, answer);
     done.batch_run_ns = done.inference_ns = sp_clock_now_ns() - w->begun_ns;
