@@ -19,7 +19,7 @@
 
 typedef struct settings {
     int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms;
-    const char *bind, *model_repository, *model, *workers, *log_level, *data_dir, *config;
+    const char *bind, *model_repository, *model, *workers, *log_level, *access_log, *data_dir, *config;
     bool require_sandbox, allow_chaos;
     sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX]; /* environment, then command line */
     int override_count;
@@ -69,6 +69,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "how long /readyz says 503 before the listener closes\n(default: 0 on a terminal, else 5)" },
         { .name = "log-level", .kind = SP_OPTION_TEXT, .value = "LEVEL", .target = &s->log_level,
           .help = "debug, info, warn or error (default info)" },
+        { .name = "access-log", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &s->access_log,
+          .help = "one JSON line per answered request; stderr: beside the log" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
           .help = "look for work this long before sleeping, where it usually comes\nsooner and the core is free (default 100; 0 = never)" },
         { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms,
@@ -99,6 +101,7 @@ static void gather_overrides(settings *s)
         { "bind", s->bind, UNSET },                { "model_repository", s->model_repository, UNSET },
         { "model", s->model, UNSET },              { "workers", s->workers, UNSET },
         { "data_dir", s->data_dir, UNSET },        { "log_level", s->log_level, UNSET },
+        { "access_log", s->access_log, UNSET },
         { "require_sandbox", s->require_sandbox ? "true" : NULL, UNSET },
     };
 

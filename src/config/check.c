@@ -155,6 +155,15 @@ static void check_remotes(const sp_config *config, const names *n, const sp_yaml
                     "need a net worker to be reached; add net0 to workers");
 }
 
+static void check_tracing(const sp_config *config, const names *n, const sp_yaml_node *root, sp_complainer *complainer)
+{
+    const sp_yaml_node *tracing = sp_yaml_get(root, "tracing");
+
+    if (*config->tracing.otlp && strcmp(config->workers, "?") != 0 && !has_net_worker(n))
+        sp_complain(complainer, tracing ? tracing->key_line : 0, "tracing.otlp",
+                    "needs a net worker to reach the collector; add net0 to workers");
+}
+
 static void check_tokens(const sp_config *config, const sp_yaml_node *root, sp_complainer *complainer)
 {
     static const uint8_t unread[32];
@@ -182,6 +191,7 @@ void sp_config_check(const sp_config *config, const sp_yaml_node *root, sp_compl
 
     gather_names(config, &n);
     check_chains(config, &n, root, complainer);
+    check_tracing(config, &n, root, complainer);
     check_remotes(config, &n, root, complainer);
     check_tokens(config, root, complainer);
 }

@@ -297,7 +297,7 @@ static sp_status finish(sp_config *config, const sp_yaml_node *root, sp_arena *a
 {
     if (!*config->workers) {
         const sp_secret *signs = &config->jobs.webhook_secret;
-        bool net = config->remote_count || *config->s3.endpoint || *signs->env || *signs->file;
+        bool net = *config->tracing.otlp || config->remote_count || *config->s3.endpoint || *signs->env || *signs->file;
         (void)snprintf(config->workers, sizeof(config->workers), "codec0,cpu0%s", net ? ",net0" : "");
     }
     sp_config_check(config, root, complainer);
@@ -492,6 +492,7 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "data_dir", strcmp(from->data_dir, to->data_dir) != 0 },
         { "drain_delay", from->drain_delay_s != to->drain_delay_s },
         { "require_sandbox", from->require_sandbox != to->require_sandbox },
+        { "access_log", strcmp(from->access_log, to->access_log) != 0 },
         { "spin_us", from->spin_us != to->spin_us },
         { "link_timeout_ms", from->link_timeout_ms != to->link_timeout_ms },
         { "jobs.redis", strcmp(from->jobs.redis, to->jobs.redis) != 0 },

@@ -150,6 +150,12 @@ typedef struct sp_guard_config {
     double tolerance; /* of probabilities; default 1e-3 (fp16 links) */
 } sp_guard_config;
 
+typedef struct sp_tracing_config {
+    char otlp[256];   /* of a collector: http://host:4318; "" = spans are not exported */
+    double rate;      /* of the traces that begin here; default 0.01 */
+    char service[64]; /* service.name; default "spillway" */
+} sp_tracing_config;
+
 typedef struct sp_config {
     char path[512]; /* "" = built in */
     /* server; a command-line option wins over the file */
@@ -162,6 +168,7 @@ typedef struct sp_config {
     int drain_delay_s; /* -1 = by the place: none on a terminal, else 5 s */
     int spin_us, link_timeout_ms;
     char log_level[16];
+    char access_log[256]; /* a file, or "stderr"; "" = none */
     int trusted_peer_count; /* whose X-Spillway-Tier, -Tenant and -Hops are believed */
     char trusted_peers[16][64]; /* address or CIDR */
     int host_count; /* names in Host and Origin that mean this server, beside those of loopback (without tokens) */
@@ -184,6 +191,7 @@ typedef struct sp_config {
     sp_results_config results;
     sp_s3_config s3;
     sp_guard_config guard;
+    sp_tracing_config tracing;
     /* The snapshot's own: */
     uint32_t serial; /* grows with each one made in this process; 1 = first */
     char *text;      /* all of it as YAML that sp_config_parse_effective reads back, tokens left out: for net workers */

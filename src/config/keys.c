@@ -527,6 +527,7 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "require_sandbox", SP_KEY_BOOL, require_sandbox), FLAT },
     { SP_ROW(sp_config, "drain_delay", SP_KEY_CUSTOM, drain_delay_s), FLAT, .read = drain_read, .write = drain_write },
     { SP_ROW(sp_config, "log_level", SP_KEY_CUSTOM, log_level), FLAT, .read = level_read, .write = level_write },
+    { SP_ROW(sp_config, "access_log", SP_KEY_TEXT, access_log), FLAT, .size = sizeof(((sp_config *)0)->access_log) },
     { SP_ROW(sp_config, "spin_us", SP_KEY_INT, spin_us), FLAT, .least = 0, .most = 1000000 },
     { SP_ROW(sp_config, "link_timeout_ms", SP_KEY_INT, link_timeout_ms), FLAT, .least = 0,
       .most = SP_LIMIT_DEADLINE_MAX_MS },
@@ -550,6 +551,7 @@ static const sp_key keys[] = {
     SP_ROW_MAP(sp_config, "results", results, &results_schema),
     SP_ROW_MAP(sp_config, "s3", s3, &s3_schema),
     SP_ROW_MAP(sp_config, "guard", guard, &guard_schema),
+    SP_ROW_MAP(sp_config, "tracing", tracing, &sp_tracing_schema),
 };
 
 static void config_init(void *object)
@@ -571,6 +573,7 @@ static void config_init(void *object)
     cache_init(&config->cache);
     results_init(&config->results);
     guard_init(&config->guard);
+    sp_tracing_schema.init(&config->tracing);
 }
 
 const sp_schema sp_config_schema = {

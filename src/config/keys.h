@@ -10,6 +10,7 @@ extern const sp_schema sp_chain_schema;  /* keys_chain.c: sp_chain_config */
 extern const sp_schema sp_remote_schema; /* keys_remote.c: sp_remote_config */
 extern const sp_schema sp_secret_schema; /* keys_remote.c: sp_secret */
 extern const sp_schema sp_token_schema;  /* keys_token.c: sp_token_config */
+extern const sp_schema sp_tracing_schema; /* keys_tracing.c: sp_tracing_config */
 extern const sp_schema sp_price_schema;  /* keys_chain.c: sp_price */
 extern const sp_schema sp_rates_schema;  /* keys.c: of sp_config, the content of rates.yaml under the key `rates` */
 

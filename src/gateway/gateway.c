@@ -70,8 +70,11 @@ static void drain_check(sp_timer *timer, void *context)
         if (sp_loop_timer_set(server->loop, &server->hard_stop, last_ns, NULL))
             sp_loop_stop(server->loop); /* no memory for a timer: then better now than never */
     } else if (gw_http_busy_count(server) == 0 && gw_jobs_busy(server) == 0) {
-        sp_loop_stop(server->loop);
-        return;
+        gw_stories_flush(server);
+        if (!gw_stories_busy(server)) {
+            sp_loop_stop(server->loop);
+            return;
+        }
     }
     if (sp_loop_timer_set(server->loop, timer, now + 10 * SP_NS_PER_MS, NULL))
         sp_loop_stop(server->loop);
@@ -189,6 +192,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
         s = gw_kserve_open(server, reterr);
     if (!s)
         s = gw_jobs_open(server, reterr);
+    if (!s)
+        s = gw_stories_open(server, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */
     return s ? s : gw_http_start(server, reterr);
 }
@@ -203,6 +208,7 @@ static void end(gw_server *server)
     gw_flights_close(server);
     gw_auth_free(server);
     gw_jobs_close(server);
+    gw_stories_close(server);
     if (server->house)
         sp_house_free(server->house, GW_WORKER_GRACE_MS);
     gw_reload_close(server);

@@ -13,6 +13,7 @@
 #include "gateway/kserve.h"
 #include "gateway/server.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,7 +190,8 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     conn->error_status = conn->retry_after_s = 0;
     conn->close_after = conn->streaming = conn->quick = false;
     conn->kserve = gw_kserve_path(url);
-    conn->body_bytes = 0;
+    conn->body_bytes = conn->response_bytes = 0;
+    conn->response_status = 0;
     conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
     gw_headers_read(conn, version);
     gw_conn_enter(conn, GW_SWALLOW); /* a page is made when the body, which it has no use for, is through */
@@ -353,6 +355,37 @@ static void request_forget(gw_conn *conn)
     unpoll(conn);
 }
 
+/* The request is over, however it ended. */
+static void story_end(gw_conn *conn, bool delivered)
+{
+    gw_story *story = &conn->story;
+    char address[INET6_ADDRSTRLEN] = "";
+    const uint8_t *bytes = conn->address;
+    static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+    if (!conn->method || !gw_stories_want(conn->server, story))
+        return;
+    if (memcmp(bytes, mapped, sizeof(mapped)) == 0)
+        (void)inet_ntop(AF_INET, bytes + 12, address, sizeof(address));
+    else
+        (void)inet_ntop(AF_INET6, bytes, address, sizeof(address));
+    story->method = conn->method;
+    story->route = conn->route ? conn->route->path : "other";
+    story->request_id = conn->request_id;
+    story->token = conn->access.token;
+    story->tenant = conn->access.tenant;
+    story->address = address;
+    story->status = delivered && conn->response_status ? conn->response_status : 499;
+    story->failed = story->status >= 500;
+    if (!*story->code && conn->error_status)
+        (void)snprintf(story->code, sizeof(story->code), "%.31s",
+                       *conn->error.code ? conn->error.code : sp_status_name(conn->error.status));
+    story->bytes_in = conn->body_bytes;
+    story->bytes_out = conn->response_bytes;
+    story->received_ns = conn->received_ns;
+    story->ended_ns = sp_clock_now_ns();
+    gw_story_end(conn->server, story);
+}
+
 static void completed(void *context, struct MHD_Connection *mhd, void **request_context,
                       enum MHD_RequestTerminationCode why)
 {
@@ -363,6 +396,8 @@ static void completed(void *context, struct MHD_Connection *mhd, void **request_
         return;
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && conn->request)
         sp_metric_add(conn->server->hangups, 1);
+    story_end(conn, why == MHD_REQUEST_TERMINATED_COMPLETED_OK || conn->phase == GW_LINGER);
+    conn->method = NULL;
     request_forget(conn);
     conn->half_closed = false;
     gw_conn_enter(conn, GW_IDLE);

@@ -95,6 +95,7 @@ static sp_status open_request(gw_conn *conn, const char *url, sp_request **ret_r
         .local_only = conn->options.local_only,
         .priority = conn->options.priority,
         .hops = conn->access.hops,
+        .trace = &conn->story.trace,
         .url = url,
         .private_ok = gw_config(conn->server)->fetch_private,
         .header = fact_header,
@@ -211,6 +212,7 @@ static sp_status reopen(gw_conn *conn, sp_view body, int *ret_retry_after_s, sp_
 void gw_infer_reply(gw_conn *conn, const sp_answer *answer, const char *cache)
 {
     gw_who who = gw_who_of(answer);
+    gw_story_answer(&conn->story, answer, cache);
     if (answer->status) {
         gw_log_failure(conn, gw_http_status(answer->status, &answer->error), &answer->error);
         gw_reply_problem(conn, gw_http_status(answer->status, &answer->error), &answer->error, answer->retry_after_s,

@@ -76,6 +76,14 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
                 refuse(h, 417, "expectation_failed", "the only expectation this server knows is \"100-continue\"");
         }
         break;
+    case 10:
+        if (strcasecmp(key, "tracestate") == 0 && !h->tracestate)
+            h->tracestate = value;
+        break;
+    case 11:
+        if (strcasecmp(key, "traceparent") == 0)
+            h->traceparent = h->traceparent ? "" : value; /* two of them are none */
+        break;
     case 12:
         if (strcasecmp(key, "Content-Type") == 0)
             h->content_type = value;
@@ -131,7 +139,7 @@ static enum MHD_Result header_take(void *context, enum MHD_ValueKind kind, const
 void gw_headers_read(gw_conn *conn, const char *version)
 {
     gw_headers *h = &conn->headers;
-    h->content_type = h->timeout_text = h->local_text = NULL;
+    h->content_type = h->timeout_text = h->local_text = h->traceparent = h->tracestate = NULL;
     h->authorization = h->host = h->origin = h->fetch_site = h->hops = h->cache_control = h->socket_key = NULL;
     h->content_encoding = NULL;
     h->content_length = 0;
@@ -141,6 +149,7 @@ void gw_headers_read(gw_conn *conn, const char *version)
     (void)MHD_get_connection_values(conn->mhd, MHD_HEADER_KIND, header_take, conn);
     if (!h->has_request_id)
         gw_request_id_make(conn->server, conn->request_id);
+    gw_trace_begin(conn->server, &conn->story, h->traceparent, h->tracestate);
     /* Two answers to "where does the body end" are how one request is smuggled inside another. */
     if (h->chunked && h->has_length)
         refuse(h, 400, "ambiguous_length", "the request has both Content-Length and Transfer-Encoding");
@@ -149,14 +158,19 @@ void gw_headers_read(gw_conn *conn, const char *version)
 }
 
 /* xorshift128+, seeded by the kernel: ids must not collide, nobody must be kept from guessing them. */
-void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES])
+uint64_t gw_random(gw_server *server)
 {
-    static const char hex[] = "0123456789abcdef";
     uint64_t x = server->id_state[0], y = server->id_state[1];
     server->id_state[0] = y;
     x ^= x << 23;
     server->id_state[1] = x ^ y ^ (x >> 17) ^ (y >> 26);
-    uint64_t words[2] = { server->id_state[1] + y, server->id_state[1] };
+    return server->id_state[1] + y;
+}
+
+void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES])
+{
+    static const char hex[] = "0123456789abcdef";
+    uint64_t words[2] = { gw_random(server), gw_random(server) };
     for (int i = 0; i < 32; i++)
         ret_id[i] = hex[(words[i / 16] >> (4 * (i % 16))) & 15];
     ret_id[32] = 0;

@@ -80,6 +80,7 @@ static void take_over(gw_reload *reload)
            SP_LOG_INT("serial", server->snapshot->serial), SP_LOG_INT("chains", server->snapshot->chain_count),
            SP_LOG_INT("remotes", server->snapshot->remote_count), SP_LOG_INT("tokens", server->snapshot->token_count));
     sp_config_unref(old);
+    gw_stories_reload(server);
 }
 
 static void reload_start(gw_reload *reload)

@@ -88,6 +88,7 @@ void gw_reply(gw_conn *conn, int http_status, const char *media_type, void *body
     if (!conn->response && memory == GW_TAKE)
         free(body);
     conn->response_status = http_status;
+    conn->response_bytes = body_bytes;
     if (media_type)
         gw_reply_header(conn, "Content-Type", media_type);
     who_headers(conn, who ? who : &gateway_itself);

@@ -41,6 +41,7 @@
 #include "base/loop.h"
 #include "base/metrics.h"
 #include "gateway/gateway.h"
+#include "gateway/story.h"
 #include "route/house.h"
 
 #include <microhttpd.h>
@@ -123,6 +124,7 @@ typedef struct gw_headers {
     const char *content_type; /* NULL = none */
     const char *timeout_text; /* X-Spillway-Timeout-Ms */
     const char *local_text;   /* X-Spillway-Local-Only */
+    const char *traceparent, *tracestate;
     const char *authorization, *host, *origin, *fetch_site, *hops, *cache_control, *socket_key;
     const char *content_encoding; /* NULL = none, or "identity" */
     uint64_t content_length;  /* when has_length */
@@ -151,7 +153,7 @@ typedef struct gw_options {
     int64_t timeout_ms; /* least of all that were given; 0 = none */
 } gw_options;
 
-typedef struct gw_server gw_server;
+typedef struct gw_server gw_server; /* story.h knows it as a struct */
 typedef struct gw_flights gw_flights;
 
 struct gw_conn {
@@ -182,6 +184,7 @@ struct gw_conn {
     char request_id[SP_LIMIT_REQUEST_ID_BYTES];
     gw_headers headers;
     gw_options options;
+    gw_story story;
     sp_request *request; /* the house's; NULL = none open */
     uint64_t body_bytes;
     int64_t body_begin_ns;
@@ -193,6 +196,7 @@ struct gw_conn {
     /* The answer: either ready made ... */
     struct MHD_Response *response;
     int response_status;
+    uint64_t response_bytes; /* of its body; 0 when nobody knows beforehand */
     bool streaming; /* the answer goes on after its headers: STREAMING, not SENDING */
     /* ... or an error to be worded when the body is through. */
     sp_error error;
@@ -245,6 +249,7 @@ struct gw_server {
     struct gw_follower *followers;
     int follower_count;
     sp_event_subscriber subscriber;
+    struct gw_stories *stories; /* story.c */
     struct gw_jobs *jobs; /* jobs.h; never NULL while connections are open */
     sp_timer follow_timer;
     sp_metric *connections, *refused, *hangups, *received_bytes, *followers_metric;
@@ -308,6 +313,7 @@ void gw_headers_read(gw_conn *conn, const char *version);
 sp_status gw_options_read(gw_conn *conn, sp_error *reterr);
 sp_status gw_option_set(gw_options *options, const char *key, sp_view value, const char *where, sp_error *reterr);
 int64_t gw_deadline_ns(const gw_conn *conn);
+uint64_t gw_random(gw_server *server); /* for ids: no two alike; no secret */
 void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES]);
 
 /* infer.c: POST /infer, from the first header to the answer. */

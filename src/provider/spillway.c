@@ -57,6 +57,8 @@ sp_status sp_spillway_ask(const sp_spillway_question *question, sp_buf *url, sp_
     sp_buf_append(url, "", 1);
     append_header(headers, "Content-Type", *question->content_type ? question->content_type : "application/octet-stream");
     append_header(headers, "X-Request-Id", question->request_id);
+    append_header(headers, "traceparent", question->traceparent ? question->traceparent : "");
+    append_header(headers, "tracestate", question->tracestate ? question->tracestate : "");
     sp_buf_printf(headers, "X-Spillway-Timeout-Ms: %lld\nX-Spillway-Hops: %u\n",
                   (long long)SP_MAX(question->timeout_ms, 1), question->hops + 1);
     sp_buf_append(headers, "", 1);

@@ -18,6 +18,7 @@ typedef struct sp_spillway_question {
     bool decode_fast;
     const char *request_id, *content_type; /* "" = none, unknown */
     int64_t timeout_ms;
+    const char *traceparent, *tracestate; /* NULL or "" = none */
     uint32_t hops; /* that the request has come through before this one */
 } sp_spillway_question;
 

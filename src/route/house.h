@@ -127,6 +127,7 @@ typedef struct sp_request_params {
      * request. `encoding` and `header_bytes` may be set later, before submit: sp_request_set_unpack. */
     sp_status (*unpacked)(sp_request *request, sp_view header, uint64_t tensor_bytes, void *context, sp_error *reterr);
     void *unpacked_context;
+    const struct sp_trace *trace; /* what it is part of, sent on to remotes; copied; NULL = none */
     double duration_s;         /* of media, when known; 0 = unknown */
     /* For header and parameter conditions, called inside open only; NULL = none. */
     const char *(*header)(void *context, const char *name);
@@ -150,6 +151,8 @@ sp_view sp_request_body(const sp_request *request);
 void sp_request_set_payload(sp_request *request, size_t offset, size_t size_bytes);
 void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
+/* detect: what else was asked for; < 0 = the model's own, as it is without this call. */
+void sp_request_set_detect(sp_request *request, float threshold, float iou);
 
 /* The next `size_bytes` of the body, to be written by the caller before the next call that appends (which may move them); at a
  * multiple of 8 of the body. NULL as sp_request_append fails. */

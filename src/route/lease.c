@@ -136,6 +136,7 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int k
         .output_bytes = request->output_bytes,
         .attempt_deadline_ns = sp_chain_attempt_deadline(house, request, entry, worker, now_ns),
     };
+    sp_trace_child(&request->shared->trace, (uint64_t)now_ns, submission.span_id); /* the attempt's start names it for ever */
     if (worker->role == SP_ROLE_NET) {
         submission.config_serial = request->snapshot->serial;
         submission.remote = entry >= 0 ? (uint16_t)request->chain->entries[entry].remote : 0;

@@ -188,6 +188,11 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
                     (params->send_s3 ? SP_SLOT_SEND_S3 : 0u);
     shared->task = params->task;
     shared->hops = (uint32_t)SP_MAX(params->hops, 0);
+    shared->threshold = shared->iou = -1;
+    if (params->trace) {
+        memcpy(&shared->trace, params->trace, offsetof(sp_trace, state));
+        copy_text(shared->trace.state, sizeof(shared->trace.state), params->trace->state);
+    }
     copy_text(shared->model, sizeof(shared->model), params->model);
     copy_text(shared->content_type, sizeof(shared->content_type), params->content_type);
     if (params->url) {
@@ -357,6 +362,12 @@ void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fas
 {
     request->shared->top_k = top_k ? top_k : 5;
     request->shared->flags = (request->shared->flags & ~SP_SLOT_DECODE_FAST) | (decode_fast ? SP_SLOT_DECODE_FAST : 0u);
+}
+
+void sp_request_set_detect(sp_request *request, float threshold, float iou)
+{
+    request->shared->threshold = threshold;
+    request->shared->iou = iou;
 }
 
 const char *sp_request_id(const sp_request *request)

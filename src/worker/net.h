@@ -78,6 +78,8 @@ void net_remote(net_job *job);
 void net_kserve(net_job *job);
 /* Fills in what a request to job->remote has of it: TLS, time-outs, limits, key. */
 void net_remote_fill(const net_job *job, sp_http_request *request);
+/* Values of the headers traceparent and tracestate that name this attempt as the parent; "" = none. */
+void net_trace_headers(const net_job *job, char ret_parent[SP_TRACEPARENT_BYTES], char ret_state[SP_TRACESTATE_BYTES]);
 /* The answer into the slot. */
 void net_remote_put(net_job *job, const sp_provider_answer *answer);
 /* What the transport could not do, said of the remote: never the caller's fault, so never the end of the chain. */

@@ -101,7 +101,7 @@ static void infer_done(void *context, const sp_http_result *result)
 static void ask(net_job *job)
 {
     sp_work_item *item = job->item;
-    char url[sizeof(job->model_url) + 8], length[64], id[sizeof(item->request->request_id)];
+    char url[sizeof(job->model_url) + 8], headers[128 + SP_TRACEPARENT_BYTES + SP_TRACESTATE_BYTES], id[sizeof(item->request->request_id)];
     const sp_prep_spec prep = item->request->prep; /* a copy: what is checked is what is used */
     memcpy(id, item->request->request_id, sizeof(id));
     id[sizeof(id) - 1] = 0;
@@ -112,11 +112,15 @@ static void ask(net_job *job)
         return;
     }
     (void)snprintf(url, sizeof(url), "%s/infer", job->model_url);
-    (void)snprintf(length, sizeof(length), "Inference-Header-Content-Length: %zu\n", job->head.size_bytes);
+    char traceparent[SP_TRACEPARENT_BYTES], tracestate[SP_TRACESTATE_BYTES];
+    net_trace_headers(job, traceparent, tracestate);
+    (void)snprintf(headers, sizeof(headers), "Inference-Header-Content-Length: %zu\n%s%s%s%s%s%s", job->head.size_bytes,
+                   *traceparent ? "traceparent: " : "", traceparent, *traceparent ? "\n" : "", *tracestate ? "tracestate: " : "",
+                   tracestate, *tracestate ? "\n" : "");
     sp_http_request request = {
         .method = SP_HTTP_POST,
         .url = url,
-        .headers = length, /* Content-Type: application/octet-stream is the transport's own default */
+        .headers = headers, /* Content-Type: application/octet-stream is the transport's own default */
         .body = { sp_buf_view(&job->head), item->input },
         .keep_headers = { "Inference-Header-Content-Length" },
         .done = infer_done,

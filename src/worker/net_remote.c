@@ -11,7 +11,7 @@
 enum { TASK_NOOP = 0, TASK_CLASSIFY = 1 }; /* sp_slot_request.task: sp_task of a higher room; tests/net holds them together */
 
 #define URL_BYTES 2048
-#define HEADERS_BYTES 1024
+#define HEADERS_BYTES 2048
 
 static sp_status find_remote(net_job *job, sp_error *reterr)
 {
@@ -160,6 +160,18 @@ static void spillway_done(void *context, const sp_http_result *result)
     net_job_finish(job);
 }
 
+/* "" when the request is part of no trace; the state is the client's and not believed to end. */
+void net_trace_headers(const net_job *job, char ret_parent[SP_TRACEPARENT_BYTES], char ret_state[SP_TRACESTATE_BYTES])
+{
+    const sp_trace *trace = &job->item->request->trace;
+    ret_parent[0] = ret_state[0] = 0;
+    if (!sp_trace_exists(trace))
+        return;
+    sp_trace_write(trace->trace_id, job->item->submission->span_id, trace->flags, ret_parent);
+    memcpy(ret_state, trace->state, SP_TRACESTATE_BYTES);
+    ret_state[SP_TRACESTATE_BYTES - 1] = 0;
+}
+
 static sp_status ask_spillway(net_job *job, sp_buf *url, sp_buf *headers, sp_error *reterr)
 {
     const sp_slot_request *asked = job->item->request;
@@ -169,7 +181,11 @@ static sp_status ask_spillway(net_job *job, sp_buf *url, sp_buf *headers, sp_err
     memcpy(request_id, asked->request_id, sizeof(request_id));
     memcpy(content_type, asked->content_type, sizeof(content_type));
     request_id[sizeof(request_id) - 1] = content_type[sizeof(content_type) - 1] = 0;
+    char traceparent[SP_TRACEPARENT_BYTES], tracestate[SP_TRACESTATE_BYTES];
+    net_trace_headers(job, traceparent, tracestate);
     const sp_spillway_question question = {
+        .traceparent = traceparent,
+        .tracestate = tracestate,
         .base_url = job->remote->url,
         .task = asked->task == TASK_NOOP ? "noop" : "classify",
         .model = asked->task == TASK_NOOP ? "" : job->model,

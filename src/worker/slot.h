@@ -19,13 +19,14 @@
 #include "base/attr.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "kernels/prep.h"
 #include "model/infer.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 4u
+#define SP_SLOT_ABI 5u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -88,6 +89,8 @@ typedef struct sp_slot_request {
     uint32_t hops;     /* Spillways that this request has come through */
     uint32_t header_bytes; /* UNPACK: Inference-Header-Content-Length; 0 = the body is all JSON */
     uint32_t encoding;     /* UNPACK: sp_encoding of the body */
+    float threshold, iou;  /* DETECT; < 0 = the model's own */
+    sp_trace trace;        /* of the request; all zero = none. A remote is told submission.span_id as its parent */
     char model[64];    /* asked for; "" = default */
     char content_type[96]; /* of the payload, "" = unknown */
     char target[SP_LIMIT_TARGET_BYTES];              /* FETCH, SEND: URL; "" = none */
@@ -111,6 +114,7 @@ typedef struct sp_submission {
     int64_t attempt_deadline_ns;
     uint32_t config_serial; /* net: which snapshot (SP_CONTROL_CONFIG) `remote` and `key` count in */
     uint16_t remote, key;   /* REMOTE: index of the remote and of its key */
+    uint8_t span_id[8];     /* of this attempt */
 } sp_submission;
 
 /* Worker -> gateway. Times are CLOCK_MONOTONIC ns; a worker's claims, used for reports only. */
