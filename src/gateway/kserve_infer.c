@@ -89,6 +89,7 @@ static sp_status call_open(gw_conn *conn, infer *in, int *ret_retry_after_s, sp_
             .tenant = conn->access.tenant,
             .local_only = conn->options.local_only,
             .hops = conn->access.hops,
+            .trace = &conn->story.trace,
             .header = fact_header,
             .parameter = fact_parameter,
             .facts_context = conn,
@@ -142,9 +143,22 @@ void gw_kserve_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
 
 /* --- the question and its answer --------------------------------------------------------------------------------------- */
 
+static void tell(gw_story *story, const sp_call_result *result)
+{
+    if (result->answer)
+        gw_story_answer(story, result->answer, result->cached ? "hit" : "off");
+    if (result->model)
+        (void)snprintf(story->model, sizeof(story->model), "%.63s", result->model);
+    if (result->version)
+        (void)snprintf(story->version, sizeof(story->version), "%.15s", result->version);
+    if (result->cached)
+        story->cache = "hit";
+}
+
 static void done(sp_call *call, const sp_call_result *result, void *context)
 {
     gw_conn *conn = context;
+    tell(&conn->story, result);
     infer *in = SP_STEAL(conn->state);
     gw_kserve_accept accept = in->accept;
     conn->drop = NULL;
