@@ -12,7 +12,7 @@
 int sp_command_worker(int argc, char **argv)
 {
     sp_worker_config config = { .plan = "" };
-    int64_t spin_us = 0;
+    int64_t spin_us = 0, model_memory = 0;
     sp_log_level level = SP_LOG_INFO;
     const char *level_text = getenv("SPILLWAY_LOG_LEVEL");
     const sp_option options[] = {
@@ -20,6 +20,7 @@ int sp_command_worker(int argc, char **argv)
         { .name = "name", .kind = SP_OPTION_TEXT, .target = &config.name },
         { .name = "model-repository", .kind = SP_OPTION_TEXT, .target = &config.model_repository },
         { .name = "model", .kind = SP_OPTION_TEXT, .target = &config.model },
+        { .name = "model-memory", .kind = SP_OPTION_INT, .target = &model_memory, .most = INT64_MAX },
         { .name = "plan", .kind = SP_OPTION_TEXT, .target = &config.plan },
         { .name = "require-sandbox", .kind = SP_OPTION_FLAG, .target = &config.require_sandbox },
         { .name = "again", .kind = SP_OPTION_FLAG, .target = &config.again },
@@ -39,6 +40,7 @@ int sp_command_worker(int argc, char **argv)
     if (fcntl(3, F_GETFD) < 0)
         return sp_cli_fail(SP_EXIT_USAGE, "worker", "descriptor 3 is no control socket; `spillway serve` starts workers");
     config.spin_us = (int)spin_us;
+    config.model_memory_bytes = (uint64_t)model_memory;
     if (level_text && !sp_log_level_parse(level_text, &level))
         level = SP_LOG_INFO;
     sp_log_open(config.name, level);

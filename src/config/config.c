@@ -489,6 +489,7 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "workers", strcmp(from->workers, to->workers) != 0 },
         { "model_repository", strcmp(from->model_repository, to->model_repository) != 0 },
         { "model", strcmp(from->model, to->model) != 0 },
+        { "model_memory", from->model_memory_bytes != to->model_memory_bytes },
         { "data_dir", strcmp(from->data_dir, to->data_dir) != 0 },
         { "drain_delay", from->drain_delay_s != to->drain_delay_s },
         { "require_sandbox", from->require_sandbox != to->require_sandbox },

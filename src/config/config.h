@@ -163,6 +163,7 @@ typedef struct sp_config {
     int http_port, metrics_port, grpc_port, admin_port; /* admin_port -1 = on http_port */
     char workers[512]; /* "codec0,cpu0" */
     char model_repository[512], model[64]; /* "" = where models usually are; the repository's only or first */
+    uint64_t model_memory_bytes; /* that the served models of one worker may take together; 0 = a share of the machine's */
     char data_dir[512]; /* default "var/data" */
     bool require_sandbox;
     int drain_delay_s; /* -1 = by the place: none on a terminal, else 5 s */

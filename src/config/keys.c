@@ -522,6 +522,7 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "model_repository", SP_KEY_TEXT, model_repository), FLAT,
       .size = sizeof(((sp_config *)0)->model_repository) },
     { SP_ROW(sp_config, "model", SP_KEY_TEXT, model), FLAT, .size = sizeof(((sp_config *)0)->model) },
+    { SP_ROW(sp_config, "model_memory", SP_KEY_BYTES, model_memory_bytes), FLAT, .least = 0, .most = 1ll << 46 },
     { SP_ROW(sp_config, "workers", SP_KEY_CUSTOM, workers), FLAT, .read = workers_read, .write = workers_write },
     { SP_ROW(sp_config, "data_dir", SP_KEY_TEXT, data_dir), FLAT, .size = sizeof(((sp_config *)0)->data_dir) },
     { SP_ROW(sp_config, "require_sandbox", SP_KEY_BOOL, require_sandbox), FLAT },

@@ -180,6 +180,7 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .workers = config->workers,
         .model_repository = config->model_repository,
         .model = config->model,
+        .model_memory_bytes = server->snapshot->model_memory_bytes,
         .require_sandbox = config->require_sandbox,
         .spin_us = config->spin_us,
         .link_timeout_ns = config->link_timeout_ms * SP_NS_PER_MS,

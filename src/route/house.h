@@ -28,6 +28,7 @@ typedef struct sp_house_config {
     const char *executable;       /* what to spawn: /proc/self/exe */
     const char *workers;          /* "codec0,cpu0": kind = the name without its trailing digits */
     const char *model_repository; /* NULL = none */
+    uint64_t model_memory_bytes;  /* of the served models of one worker; 0 = the worker's choice */
     const char *model;            /* default model, NULL = the repository's only or first */
     bool require_sandbox;
     int spin_us;                  /* handed to workers */

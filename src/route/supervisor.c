@@ -45,7 +45,7 @@ static void set_state(sp_worker *worker, sp_worker_state state)
 static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr)
 {
     const sp_house_config *config = &worker->house->config;
-    char spin[16];
+    char spin[16], memory[24];
     (void)snprintf(spin, sizeof(spin), "%d", config->spin_us);
     const char *argv[24];
     int n = 0;
@@ -64,6 +64,11 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
     if (config->model) {
         argv[n++] = "--model";
         argv[n++] = config->model;
+    }
+    if (config->model_memory_bytes) {
+        (void)snprintf(memory, sizeof(memory), "%llu", (unsigned long long)config->model_memory_bytes);
+        argv[n++] = "--model-memory";
+        argv[n++] = memory;
     }
     if (worker->plan[0]) {
         argv[n++] = "--plan";
