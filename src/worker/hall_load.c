@@ -5,6 +5,7 @@
 #include "worker/hall_ensemble.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -341,6 +342,8 @@ sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t
 {
     sp_engine_memory memory = { 0 };
     *ret_bytes = 0;
+    if (SP_FAULT("hall.load") == SP_FAULT_FAIL)
+        return SP_FAIL(reterr, SP_INTERNAL, "fault point hall.load");
     model->lanes = calloc((size_t)model->instances, sizeof(*model->lanes));
     sp_status s = model->lanes ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for %d instances", model->instances);
     if (!s && !model->identity && !model->ensemble) {
