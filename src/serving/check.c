@@ -184,7 +184,8 @@ static sp_status place(const checking *c, const sp_kserve_input *in, sp_infer_te
     tensor->in_output = c->how->in_output && in->place != SP_PLACE_SHARED;
     switch (in->place) {
     case SP_PLACE_BINARY:
-        tensor->offset = in->offset + (c->how->in_output ? 0 : c->how->binary_base);
+        if (__builtin_add_overflow(in->offset, c->how->in_output ? 0 : c->how->binary_base, &tensor->offset))
+            tensor->offset = UINT64_MAX / 2; /* beyond any body */
         break;
     case SP_PLACE_DATA:
         tensor->offset = in->offset;
