@@ -796,3 +796,25 @@ void sp_hall_over(sp_hall *hall, sp_worker_batch *batch, int64_t now_ns)
     (void)pthread_mutex_unlock(&hall->lock);
     sp_hall_model_free(gone);
 }
+
+/* A run is cancelled when all that it was for have been withdrawn: its client is gone, or its deadline is. The lock keeps the
+ * batch from being over, so the lane is still its own. */
+static bool nobody_waits(const sp_hall_batch *own)
+{
+    for (int i = 0; i < own->count; i++)
+        if (!sp_work_item_cancelled(sp_hall_lease(own->requests[i])->item))
+            return false;
+    return own->count > 0;
+}
+
+void sp_hall_withdrawn(sp_hall *hall)
+{
+    (void)pthread_mutex_lock(&hall->lock);
+    for (size_t i = 0; i < SP_ARRAY_LEN(hall->batches); i++) {
+        sp_hall_batch *own = &hall->batches[i];
+        if (own->in_use && own->kind == SP_HALL_INFER && !own->reap && own->model->state == SP_HALL_READY &&
+            own->model->session && nobody_waits(own))
+            (void)sp_session_cancel(own->model->session, own->lane); /* an engine that cannot lets it run to its end */
+    }
+    (void)pthread_mutex_unlock(&hall->lock);
+}

@@ -39,6 +39,7 @@ void sp_hall_remove(sp_hall *hall, sp_work_item *item);
 void sp_hall_next(sp_hall *hall, int64_t now_ns, sp_worker_batch *batch);
 void sp_hall_run(sp_hall *hall, int executor, sp_worker_batch *batch);
 void sp_hall_over(sp_hall *hall, sp_worker_batch *batch, int64_t now_ns);
+void sp_hall_withdrawn(sp_hall *hall); /* cancels the runs that nobody waits for any more, where the engine can */
 
 /* Frees the session of the longest unused model but one that does not run; it is opened again by the next request for it.
  * False = there is none. No lock of the loop's is held. */

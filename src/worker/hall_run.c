@@ -520,7 +520,7 @@ static void run_bisecting(batch_run *run, sp_hall_request **requests, int count)
         sp_worker_end_after_batch(&err);
     }
     bool late = run->deadline_ns && sp_clock_now_ns() > run->deadline_ns;
-    if (count == 1 || late || s == SP_UNAVAILABLE || run->model->sequences) { /* those run once: they are remembered */
+    if (count == 1 || late || s == SP_UNAVAILABLE || s == SP_CANCELLED || run->model->sequences) { /* those run once: they are remembered */
         fail_range(requests, count, s, &err);
         return;
     }

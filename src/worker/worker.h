@@ -75,6 +75,9 @@ typedef struct sp_worker_queue {
     void (*run)(void *state, int executor, sp_worker_batch *batch);
     /* After run: sp_worker_finish for each item that may go back, sooner or later. */
     void (*over)(void *state, int executor, sp_worker_batch *batch, int64_t now_ns);
+    /* Optional: leases in hand were withdrawn (sp_work_item_cancelled). Whoever can stop what runs only for such may do so;
+     * again and again until they are given back. */
+    void (*withdrawn)(void *state);
 } sp_worker_queue;
 
 /* An item that has been in a batch is not finished, and waits again for another one: it may be withdrawn meanwhile. Its bytes

@@ -15,7 +15,7 @@
 
 #include <stdlib.h>
 
-/* How often waiting leases are looked at for withdrawals and deadlines; nobody rings for those. */
+/* How often waiting leases are looked at for withdrawals and deadlines, and those in hand for withdrawals; nobody rings. */
 #define SWEEP_NS (25 * SP_NS_PER_MS)
 
 typedef enum place_state { ABSENT, WAITING, IN_HAND, FINISHED } place_state;
@@ -97,12 +97,14 @@ static bool give_back(void)
 
 static void sweep(int64_t now_ns)
 {
-    if (!sp_process.queued || now_ns < next_sweep_ns)
+    bool withdrawn = false;
+    if ((!sp_process.queued && !sp_process.places_taken) || now_ns < next_sweep_ns)
         return;
     next_sweep_ns = now_ns + SWEEP_NS;
     for (int i = 0; i < SP_LIMIT_SLOTS; i++) {
         sp_queue_item *entry = &sp_process.queue_items[i];
         sp_work_item *item = &entry->item;
+        withdrawn |= entry->state == IN_HAND && sp_work_item_cancelled(item);
         if (entry->state != WAITING)
             continue;
         int64_t deadline_ns = entry->submission.attempt_deadline_ns;
@@ -115,6 +117,8 @@ static void sweep(int64_t now_ns)
         sp_process.kind->queue->remove(sp_process.state, item);
         sp_queue_finish(item);
     }
+    if (withdrawn && sp_process.kind->queue->withdrawn)
+        sp_process.kind->queue->withdrawn(sp_process.state);
 }
 
 /* The next batch for this thread, marked; false = none now (batch.due_ns says when). */
@@ -216,7 +220,7 @@ static bool look(sp_executor *self, int64_t *ret_wait_ns)
     bool taken = take(self, now_ns);
     bool given = give_back();
     int64_t due_ns = self->batch.due_ns;
-    if (sp_process.queued)
+    if (sp_process.queued || sp_process.places_taken)
         due_ns = SP_MIN(due_ns, next_sweep_ns);
     sp_process.leader_due_ns = taken ? INT64_MIN : due_ns; /* the next leader looks before it sleeps */
     pthread_mutex_unlock(&sp_process.queue_lock);

@@ -11,6 +11,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -563,6 +564,40 @@ TEST(a_delay_says_when_it_is_due)
     cancelled[3] = true;
     sp_hall_remove(hall, &places[3].item); /* as the loop's sweep does */
     CHECK_INT(sp_hall_waiting(hall), 0);
+    close_hall();
+}
+
+static void *run_batch(void *batch)
+{
+    sp_hall_run(hall, 0, batch);
+    return NULL;
+}
+
+TEST(a_run_that_nobody_waits_for_is_cancelled)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    find_counters();
+    (void)ask(1, 7, 1, 6);
+    (void)ask(2, 7, 1, 0);
+    sp_worker_batch batch = { 0 };
+    sp_hall_next(hall, sp_clock_now_ns(), &batch);
+    REQUIRE(batch.own && batch.count == 2);
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, run_batch, &batch) == 0);
+    while (!atomic_load(run_count))
+        (void)usleep(1000);
+    cancelled[1] = true;
+    sp_hall_withdrawn(hall); /* the other one is still wanted */
+    cancelled[2] = true;
+    while (pthread_tryjoin_np(thread, NULL) != 0) {
+        sp_hall_withdrawn(hall);
+        (void)usleep(1000);
+    }
+    sp_hall_over(hall, &batch, sp_clock_now_ns());
+    CHECK_INT(places[1].item.status, SP_CANCELLED);
+    CHECK_INT(places[2].item.status, SP_CANCELLED);
+    CHECK_INT(*run_count, 1); /* no half of it was tried again */
     close_hall();
 }
 

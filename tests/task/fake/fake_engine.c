@@ -2,20 +2,23 @@
  * An engine plug-in that tests steer by the numbers they put in: found under onnxruntime's name by SPILLWAY_PLUGINS.
  * Model: [N, 3, 8, 8] f32 -> [N, 4] f32, output c of an item = its input value c. An item's input value 4 misbehaves:
  *   1 the run fails   2 no memory in a batch of more than two   3 output is NaN   4 leaves denormals flushed
- *   5 the device is gone */
+ *   5 the device is gone   6 the run goes on until it is cancelled */
 #include "spillway_engine.h"
 
 #include <immintrin.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ITEM_VALUES (3 * 8 * 8)
 #define CLASSES     4
 
 struct sp_engine_model {
     int lanes, threads;
+    atomic_bool cancelled[64]; /* by lane */
 };
 
 static struct sp_engine_model models[16];
@@ -79,6 +82,12 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
             return fail(reterr, SP_ENGINE_NOMEM, "more than two do not fit");
         if (trick == 4)
             _mm_setcsr(_mm_getcsr() | 0x8040u);
+        if (trick == 6) {
+            atomic_store(&model->cancelled[lane], false);
+            while (!atomic_load(&model->cancelled[lane]))
+                (void)usleep(1000);
+            return fail(reterr, SP_ENGINE_CANCELLED, "cancelled");
+        }
         if (trick == 5)
             return fail(reterr, SP_ENGINE_UNAVAILABLE, "the device fell off the bus");
         for (int c = 0; c < CLASSES; c++)
@@ -93,6 +102,10 @@ static void unload(sp_engine_model *model)
 static void close_engine(void)
 {
 }
+static void cancel(sp_engine_model *model, int32_t lane)
+{
+    atomic_store(&model->cancelled[lane], true);
+}
 
 static const sp_engine_api table = { .abi = SP_ENGINE_ABI,
                                      .struct_bytes = sizeof(sp_engine_api),
@@ -102,7 +115,8 @@ static const sp_engine_api table = { .abi = SP_ENGINE_ABI,
                                      .describe = describe,
                                      .run = run,
                                      .unload = unload,
-                                     .close = close_engine };
+                                     .close = close_engine,
+                                     .cancel = cancel };
 
 __attribute__((visibility("default"))) const sp_engine_api *sp_engine_api_get(uint32_t host_abi);
 
