@@ -102,7 +102,7 @@ static sp_skip judge_live(const sp_house *house, const sp_request *request, cons
 
 bool sp_chain_wants_output(const sp_request *request, int entry)
 {
-    return (request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway) || request->task == SP_TASK_DETECT;
+    return (request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway) || sp_infer_wants_pixels(request);
 }
 
 /* Of a served model: who has it, or will; of a sequence: the one that has its state. */
@@ -431,7 +431,7 @@ int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *reque
 /* Pixels suit every device; the tensor itself is made ahead only when nothing but CPUs and tensor remotes can come next. */
 uint32_t sp_chain_wanted_output(const sp_house *house, const sp_request *request)
 {
-    if (request->task == SP_TASK_DETECT)
+    if (sp_infer_wants_pixels(request))
         return SP_OUTPUT_RGB8; /* the model's own worker fits it in */
     for (int e = 0; e < request->chain->count; e++) {
         const sp_chain_entry *entry = &request->chain->entries[e];

@@ -93,7 +93,7 @@ static bool decode_comes_first(sp_request *request, const sp_pick *pick)
     int entry = pick->entry >= 0 ? pick->entry : pick->ahead;
     if (entry < 0 || has_output(request) || !sp_chain_wants_output(request, entry))
         return false;
-    return request->task == SP_TASK_DETECT || sp_chain_card(request->house, request) != NULL;
+    return sp_infer_wants_pixels(request) || sp_chain_card(request->house, request) != NULL;
 }
 
 static void begin_decode(sp_request *request)
@@ -124,7 +124,7 @@ void sp_dispatch_go_on(sp_request *request)
         begin(request, SP_OP_UNPACK);
         return;
     }
-    if ((request->task == SP_TASK_CLASSIFY || request->task == SP_TASK_DETECT) && !has_output(request)) {
+    if ((request->task == SP_TASK_CLASSIFY || sp_infer_wants_pixels(request)) && !has_output(request)) {
         sp_pick pick;
         sp_chain_pick(request->house, request, false, &pick);
         if (decode_comes_first(request, &pick)) {
@@ -271,7 +271,7 @@ static verdict try_chain(sp_house *house, sp_queue *queue, sp_request *request, 
 /* A step of its own that nobody can do: a picture that no codec here reads may still be read by a remote. */
 static void pool_exhausted(sp_request *request)
 {
-    if (request->op == SP_OP_DECODE && !request->no_decode && request->task != SP_TASK_DETECT) {
+    if (request->op == SP_OP_DECODE && !request->no_decode && !sp_infer_wants_pixels(request)) {
         request->no_decode = true;
         sp_dispatch_go_on(request);
         return;

@@ -165,6 +165,9 @@ void *sp_request_room(sp_request *request, size_t size_bytes, sp_error *reterr);
 sp_infer_head *sp_request_infer_head(sp_request *request);
 void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t header_bytes);
 void sp_request_set_pin(sp_request *request, sp_pin pin);
+/* These bytes of the body are an encoded picture: a codec decodes it first, and the worker finds RGB8 pixels as the lease's
+ * output, beside the body. Not together with set_unpack. */
+void sp_request_set_picture(sp_request *request, size_t offset, size_t size_bytes);
 
 /* Later than it was (never earlier); any time before `done`. A group of callers who wait for one answer uses it. */
 void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns);

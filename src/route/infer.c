@@ -31,6 +31,17 @@ void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t h
     request->wants_unpack = true;
 }
 
+void sp_request_set_picture(sp_request *request, size_t offset, size_t size_bytes)
+{
+    sp_request_set_payload(request, offset, size_bytes);
+    request->has_picture = true;
+}
+
+bool sp_infer_wants_pixels(const sp_request *request)
+{
+    return request->task == SP_TASK_DETECT || (request->task == SP_TASK_INFER && request->has_picture);
+}
+
 void sp_request_set_pin(sp_request *request, sp_pin pin)
 {
     request->pin = pin;

@@ -97,6 +97,7 @@ sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_c
 /* What a codec unpacked: its header goes to the caller, who fills the head. */
 sp_status sp_infer_unpacked(const sp_worker *worker, sp_request *request, const sp_completion *done);
 bool sp_infer_is_sequence(const sp_request *request);
+bool sp_infer_wants_pixels(const sp_request *request); /* RGB8, before its first link */
 bool sp_infer_is_lost(const sp_request *request); /* it is pinned to an incarnation that is no more */
 void sp_infer_begin(sp_request *request, const sp_request_params *params); /* at open: the head */
 

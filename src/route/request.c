@@ -254,7 +254,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     fill_shared(request, params);
     request->model = NULL;
     request->pin = (sp_pin){ 0 };
-    request->wants_unpack = false;
+    request->wants_unpack = request->has_picture = false;
     if (model) {
         sp_loaded_join(request, model);
         sp_infer_begin(request, params);

@@ -284,6 +284,41 @@ static void note_sequence(sp_call *call, const sp_infer_head *head)
     memcpy(call->sequence.text, head->sequence_text, sizeof(call->sequence.text));
 }
 
+/* Is input `port` what an ensemble's spillway/preprocess decodes? */
+static bool is_picture(const sp_model_config *config, int port)
+{
+    for (int i = 0; i < config->step_count; i++) {
+        const sp_ensemble_step *step = &config->steps[i];
+        if (strcmp(step->model, "spillway/preprocess") == 0 && step->input_count == 1 &&
+            strcmp(step->inputs[0].value, config->inputs[port].name) == 0)
+            return config->inputs[port].dtype == SP_DTYPE_BYTES;
+    }
+    return false;
+}
+
+/* One BYTES element that is a picture's file: a codec worker decodes it, device workers never do. */
+static sp_status note_picture(sp_call *call, const sp_infer_head *head, sp_error *reterr)
+{
+    const sp_model_config *config = &call->served->card->config;
+    for (int i = 0; i < head->input_count && config->is_ensemble; i++) {
+        const sp_infer_tensor *tensor = &head->inputs[i];
+        int64_t elements = 1;
+        if (!is_picture(config, tensor->port))
+            continue;
+        for (int d = 0; d < tensor->rank && elements == 1; d++)
+            elements = tensor->dims[d];
+        if (elements != 1 || tensor->bytes <= sizeof(uint32_t))
+            return SP_FAIL(reterr, SP_INVALID, "input '%s' of '%s' takes one picture a request, as one BYTES element",
+                           config->inputs[tensor->port].name, config->name);
+        if (tensor->in_output)
+            return SP_FAIL(reterr, SP_INVALID, "input '%s' of '%s' is a picture: send it as a binary tensor, in a body without "
+                                               "compression", config->inputs[tensor->port].name, config->name);
+        sp_request_set_picture(call->request, tensor->offset + sizeof(uint32_t), tensor->bytes - sizeof(uint32_t));
+        return SP_OK;
+    }
+    return SP_OK;
+}
+
 static sp_status take(sp_call *call, const sp_kserve_request *named, const sp_check *how, sp_error *reterr)
 {
     int16_t which[SP_INFER_PORTS];
@@ -296,7 +331,7 @@ static sp_status take(sp_call *call, const sp_kserve_request *named, const sp_ch
         return s;
     note_rows(call, head);
     note_sequence(call, head);
-    return SP_OK;
+    return note_picture(call, head, reterr);
 }
 
 /* From the house, when a codec has unpacked the body. */

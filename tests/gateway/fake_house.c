@@ -287,6 +287,13 @@ void sp_request_set_unpack(sp_request *r, sp_encoding encoding, uint32_t header_
     r->header_bytes = header_bytes;
 }
 
+void sp_request_set_picture(sp_request *r, size_t offset, size_t size_bytes)
+{
+    (void)r;
+    (void)offset;
+    (void)size_bytes;
+}
+
 void sp_request_set_pin(sp_request *r, sp_pin pin)
 {
     (void)r;
