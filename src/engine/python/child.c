@@ -18,6 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef PY_BUILD_INTERPRETER
+#define PY_BUILD_INTERPRETER ""
+#endif
+
 #define FIRST_OF_CHILD 3 /* its descriptors: packets, our memory, its memory, life */
 #define HIGH_FD 16       /* ours stay above them, so that dup2 in the child overwrites none */
 
@@ -89,11 +93,19 @@ static int prepare_spawn(posix_spawn_file_actions_t *actions, posix_spawnattr_t 
     return failed;
 }
 
+/* In a tree that was set up the one of its virtual environment, which has numpy; elsewhere the system's. */
+static const char *interpreter_path(void)
+{
+    const char *chosen = getenv("SPILLWAY_PYTHON");
+    if (chosen && *chosen)
+        return chosen;
+    return *PY_BUILD_INTERPRETER && access(PY_BUILD_INTERPRETER, X_OK) == 0 ? PY_BUILD_INTERPRETER : "python3";
+}
+
 static sp_engine_status spawn(py_child *child, const int fds[4], sp_engine_error *reterr)
 {
     char script[1024];
-    const char *chosen = getenv("SPILLWAY_PYTHON");
-    const char *interpreter = chosen && *chosen ? chosen : "python3";
+    const char *interpreter = interpreter_path();
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     if (!host_path(script, sizeof(script)))
