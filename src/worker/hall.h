@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The hall: the models that a device worker serves beside its own task, each with a queue, instances and a life of its own.
  *
- *   hall.c         the models by number, leases that come and go, which batch is next
+ *   hall.c         the models by number, leases that come and go, loads and unloads
+ *   hall_next.c    which batch is next
  *   hall_check.c   an inference's head against the model: nothing in it is trusted
  *   hall_load.c    a specification becomes a session; warm-up; what does not fit the configuration is said by name
  *   hall_ports.c   shapes: configuration, reshape, what the engine is given
  *   hall_run.c     one batch: gather, run, scatter; halves of what failed
  *   hall_answer.c  outputs in the form that was wished: packed, JSON text, classes
  *   hall_memory.c  the budget: who is put aside for whom
+ *   hall_warm.c    model_warmup
+ *   hall_sequence.c, hall_ensemble.c, hall_builtin.c   sequences; ensembles and their built-in steps
  *
  * Knows no ring and no process: device_queue.c hands leases in and takes batches out. */
 #ifndef SP_WORKER_HALL_H

@@ -195,6 +195,16 @@ sp_hall_model *sp_hall_find(const sp_hall *hall, uint32_t id);
 /* When an UNLOAD has come and nothing waits or runs any more: whoever asks for the next batch is told to free it. */
 void sp_hall_bury_if_over(sp_hall *hall, sp_hall_model *model);
 
+/* hall_next.c, under the lock */
+void sp_hall_list(sp_hall *hall, sp_hall_model *model);   /* something waits for it */
+void sp_hall_unlist(sp_hall *hall, sp_hall_model *model); /* perhaps nothing does any more */
+uint32_t sp_hall_waiting_for(const sp_hall_model *model);
+void sp_hall_enter_resources(sp_hall *hall, sp_hall_model *model); /* its part in the rate limiter */
+void sp_hall_take_resources(sp_hall *hall, const sp_hall_model *model, bool take);
+
+/* hall.c: */
+void sp_hall_remove_job(sp_hall *hall, sp_hall_request *request); /* a LOAD or UNLOAD that waits */
+
 /* A checked request into its model's queue. A refusal is the status; then nothing of it waits. */
 sp_status sp_hall_queue(sp_hall *hall, sp_hall_request *request, int64_t now_ns, sp_error *reterr);
 void sp_hall_unqueue(sp_hall *hall, sp_hall_request *request); /* withdrawn; no part of it is in hand */
