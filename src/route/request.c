@@ -182,7 +182,7 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
         make_id(shared->request_id);
     const sp_config *config = request->snapshot->config;
     shared->deadline_ns = params->deadline_ns;
-    shared->top_k = params->top_k ? params->top_k : 5;
+    shared->top_k = params->top_k || params->task == SP_TASK_DETECT ? params->top_k : 5; /* a detector has a number of its own */
     shared->flags = (params->decode_fast ? SP_SLOT_DECODE_FAST : 0u) | (params->local_only ? SP_SLOT_LOCAL_ONLY : 0u) |
                     (params->private_ok ? SP_SLOT_PRIVATE_OK : 0u) | (params->send_put ? SP_SLOT_SEND_PUT : 0u) |
                     (params->send_s3 ? SP_SLOT_SEND_S3 : 0u);
@@ -360,7 +360,7 @@ void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns)
 
 void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast)
 {
-    request->shared->top_k = top_k ? top_k : 5;
+    request->shared->top_k = top_k || request->task == SP_TASK_DETECT ? top_k : 5;
     request->shared->flags = (request->shared->flags & ~SP_SLOT_DECODE_FAST) | (decode_fast ? SP_SLOT_DECODE_FAST : 0u);
 }
 

@@ -36,7 +36,7 @@ sp_detect_params sp_detect_params_default(void);
 typedef struct sp_detect_decoder sp_detect_decoder;
 
 /* `model` (borrowed) has been through sp_model_find or sp_model_describe and is a detector; it is fitted here. `ports`: of
- * the session, until free. SP_INVALID: description and model disagree (the message names file and key);
+ * the session; only looked at here. SP_INVALID: description and model disagree (the message names file and key);
  * SP_UNSUPPORTED: too many boxes; SP_NOMEM. */
 sp_status sp_detect_decoder_new(sp_model *model, const sp_engine_ports *ports, sp_detect_decoder **ret_decoder,
                                 sp_error *reterr);

@@ -365,8 +365,8 @@ sp_status sp_detect_decode(sp_detect_decoder *d, const sp_engine_tensor *outputs
         box->class_id = (uint32_t)c->class_id[d->kept[i]];
         count++;
     }
-    d->class_count = d->model->class_count = (uint32_t)classes_of(d->model, tensors[settings->head == SP_HEAD_SSD].rows,
-                                                                  tensors[settings->head == SP_HEAD_SSD].columns);
+    d->class_count = (uint32_t)classes_of(d->model, tensors[settings->head == SP_HEAD_SSD].rows,
+                                          tensors[settings->head == SP_HEAD_SSD].columns);
     *ret_count = count;
     return SP_OK;
 }

@@ -124,8 +124,8 @@ sp_status sp_model_list(const char *repository, sp_model_names *ret_names, sp_er
 sp_status sp_model_misfit(const sp_model *model, sp_error *reterr, const char *key, const char *format, ...) SP_PRINTF(4, 5);
 int sp_model_find_port(const sp_engine_port *ports, int count, const char *name);
 
-/* Internal to this room: what the head's own training code does before its model, where spillway.json is silent
- * (detect_settings.c). */
+/* Of a detector, what the head's own training code does before its model, where spillway.json is silent
+ * (detect_settings.c). sp_model_fit calls it. */
 void sp_detect_defaults(sp_model *model);
 
 /* Internal to this room: spillway.json's bytes into `model` (settings.c). */

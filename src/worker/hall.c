@@ -205,7 +205,8 @@ static sp_status add_infer(sp_hall *hall, sp_hall_request *request, int64_t now_
     if (!model || model->leaving)
         return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "not_loaded", "%s has no loaded model of number %u",
                             hall->settings.worker, id);
-    sp_status s = sp_hall_check(head, model, request, reterr);
+    bool detect = request->item->submission->op == SP_OP_DETECT;
+    sp_status s = detect ? sp_hall_detect_check(model, request, reterr) : sp_hall_check(head, model, request, reterr);
     if (s)
         return s;
     request->model = model;
@@ -219,7 +220,7 @@ void sp_hall_add(sp_hall *hall, sp_work_item *item, int64_t now_ns)
     sp_hall_request *request = &hall->requests[item->submission->slot];
     request->item = item;
     request->model = NULL;
-    request->ordered = request->done = false;
+    request->ordered = request->done = request->detect = false;
     request->queue_ns = request->input_ns = 0;
     request->step = NULL;
     request->course = NULL;
@@ -230,7 +231,7 @@ void sp_hall_add(sp_hall *hall, sp_work_item *item, int64_t now_ns)
     if (op == SP_OP_LOAD || op == SP_OP_UNLOAD) {
         request->kind = op == SP_OP_LOAD ? SP_HALL_LOAD : SP_HALL_UNLOAD;
         append_job(hall, request);
-    } else if (op == SP_OP_INFER) {
+    } else if (op == SP_OP_INFER || op == SP_OP_DETECT) {
         request->kind = SP_HALL_INFER;
         item->status = add_infer(hall, request, now_ns, &item->error);
     } else {
@@ -314,6 +315,8 @@ static void run_load(sp_hall *hall, sp_hall_batch *own)
         int64_t warm_ns = sp_clock_now_ns();
         s = sp_hall_model_warm(hall, model, err);
         loaded.warmup_ns = sp_clock_now_ns() - warm_ns;
+        if (!s)
+            sp_hall_detector_open(model);
         if (s)
             sp_hall_settle(hall, model, 0);
     }
@@ -384,7 +387,9 @@ static void run_inference(sp_hall *hall, int executor, sp_hall_batch *own)
             item->status = s;
             item->error = err;
         }
-        if (!item->status && !own->requests[i]->step)
+        if (!item->status && own->requests[i]->detect)
+            item->status = sp_hall_detect_prepare(model, own->lane, count, own->requests[i], &item->error);
+        else if (!item->status && !own->requests[i]->step)
             item->status = sp_hall_locate(own->requests[i], &item->error);
         if (!item->status)
             ready[count++] = own->requests[i];

@@ -4,6 +4,7 @@
  *   hall.c         the models by number, leases that come and go, loads and unloads
  *   hall_next.c    which batch is next
  *   hall_check.c   an inference's head against the model: nothing in it is trusted
+ *   hall_detect.c  pixels in, boxes out, of a model that is described as a detector
  *   hall_load.c    a specification becomes a session; warm-up; what does not fit the configuration is said by name
  *   hall_ports.c   shapes: configuration, reshape, what the engine is given
  *   hall_run.c     one batch: gather, run, scatter; halves of what failed

@@ -120,6 +120,8 @@ static sp_status make_preprocess(sp_hall_builtin *b, sp_hall *hall, const sp_hal
         b->inputs[0].rank = 4;
     }
     /* Only the input is fitted here: whatever the outputs are, a classifier of two classes stands in for them. */
+    if (b->model->task == SP_MODEL_DETECT)
+        sp_detect_defaults(b->model); /* its head's usual preparation */
     b->model->task = SP_MODEL_CLASSIFY;
     b->outputs[0] = (sp_engine_port){.name = b->model->output[0] ? b->model->output : "output", .dtype = SP_ENGINE_F32, .rank = 2,
                                      .dims = {-1, b->model->label_count > 1 ? (int64_t)b->model->label_count : 2}};

@@ -225,7 +225,7 @@ static void fill_step(const sp_hall_course *course, sp_hall_step *step, sp_hall_
     request->step = step;
     request->model = model;
     request->course = NULL;
-    request->ordered = request->done = false;
+    request->ordered = request->done = request->detect = false;
     request->queue_ns = request->input_ns = 0;
     request->in_hand = 0;
     for (int i = 0; i < SP_INFER_PORTS; i++)

@@ -24,6 +24,7 @@ typedef struct sp_hall_step sp_hall_step;     /* hall_ensemble.h, these three */
 typedef struct sp_hall_course sp_hall_course;
 typedef struct sp_hall_ensemble sp_hall_ensemble;
 typedef struct sp_hall_kept sp_hall_kept;     /* hall_sequence.c */
+typedef struct sp_hall_detector sp_hall_detector; /* hall_detect.c */
 
 /* --- tensors -------------------------------------------------------------------------------------------------------- */
 
@@ -75,6 +76,7 @@ struct sp_hall_request {
     int64_t queue_ns, input_ns;
     sp_hall_request *next, *previous;        /* jobs; or the model's order of arrival */
     bool ordered, done;
+    bool detect;            /* its input is made of pixels, its answer is boxes (hall_detect.c) */
     sp_hall_step *step;     /* NULL: a lease's own; else it is a step of an ensemble's */
     sp_hall_course *course; /* its way through an ensemble */
     int in_hand;            /* of a lease: batches that have it, or a step of it */
@@ -106,6 +108,7 @@ struct sp_hall_model {
     const char **labels[SP_INFER_PORTS]; /* where each line begins */
     int label_counts[SP_INFER_PORTS];
 
+    sp_hall_detector *detector; /* when it is described as one: made at its load */
     uint64_t measured; /* bytes that it took when it was open last; 0 = it never was */
 
     /* While it is open: */
@@ -237,6 +240,16 @@ sp_status sp_hall_check(const sp_infer_head *head, const sp_hall_model *model, s
 sp_status sp_hall_check_inputs(const sp_hall_model *model, sp_hall_request *request, sp_error *reterr);
 /* Its inputs' bytes, now that they are there. SP_INVALID: they are not where the head says. */
 sp_status sp_hall_locate(sp_hall_request *request, sp_error *reterr);
+
+/* hall_detect.c. At its load, while it is open: makes model->detector if it is described as one. */
+void sp_hall_detector_open(sp_hall_model *model);
+void sp_hall_detector_free(sp_hall_model *model);
+/* Under the lock: what the request will be. SP_INVALID, code "no_detector". */
+sp_status sp_hall_detect_check(const sp_hall_model *model, sp_hall_request *request, sp_error *reterr);
+/* By whoever runs the instance, before and after the run; `place`: of the request among those of the batch. */
+sp_status sp_hall_detect_prepare(sp_hall_model *model, int lane, int place, sp_hall_request *request, sp_error *reterr);
+sp_status sp_hall_detect_answer(sp_hall_model *model, int lane, const sp_engine_tensor *outputs, int row,
+                                sp_hall_request *request, sp_error *reterr);
 
 /* hall_ports.c */
 /* Elements of `dims`; false = it overflows or is negative. */

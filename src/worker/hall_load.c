@@ -208,6 +208,7 @@ void sp_hall_model_free(sp_hall_model *model)
         free(model->labels[i]);
         free(model->label_text[i]);
     }
+    sp_hall_detector_free(model);
     sp_hall_sequence_free(model);
     sp_hall_ensemble_free(model);
     sp_load_spec_free(model->spec);

@@ -337,8 +337,25 @@ static sp_status scatter(batch_run *run, int i, const uint8_t **cursors, sp_hall
     return SP_OK;
 }
 
+/* Boxes instead of tensors; the rows are passed over for those behind. */
+static void answer_boxes(batch_run *run, int i, int row, const uint8_t **cursors, int64_t times_ns[4])
+{
+    sp_hall_request *request = run->requests[i];
+    sp_work_item *item = request->item;
+    item->status = sp_hall_detect_answer(run->model, run->lane_index, run->outputs, row, request, &item->error);
+    for (int o = 0; o < run->model->output_count && i + 1 < run->count && !item->status; o++)
+        if (run->model->outputs[o].config >= 0 && run->outputs[o].rank != SP_ENGINE_ABSENT)
+            item->status = skip_rows(run, o, request->rows, &cursors[o], &item->error);
+    times_ns[3] = sp_clock_now_ns();
+    item->done.batch_size = (uint32_t)run->count;
+    item->done.inference_ns = item->done.batch_run_ns = times_ns[2] - times_ns[1];
+    item->done.postprocess_ns = times_ns[3] - times_ns[2];
+    item->answer_touched = SP_MAX(run->count > 1 ? 0 : run->writer.at, (size_t)item->done.answer_bytes);
+}
+
 static void answer_all(batch_run *run, int64_t times_ns[4])
 {
+    int row = 0;
     const uint8_t *cursors[SP_INFER_PORTS];
     bool leader = true;
     for (int o = 0; o < run->model->output_count; o++)
@@ -346,6 +363,12 @@ static void answer_all(batch_run *run, int64_t times_ns[4])
     for (int i = 0; i < run->count; i++) {
         sp_work_item *item = run->requests[i]->item;
         sp_hall_writer *writer = &run->writer, own;
+        int first_row = run->model->batches ? row : 0;
+        row += run->requests[i]->rows;
+        if (run->requests[i]->detect) {
+            answer_boxes(run, i, first_row, cursors, times_ns);
+            continue;
+        }
         if (run->count > 1) {
             sp_hall_writer_begin(&own, item, run->requests[i]->wish_count);
             writer = &own;
