@@ -58,17 +58,19 @@ static sp_status spawn(const char *executable, char *const argv[], int *ret_fd, 
     return SP_OK;
 }
 
-/* Reads to the end or the deadline. False: late. */
-static bool read_answer(int fd, int64_t deadline_ns, sp_buf *out)
+#define STOP_LOOK_MS 100 /* how often *stop is looked at */
+
+/* Reads to the end or the deadline. False: late, or stopped. */
+static bool read_answer(int fd, int64_t deadline_ns, const _Atomic bool *stop, sp_buf *out)
 {
     char chunk[16 * 1024];
 
     for (;;) {
         int64_t left_ms = (deadline_ns - sp_clock_now_ns()) / SP_NS_PER_MS;
         struct pollfd watched = { .fd = fd, .events = POLLIN };
-        if (left_ms <= 0)
+        if (left_ms <= 0 || (stop && *stop))
             return false;
-        int ready = poll(&watched, 1, (int)SP_MIN(left_ms + 1, INT64_C(60000)));
+        int ready = poll(&watched, 1, (int)SP_MIN(left_ms + 1, (int64_t)(stop ? STOP_LOOK_MS : 60000)));
         if (ready < 0 && errno != EINTR)
             return false;
         if (ready <= 0)
@@ -116,6 +118,12 @@ static sp_status told(sp_view answer, const char *name, sp_error *reterr)
 sp_status sp_model_inspect_apart(const char *executable, const char *repository, const char *name, const char *override,
                                  int timeout_ms, sp_model_card **ret_card, sp_error *reterr)
 {
+    return sp_model_inspect_until(executable, repository, name, override, timeout_ms, NULL, ret_card, reterr);
+}
+
+sp_status sp_model_inspect_until(const char *executable, const char *repository, const char *name, const char *override,
+                                 int timeout_ms, const _Atomic bool *stop, sp_model_card **ret_card, sp_error *reterr)
+{
     char command[] = "spillway", word[] = "inspect", r[] = "--repository", m[] = "--model", c[] = "--config";
     char *argv[] = { command, word, r, (char *)repository, m, (char *)name, *override ? c : NULL, (char *)override, NULL };
     int64_t deadline_ns = sp_clock_now_ns() + timeout_ms * SP_NS_PER_MS;
@@ -127,10 +135,12 @@ sp_status sp_model_inspect_apart(const char *executable, const char *repository,
     if (status)
         return status;
     sp_buf_init(&answer, ANSWER_BYTES);
-    bool late = !read_answer(fd, deadline_ns, &answer);
+    bool late = !read_answer(fd, deadline_ns, stop, &answer);
     (void)close(fd);
     int state = reap(pid, late);
-    if (late)
+    if (late && stop && *stop)
+        status = SP_FAIL(reterr, SP_CANCELLED, "the server ends");
+    else if (late)
         status = SP_FAIL_CODE(reterr, SP_TIMEOUT, "slow_inspect", "looking into model '%s' took longer than %d ms", name, timeout_ms);
     else if (WIFSIGNALED(state))
         status = SP_FAIL_CODE(reterr, SP_CORRUPT, "crashed_inspect", "the process that looked into model '%s' died of signal %d", name,

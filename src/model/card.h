@@ -45,6 +45,9 @@ sp_status sp_model_card_read(sp_view json, sp_model_card **ret_card, sp_error *r
  * the process said when it failed becomes the error; when it died, that it did (SP_CORRUPT, code "crashed_inspect"). */
 sp_status sp_model_inspect_apart(const char *executable, const char *repository, const char *name, const char *override,
                                  int timeout_ms, sp_model_card **ret_card, sp_error *reterr);
+/* The same, given up soon after *stop has become true (SP_CANCELLED). */
+sp_status sp_model_inspect_until(const char *executable, const char *repository, const char *name, const char *override,
+                                 int timeout_ms, const _Atomic bool *stop, sp_model_card **ret_card, sp_error *reterr);
 
 /* What a device worker needs to load one version: the body of a LOAD lease, as JSON. */
 typedef struct sp_load_spec {

@@ -541,3 +541,54 @@ void sp_house_reload(sp_house *house, sp_config *config)
     (void)house;
     (void)config; /* the script knows no chains */
 }
+
+/* --- served models: this house has no worker that could run one ------------------------------------------------------ */
+
+uint32_t sp_house_model_number(sp_house *house)
+{
+    (void)house;
+    return 1;
+}
+
+sp_status sp_house_model_load(sp_house *house, uint32_t id, sp_view spec, int64_t timeout_ns, sp_model_loaded_fn *done,
+                              void *context, sp_error *reterr)
+{
+    (void)house;
+    (void)id;
+    (void)spec;
+    (void)timeout_ns;
+    (void)done;
+    (void)context;
+    return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link", "no worker here can run models");
+}
+
+void sp_house_model_unload(sp_house *house, uint32_t id)
+{
+    (void)house;
+    (void)id;
+}
+
+int sp_house_model_info(const sp_house *house, uint32_t id, sp_loaded_info *ret_infos, int capacity)
+{
+    (void)house;
+    (void)id;
+    (void)ret_infos;
+    (void)capacity;
+    return 0;
+}
+
+bool sp_house_model_ready(const sp_house *house, uint32_t id, bool *ret_coming)
+{
+    (void)house;
+    (void)id;
+    if (ret_coming)
+        *ret_coming = false;
+    return false;
+}
+
+int sp_house_model_open_count(const sp_house *house, uint32_t id)
+{
+    (void)house;
+    (void)id;
+    return 0;
+}
