@@ -63,7 +63,7 @@ ADD_SUB = """
             return responses
 
         def finalize(self):
-            open(os.path.join(os.path.dirname(__file__), "finalized"), "w").close()
+            open(os.path.join(pb_utils.get_model_dir(), "finalized"), "w").close()
 """
 
 

@@ -92,6 +92,8 @@ class Host:
         if told["threads"] > 0:
             os.environ.setdefault("OMP_NUM_THREADS", str(told["threads"]))
         self.inputs, self.outputs = ports_of(config)
+        import triton_python_backend_utils as utils
+        utils._model_dir = os.path.dirname(told["path"])
         module = load_module(told["path"])
         args = {"model_config": told["model_config"], "model_instance_kind": told["kind"],
                 "model_instance_name": f"{told['instance_name'] or told['model_name']}_{lane}",

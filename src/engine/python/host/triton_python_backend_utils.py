@@ -22,6 +22,8 @@ _TO_NUMPY = {"TYPE_BOOL": np.bool_, "TYPE_UINT8": np.uint8, "TYPE_UINT16": np.ui
              "TYPE_INT64": np.int64, "TYPE_FP16": np.float16, "TYPE_FP32": np.float32, "TYPE_FP64": np.float64,
              "TYPE_STRING": np.object_}
 
+_model_dir = ""  # set by spillway_python_host.py
+
 
 class TritonModelException(Exception):
     """Raised by a model, or by these helpers: the request fails with its text."""
@@ -202,6 +204,15 @@ def get_input_config_by_name(model_config, name):
 
 def get_output_config_by_name(model_config, name):
     return _named(model_config.get("output", []), name, lambda port: port["name"])
+
+
+def get_model_dir():
+    """Where model.py lies."""
+    return _model_dir
+
+
+def is_model_ready(*_, **__):
+    raise TritonModelException("a model cannot ask for others here")
 
 
 def using_decoupled_model_transaction_policy(model_config):
