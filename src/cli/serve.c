@@ -18,7 +18,7 @@
 #define UNSET INT64_MIN
 
 typedef struct settings {
-    int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms;
+    int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms, http_max_input_size;
     const char *bind, *model_repository, *model, *workers, *log_level, *access_log, *data_dir, *config;
     bool require_sandbox, allow_chaos;
     sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX]; /* environment, then command line */
@@ -73,6 +73,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
           .help = "one JSON line per answered request; stderr: beside the log" },
         { .name = "spin-us", .kind = SP_OPTION_INT, .value = "MICROS", .target = &s->spin_us, .most = 1000000,
           .help = "look for work this long before sleeping, where it usually comes\nsooner and the core is free (default 100; 0 = never)" },
+        { .name = "http-max-input-size", .kind = SP_OPTION_INT, .value = "BYTES", .target = &s->http_max_input_size, .least = 1024,
+          .most = SP_LIMIT_BODIES_BYTES, .help = "largest body of an inference over HTTP (default 64 MiB)" },
         { .name = "link-timeout-ms", .kind = SP_OPTION_INT, .value = "MS", .target = &s->link_timeout_ms,
           .most = SP_LIMIT_DEADLINE_MAX_MS, .help = "longest attempt on one link while another may still answer\n(default 0: the request's deadline)" },
         { .name = "allow-chaos", .kind = SP_OPTION_FLAG, .target = &s->allow_chaos,
@@ -97,7 +99,7 @@ static void gather_overrides(settings *s)
         { "http_port", NULL, s->http_port },       { "grpc_port", NULL, s->grpc_port },
         { "metrics_port", NULL, s->metrics_port }, { "admin_port", NULL, s->admin_port },
         { "drain_delay", NULL, s->drain_delay_s }, { "spin_us", NULL, s->spin_us },
-        { "link_timeout_ms", NULL, s->link_timeout_ms },
+        { "link_timeout_ms", NULL, s->link_timeout_ms }, { "http_max_input_size", NULL, s->http_max_input_size },
         { "bind", s->bind, UNSET },                { "model_repository", s->model_repository, UNSET },
         { "model", s->model, UNSET },              { "workers", s->workers, UNSET },
         { "data_dir", s->data_dir, UNSET },        { "log_level", s->log_level, UNSET },
@@ -220,7 +222,7 @@ static int load(const settings *s, sp_config **ret_config)
 int sp_command_serve(int argc, char **argv)
 {
     static settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .admin_port = UNSET,
-                          .drain_delay_s = UNSET, .spin_us = UNSET, .link_timeout_ms = UNSET }; /* 28 KiB */
+                          .drain_delay_s = UNSET, .spin_us = UNSET, .link_timeout_ms = UNSET, .http_max_input_size = UNSET }; /* 28 KiB */
     sp_config *config = NULL;
     sp_log_level level = SP_LOG_INFO;
     int code;

@@ -495,6 +495,7 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "require_sandbox", from->require_sandbox != to->require_sandbox },
         { "access_log", strcmp(from->access_log, to->access_log) != 0 },
         { "spin_us", from->spin_us != to->spin_us },
+        { "shared_memory_anywhere", from->shared_memory_anywhere != to->shared_memory_anywhere },
         { "link_timeout_ms", from->link_timeout_ms != to->link_timeout_ms },
         { "jobs.redis", strcmp(from->jobs.redis, to->jobs.redis) != 0 },
         { "cache", strcmp(from->cache.redis, to->cache.redis) != 0 || from->cache.ttl_s != to->cache.ttl_s ||

@@ -174,6 +174,8 @@ typedef struct sp_config {
     char trusted_peers[16][64]; /* address or CIDR */
     int host_count; /* names in Host and Origin that mean this server, beside those of loopback (without tokens) */
     char hosts[8][128];
+    uint64_t http_max_input_bytes; /* of an inference's body; default SP_LIMIT_INFER_BODY_BYTES */
+    bool shared_memory_anywhere;   /* also for clients that are not on this machine; default false */
     uint64_t fetch_limit_bytes; /* of user-given URLs; default SP_LIMIT_IMAGE_BODY_BYTES */
     bool fetch_private;         /* user-given URLs may point into private address ranges; default false */
     char preset[24];            /* "" = none */

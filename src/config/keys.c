@@ -532,6 +532,8 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "spin_us", SP_KEY_INT, spin_us), FLAT, .least = 0, .most = 1000000 },
     { SP_ROW(sp_config, "link_timeout_ms", SP_KEY_INT, link_timeout_ms), FLAT, .least = 0,
       .most = SP_LIMIT_DEADLINE_MAX_MS },
+    { SP_ROW(sp_config, "http_max_input_size", SP_KEY_BYTES, http_max_input_bytes), FLAT, .least = 1024, .most = SP_LIMIT_BODIES_BYTES },
+    { SP_ROW(sp_config, "shared_memory_anywhere", SP_KEY_BOOL, shared_memory_anywhere), FLAT },
     { SP_ROW(sp_config, "use_gpu", SP_KEY_BOOL, use_gpu), FLAT },
     { SP_ROW(sp_config, "preset", SP_KEY_CUSTOM, preset), FLAT, .read = preset_read, .write = preset_write },
     { SP_ROW(sp_config, "trusted_peers", SP_KEY_CUSTOM, trusted_peers), FLAT, .read = peers_read,
@@ -568,6 +570,7 @@ static void config_init(void *object)
     config->drain_delay_s = -1;
     (void)snprintf(config->log_level, sizeof(config->log_level), "info");
     config->spin_us = 100;
+    config->http_max_input_bytes = SP_LIMIT_INFER_BODY_BYTES;
     config->use_gpu = true;
     config->fetch_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES;
     jobs_init(&config->jobs);

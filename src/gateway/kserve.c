@@ -16,13 +16,14 @@ sp_status gw_kserve_open(gw_server *server, sp_error *reterr)
     if (!kserve)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the served models");
     server->kserve = kserve;
-    kserve->body_limit_bytes = SP_LIMIT_INFER_BODY_BYTES;
+    kserve->shared_memory_anywhere = gw_config(server)->shared_memory_anywhere;
     sp_serving_config config = {
         .executable = server->config->executable,
         .mode = SP_CONTROL_MODE_NONE,
         .poll_s = 15,
         .load_timeout_ms = 120000,
         .strict_readiness = true,
+        .shared_memory_anywhere = kserve->shared_memory_anywhere,
     };
     if (server->config->model_repository)
         config.repositories[config.repository_count++] = server->config->model_repository;

@@ -30,7 +30,6 @@ typedef struct gw_kserve {
     sp_serving *serving;
     sp_store_thread *store; /* compresses; made when it is first needed */
     int held;               /* replies that are being sent out of slots */
-    uint64_t body_limit_bytes;
     bool shared_memory_anywhere;
 } gw_kserve;
 

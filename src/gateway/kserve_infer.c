@@ -56,7 +56,7 @@ static sp_status header_bytes_read(const gw_conn *conn, bool encoded, uint32_t *
 
 static sp_status length_check(const gw_conn *conn, sp_error *reterr)
 {
-    uint64_t limit = conn->server->kserve->body_limit_bytes;
+    uint64_t limit = gw_config(conn->server)->http_max_input_bytes;
     if (conn->headers.has_length && conn->headers.content_length > limit)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large",
                             "the body has %llu bytes, the limit is %llu; configure http_max_input_size to raise it, or use shared memory",
@@ -94,7 +94,7 @@ static sp_status call_open(gw_conn *conn, infer *in, int *ret_retry_after_s, sp_
             .parameter = fact_parameter,
             .facts_context = conn,
             .body_bytes_hint = conn->headers.has_length ? conn->headers.content_length : 0,
-            .body_limit_bytes = conn->server->kserve->body_limit_bytes,
+            .body_limit_bytes = gw_config(conn->server)->http_max_input_bytes,
         },
     };
     return sp_call_open(conn->server->kserve->serving, &params, &in->call, ret_retry_after_s, reterr);
