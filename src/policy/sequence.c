@@ -265,6 +265,30 @@ static sp_sequence *start(sp_sequencer *q, uint64_t id, const char *text)
     return sequence;
 }
 
+/* The end of what is idle, and of what has waited for a slot for too long. */
+static void look_round(sp_sequencer *q, int64_t now_ns)
+{
+    q->look_ns = NEVER;
+    for (sp_sequence *sequence = q->backlog_first; sequence; sequence = sequence->following) {
+        if (sequence->expires_ns <= now_ns)
+            doom(q, sequence, SP_SEQUENCE_TIMEOUT);
+        else if (!sequence->doomed)
+            look_by(q, sequence->expires_ns);
+    }
+    for (uint32_t i = 0; i < q->place_count; i++) {
+        sp_sequence *sequence = q->places[i];
+        if (!sequence || !sequence->open || sequence->first || sequence->running)
+            continue;
+        int64_t end_ns = later(sequence->last_ns, q->settings.idle_ns);
+        if (end_ns > now_ns) {
+            look_by(q, end_ns);
+        } else {
+            close_sequence(q, sequence);
+            release_if_over(q, sequence);
+        }
+    }
+}
+
 /* --- coming ---------------------------------------------------------------------------------------------------------------- */
 
 static sp_status refuse_unstarted(const sp_sequencer *q, const sp_sequence_item *item, const char *text, sp_error *reterr)
@@ -288,6 +312,10 @@ sp_status sp_sequencer_add(sp_sequencer *q, sp_sequence_item *item, int64_t now_
     if (item->id == 0 && !text[0])
         return SP_FAIL(reterr, SP_INVALID, "inference request to model '%s' must specify a non-zero or non-empty correlation ID",
                        q->settings.model);
+    if (q->look_ns <= now_ns) { /* what is idle by now has ended, also when nobody has asked since */
+        look_round(q, now_ns);
+        fill_from_backlog(q, now_ns);
+    }
     sp_sequence *sequence = find(q, item->id, text);
     if (!sequence && !(item->flags & SP_SEQUENCE_START))
         return refuse_unstarted(q, item, text, reterr);
@@ -441,30 +469,6 @@ void sp_sequencer_done(sp_sequencer *q, sp_sequence_item *item, int64_t now_ns)
 }
 
 /* --- time-outs and withdrawal ------------------------------------------------------------------------------------------- */
-
-/* The end of what is idle, and of what has waited for a slot for too long. */
-static void look_round(sp_sequencer *q, int64_t now_ns)
-{
-    q->look_ns = NEVER;
-    for (sp_sequence *sequence = q->backlog_first; sequence; sequence = sequence->following) {
-        if (sequence->expires_ns <= now_ns)
-            doom(q, sequence, SP_SEQUENCE_TIMEOUT);
-        else if (!sequence->doomed)
-            look_by(q, sequence->expires_ns);
-    }
-    for (uint32_t i = 0; i < q->place_count; i++) {
-        sp_sequence *sequence = q->places[i];
-        if (!sequence || !sequence->open || sequence->first || sequence->running)
-            continue;
-        int64_t end_ns = later(sequence->last_ns, q->settings.idle_ns);
-        if (end_ns > now_ns) {
-            look_by(q, end_ns);
-        } else {
-            close_sequence(q, sequence);
-            release_if_over(q, sequence);
-        }
-    }
-}
 
 static void drop_first(sp_sequencer *q, sp_sequence *sequence)
 {

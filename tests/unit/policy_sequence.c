@@ -298,6 +298,19 @@ TEST(an_idle_sequence_ends)
     rig_close(&r);
 }
 
+TEST(idleness_is_noticed_by_the_next_request)
+{
+    rig r;
+    rig_open(&r, (sp_sequence_settings){.slots = 1, .backlog = 4, .idle_ns = 10 * MS});
+
+    add(&r, 0, 1, START);
+    CHECK_TEXT(run(&r, 0), "0");
+    CHECK_INT(add_item(&r, 10 * MS, (sp_sequence_item){.id = 1}), SP_INVALID);
+    add(&r, 10 * MS, 2, START); /* its slot */
+    CHECK_TEXT(run(&r, 10 * MS), "2");
+    rig_close(&r);
+}
+
 TEST(the_backlog_keeps_the_requests_time_outs)
 {
     rig r;
