@@ -70,9 +70,11 @@ static void check_link(const sp_config *config, const names *n, const sp_chain_c
     } else if (sp_config_remote(config, link->name) < 0 && sp_link_role_of(link->name) == SP_LINK_HELPER) {
         sp_complain(complainer, line, path, "%s helps the others and answers nothing itself; name a device or a remote",
                     link->name);
-    } else if (sp_config_task_is_local(chain->task) &&
-               (sp_config_remote(config, link->name) >= 0 || sp_link_role_of(link->name) == SP_LINK_NOOP)) {
-        sp_complain(complainer, line, path, "%s cannot run the models that are served here; name a device worker", link->name);
+    } else if (sp_config_remote(config, link->name) >= 0
+                   ? !sp_config_remote_serves(&config->remotes[sp_config_remote(config, link->name)], chain->task)
+                   : !sp_config_noop_serves(chain->task) && sp_link_role_of(link->name) == SP_LINK_NOOP) {
+        sp_complain(complainer, line, path, "%s cannot answer %s; name a device worker%s", link->name, chain->task,
+                    strcmp(chain->task, "infer") == 0 ? " or a remote of kind kserve" : "");
     }
 }
 

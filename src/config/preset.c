@@ -15,9 +15,16 @@
 
 const char *const sp_config_tasks[] = { "noop", "classify", "infer", "detect", NULL };
 
-bool sp_config_task_is_local(const char *task)
+bool sp_config_remote_serves(const sp_remote_config *remote, const char *task)
 {
-    return !strcmp(task, "infer") || !strcmp(task, "detect");
+    if (!strcmp(task, "infer"))
+        return remote->kind == SP_REMOTE_KSERVE;
+    return strcmp(task, "detect") != 0;
+}
+
+bool sp_config_noop_serves(const char *task)
+{
+    return strcmp(task, "infer") != 0 && strcmp(task, "detect") != 0;
 }
 
 typedef struct preset {
@@ -106,8 +113,9 @@ static int gather(const sp_config *config, const char *task, candidate *candidat
     bool for_noop = !strcmp(task, "noop");
     int count = gather_workers(config->workers, for_noop, candidates);
 
-    /* A remote no-op says nothing of this machine, which is what no-ops are for; served models are loaded here. */
-    bool local = for_noop || sp_config_task_is_local(task);
+    /* A remote no-op says nothing of this machine, which is what no-ops are for. A server of other models under the names of
+     * ours is nothing to guess: whoever has one that serves the same writes it down. */
+    bool local = for_noop || !sp_config_noop_serves(task);
     for (int i = 0; !local && i < config->remote_count && count < SP_LIMIT_CHAIN_LINKS; i++) {
         candidate *c = &candidates[count++];
         *c = (candidate){ .remote = true, .rank = 4 };

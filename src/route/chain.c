@@ -105,9 +105,19 @@ bool sp_chain_wants_output(const sp_request *request, int entry)
     return (request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway) || sp_infer_wants_pixels(request);
 }
 
-/* Of a served model: who has it, or will; of a sequence: the one that has its state. */
-static sp_skip judge_place(const sp_request *request, const sp_worker *worker)
+/* Of a served model: who has it, or will; of a sequence: the one that has its state. A remote is asked by any net worker that
+ * knows the model's names, and keeps no state for us. */
+static sp_skip judge_place(const sp_house *house, const sp_request *request, const sp_worker *worker)
 {
+    if (!worker) {
+        bool known = false;
+        if (request->pin.incarnation)
+            return SP_SKIP_ONLY;
+        for (int w = 0; w < house->worker_count && !known; w++)
+            known = house->workers[w].role == SP_ROLE_NET && (request->model->places[w].state == SP_PLACE_READY ||
+                                                              sp_loaded_coming_at(request->model, w));
+        return known && !sp_infer_is_sequence(request) ? SP_SKIP_NONE : SP_SKIP_CANNOT;
+    }
     if (request->pin.incarnation) {
         if (worker->index != request->pin.worker)
             return SP_SKIP_ONLY;
@@ -138,6 +148,8 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
     bool decoded = request->output_kind == SP_OUTPUT_RGB8 || request->output_kind == SP_OUTPUT_TENSOR;
     if (sp_chain_wants_output(request, e) && !decoded && (request->no_decode || !house->role_counts[SP_ROLE_CODEC]))
         return SP_SKIP_CANNOT;
+    if (entry->worker < 0 && request->model)
+        return judge_place(house, request, NULL);
     if (entry->worker < 0) {
         bool known = entry->spillway || sp_chain_card(house, request); /* a tensor is made by a model's card */
         return house->role_counts[SP_ROLE_NET] && known ? SP_SKIP_NONE : SP_SKIP_CANNOT;
@@ -146,7 +158,7 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
     if (worker->state == SP_WORKER_QUARANTINED || worker->state == SP_WORKER_ENDING)
         return SP_SKIP_DOWN;
     if (request->model)
-        return judge_place(request, worker);
+        return judge_place(house, request, worker);
     if (request->task == SP_TASK_CLASSIFY &&
         worker->has_card && request->answer.model[0] && strcmp(worker->card.model, request->answer.model) != 0)
         return SP_SKIP_CANNOT;
@@ -160,8 +172,9 @@ static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool 
     int others = worker->in_flight - worker->models_in_flight; /* a load may take a minute: nobody waits for it */
     if (worker->leases[request->slot].number || (alone ? others > 0 : worker->reserved))
         return SP_SKIP_FULL;
-    bool served = request->model && worker->role == SP_ROLE_DEVICE;
-    if (served && request->model->places[worker->index].state != SP_PLACE_READY)
+    bool served = request->model && worker->role == SP_ROLE_DEVICE, to_remote = request->model && worker->role == SP_ROLE_NET;
+    to_remote &= request->op == SP_OP_INFER;
+    if ((served || to_remote) && request->model->places[worker->index].state != SP_PLACE_READY)
         return SP_SKIP_LOADING;
     uint32_t out = (uint32_t)(served ? worker->infer_in_flight - worker->models_in_flight
                                      : worker->in_flight - worker->infer_in_flight);
@@ -178,8 +191,8 @@ static sp_worker *net_worker(sp_house *house, const sp_request *request, bool al
         if (worker->role != SP_ROLE_NET)
             continue;
         sp_skip skip = room_at(worker, request, alone);
-        if (skip == SP_SKIP_FULL)
-            *ret_skip = SP_SKIP_FULL;
+        if (skip == SP_SKIP_FULL || (skip == SP_SKIP_LOADING && *ret_skip == SP_SKIP_DOWN))
+            *ret_skip = skip;
         if (skip == SP_SKIP_NONE && (!best || worker->in_flight < best->in_flight))
             best = worker;
     }

@@ -138,9 +138,9 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
     sp_answer *answer = &request->answer;
     if (given->op == SP_OP_INFER) {
         name_the_link(worker, &worker->house->links[given->link], answer);
-        return sp_infer_take(worker, request, done);
+        return sp_infer_take(worker, request, done, 0, size_bytes);
     }
-    if (done->answer_bytes > SP_LIMIT_ANSWER_BYTES)
+    if (done->answer_bytes > (request->task == SP_TASK_INFER ? SP_ANSWER_STRIDE : SP_LIMIT_ANSWER_BYTES))
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
     sp_status s = SP_OK;
     if (given->op == SP_OP_REMOTE)
@@ -149,6 +149,8 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
         name_the_link(worker, &worker->house->links[given->link], answer);
     else
         (void)snprintf(answer->link, sizeof(answer->link), "%s", worker->name);
+    if (!s && request->task == SP_TASK_INFER)
+        return sp_infer_take(worker, request, done, offset, size_bytes);
     return s ? s : take_content(worker, request, done, offset, size_bytes);
 }
 

@@ -132,16 +132,17 @@ static sp_status take_steps(const sp_worker *worker, sp_answer *answer, const ui
     return SP_OK;
 }
 
-sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_completion *done)
+sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_completion *done, uint32_t offset,
+                        uint32_t size_bytes)
 {
     static sp_infer_answer head; /* loop thread only; the callback reads it before it returns */
     _Static_assert(offsetof(sp_infer_step, output_ns) == offsetof(sp_infer_step, queue_ns) + 3 * sizeof(int64_t) &&
                    offsetof(sp_infer_answer, output_ns) == offsetof(sp_infer_answer, queue_ns) + 3 * sizeof(int64_t),
                    "four times in a row");
     sp_answer *answer = &request->answer;
-    const uint8_t *source = worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE;
-    uint64_t end = done->answer_bytes;
-    if (end < HEAD_BYTES || end > SP_ANSWER_STRIDE)
+    const uint8_t *source = worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE + offset;
+    uint64_t end = size_bytes;
+    if (end < HEAD_BYTES || end + offset > SP_ANSWER_STRIDE)
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
     memcpy(&head, source, HEAD_BYTES);
     uint64_t begin = HEAD_BYTES + (uint64_t)head.count * sizeof(head.outputs[0]);
@@ -150,7 +151,7 @@ sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_c
                        done->answer_bytes);
     memcpy(head.outputs, source + HEAD_BYTES, begin - HEAD_BYTES);
     if (head.step_count) {
-        sp_status s = take_steps(worker, answer, source, done->answer_bytes, head.step_count, &end);
+        sp_status s = take_steps(worker, answer, source, size_bytes, head.step_count, &end);
         if (s)
             return s;
     }
@@ -163,7 +164,8 @@ sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_c
     answer->infer = &head;
     answer->infer_data = source;
     answer->memory = worker->memory;
-    answer->pin = (sp_pin){ .worker = worker->index, .incarnation = worker->incarnation };
+    if (worker->role == SP_ROLE_DEVICE) /* a remote keeps nothing for us */
+        answer->pin = (sp_pin){ .worker = worker->index, .incarnation = worker->incarnation };
     return SP_OK;
 }
 

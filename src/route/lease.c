@@ -64,6 +64,8 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
     case SP_OP_UNPACK:
         return SP_OUTPUT_BYTES;
     case SP_OP_REMOTE:
+        if (request->task == SP_TASK_INFER)
+            return request->output_kind;
         return sp_chain_wants_output(request, entry) ? request->output_kind : SP_OUTPUT_NONE;
     case SP_OP_NOOP:
     case SP_OP_SEND:
@@ -99,7 +101,7 @@ static void engage_link(sp_request *request, sp_lease *lease, int64_t now_ns)
     const sp_chain_entry *entry = &request->chain->entries[lease->entry];
     sp_link *link = &house->links[entry->link];
     lease->link = (int16_t)entry->link;
-    lease->model = request->model ? request->model->id : 0;
+    lease->model = request->model && entry->worker >= 0 ? request->model->id : 0;
     /* a demoted local link goes without */
     lease->has_ticket = sp_breaker_allow(sp_loaded_breaker(request, entry), now_ns, &lease->ticket);
     sp_limiter_begin(&link->limiter);
@@ -223,7 +225,7 @@ void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdic
     sp_lease *lease = &worker->leases[request->slot];
     if (lease->live)
         leave_live(worker, request);
-    if (request->model && lease->entry >= 0 && verdict == SP_VERDICT_GOOD)
+    if (request->model && lease->model && verdict == SP_VERDICT_GOOD)
         sp_latency_add(&request->model->places[worker->index].latency, sp_clock_now_ns() - lease->given_ns);
     if (lease->link >= 0)
         release_link(worker, lease, verdict, run_begun_ns);

@@ -250,7 +250,7 @@ void sp_models_turn(sp_house *house)
     house->models.due = false;
     for (int w = 0; w < house->worker_count; w++) {
         sp_worker *worker = &house->workers[w];
-        if (worker->role != SP_ROLE_DEVICE || worker->state != SP_WORKER_READY)
+        if (worker->state != SP_WORKER_READY)
             continue;
         if (worker->reserved) { /* a suspect runs there, or is about to: alone */
             later(house);

@@ -112,6 +112,15 @@ void sp_models_open(sp_house *house)
 
 /* --- who should have them ------------------------------------------------------------------------------------------ */
 
+/* They carry requests to remotes, which are asked by name: a load tells them the names of models and tensors. */
+static uint32_t net_workers(const sp_house *house)
+{
+    uint32_t workers = 0;
+    for (int w = 0; w < house->worker_count; w++)
+        workers |= house->workers[w].role == SP_ROLE_NET ? 1u << w : 0;
+    return workers;
+}
+
 void sp_models_choose_workers(sp_house *house)
 {
     const sp_task tasks[] = { SP_TASK_INFER, SP_TASK_DETECT };
@@ -119,7 +128,7 @@ void sp_models_choose_workers(sp_house *house)
     for (size_t t = 0; t < SP_ARRAY_LEN(tasks); t++) {
         const sp_chain *chain = &house->snapshot->chains[tasks[t]];
         for (int e = 0; e < chain->count; e++)
-            workers |= chain->entries[e].worker >= 0 ? 1u << chain->entries[e].worker : 0;
+            workers |= chain->entries[e].worker >= 0 ? 1u << chain->entries[e].worker : net_workers(house);
     }
     house->models.workers = workers;
     house->models.due = true;
@@ -197,7 +206,7 @@ void sp_loaded_note_breaker(sp_loaded *model, int worker, int64_t now_ns)
 
 typedef enum outlook { ASKED, COMING, SETTLED } outlook;
 
-/* Has everybody said what there is to say? */
+/* Has everybody said what there is to say? Net workers have no say: what they know does not make a model loadable. */
 static outlook look(const sp_loaded *model, bool *ret_ready, const sp_error **ret_worst)
 {
     const sp_house *house = model->house;
@@ -207,6 +216,8 @@ static outlook look(const sp_loaded *model, bool *ret_ready, const sp_error **re
     for (int w = 0; w < house->worker_count; w++) {
         const sp_place *place = &model->places[w];
         sp_worker_state state = house->workers[w].state;
+        if (house->workers[w].role != SP_ROLE_DEVICE)
+            continue;
         *ret_ready |= place->state == SP_PLACE_READY;
         asked |= place->state == SP_PLACE_LOADING;
         if (place->state == SP_PLACE_EMPTY && sp_loaded_wanted_at(model, w)) {
@@ -298,7 +309,7 @@ static sp_status read_steps(sp_loaded *model, sp_error *reterr)
 sp_status sp_house_model_load(sp_house *house, uint32_t id, sp_view spec, int64_t timeout_ns, sp_model_loaded_fn *done,
                               void *context, sp_error *reterr)
 {
-    if (!house->models.workers)
+    if (!(house->models.workers & ~net_workers(house)))
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
                             "no worker here can run models: start with a device worker (--workers codec0,cpu0)");
     if (!id || sp_loaded_find(house, id))
@@ -357,7 +368,8 @@ int sp_house_model_info(const sp_house *house, uint32_t id, sp_loaded_info *ret_
     int count = 0;
     for (int w = 0; model && w < house->worker_count && count < capacity; w++) {
         const sp_place *place = &model->places[w];
-        if (!(house->models.workers & (1u << w)) && place->state == SP_PLACE_EMPTY)
+        bool there = (house->models.workers & (1u << w)) || place->state != SP_PLACE_EMPTY;
+        if (house->workers[w].role != SP_ROLE_DEVICE || !there)
             continue;
         ret_infos[count] = (sp_loaded_info){ .worker = house->workers[w].name, .state = state_told(model, w),
                                              .loaded = place->loaded, .status = place->error.status };

@@ -93,7 +93,8 @@ sp_breaker *sp_loaded_breaker(const sp_request *request, const sp_chain_entry *e
 void sp_loaded_note_breaker(sp_loaded *model, int worker, int64_t now_ns);
 
 /* infer.c: what a worker answered, copied and checked. */
-sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_completion *done);
+sp_status sp_infer_take(const sp_worker *worker, sp_request *request, const sp_completion *done, uint32_t offset,
+                        uint32_t size_bytes);
 /* What a codec unpacked: its header goes to the caller, who fills the head. */
 sp_status sp_infer_unpacked(const sp_worker *worker, sp_request *request, const sp_completion *done);
 bool sp_infer_is_sequence(const sp_request *request);

@@ -30,6 +30,24 @@ static bool serves(const sp_worker *worker, sp_task task)
     return false;
 }
 
+static bool remote_serves(const sp_remote_config *remote, sp_task task)
+{
+    switch (task) {
+    case SP_TASK_NOOP:
+        return remote->kind == SP_REMOTE_SPILLWAY;
+    case SP_TASK_CLASSIFY:
+        return true;
+    case SP_TASK_INFER:
+        return remote->kind == SP_REMOTE_KSERVE;
+    case SP_TASK_DETECT:
+    case SP_TASK_SEND:
+    case SP_TASK_MODELS:
+    case SP_TASK_COUNT:
+        break;
+    }
+    return false;
+}
+
 static int worker_named(const sp_house *house, const char *name)
 {
     for (int i = 0; i < house->worker_count; i++) {
@@ -90,10 +108,8 @@ static void add_written(sp_house *house, sp_snapshot *snapshot, sp_task task, co
     for (int i = 0; i < written->link_count; i++) {
         const sp_link_config *config = &written->links[i];
         int worker = worker_named(house, config->name), remote = sp_config_remote(snapshot->config, config->name);
-        bool local = task == SP_TASK_INFER || task == SP_TASK_DETECT; /* of models that are loaded here */
         bool fits = (worker >= 0 && serves(&house->workers[worker], task)) ||
-                    (worker < 0 && remote >= 0 && !local &&
-                     (task != SP_TASK_NOOP || snapshot->config->remotes[remote].kind == SP_REMOTE_SPILLWAY));
+                    (worker < 0 && remote >= 0 && remote_serves(&snapshot->config->remotes[remote], task));
         if (!fits || !add_entry(house, snapshot, task, config->name, config, worker, worker >= 0 ? -1 : remote)) {
             sp_log(SP_LOG_WARN, "link left out of its chain", SP_LOG_TEXT("task", sp_task_name(task)),
                    SP_LOG_TEXT("link", config->name),

@@ -174,6 +174,7 @@ static sp_status ask(stage *s, asked *a, uint32_t id, sp_pin pin, const char *on
 
 static void one(stage *s, asked *a, uint32_t id)
 {
+    a->answers = 0;
     int before = s->answered;
     sp_status status = ask(s, a, id, (sp_pin){ 0 }, NULL);
     CHECK_INT(status, SP_OK);
@@ -705,6 +706,38 @@ TEST(a_reload_of_the_configuration_brings_models_to_new_links)
     asked b = { 0 };
     one(&s, &b, id);
     CHECK_TEXT(b.link, "cpu1");
+    stage_close(&s);
+}
+
+TEST(tensors_fall_to_a_remote_when_nobody_here_can)
+{
+    stage s;
+    stage_open(&s, "cpu0,net0",
+               "workers: cpu0,net0\n"
+               "remotes:\n"
+               "  far: {kind: kserve, url: 'http://127.0.0.1:1'}\n"
+               "chains:\n"
+               "  infer: {links: [{name: cpu0, retries: 0}, {name: far, retries: 0}]}\n",
+               0);
+    uint32_t id = load(&s);
+    for (int64_t until_ns = sp_clock_now_ns() + 5 * SP_NS_PER_S; !stage_log_count(&s, "net0 8 ") && sp_clock_now_ns() < until_ns;)
+        stage_turn(&s, 10);
+    asked a = { 0 }, b = { .bytes = 3000000, .fill = 5 }, c = { .sequence = 4 };
+    one(&s, &a, id);
+    CHECK_TEXT(a.link, "cpu0");
+    stage_script(&s, "cpu0", "status=internal");
+    one(&s, &a, id);
+    CHECK_INT(a.status, SP_OK);
+    CHECK_TEXT(a.link, "far/cuda0");
+    CHECK_INT(a.pin.incarnation, 0);
+    one(&s, &b, id);
+    CHECK(b.right);
+    one(&s, &c, id); /* the state of a sequence lies here or nowhere */
+    CHECK_INT(c.status, SP_INTERNAL);
+    stage_script(&s, "net0.0", "wrong=place");
+    one(&s, &a, id);
+    CHECK_INT(a.status, SP_INTERNAL);
+    nothing_is_left(&s);
     stage_close(&s);
 }
 

@@ -174,7 +174,9 @@ static uint32_t write_task(const work *w, uint8_t *at, sp_view body)
     return (uint32_t)size;
 }
 
-static uint32_t write_remote(const work *w, uint8_t *at, sp_view body)
+static sp_status infer(const work *w, sp_completion *done, uint8_t *at);
+
+static sp_status write_remote(const work *w, sp_completion *done, uint8_t *at, sp_view body)
 {
     sp_answer_remote *far = (sp_answer_remote *)(void *)at;
     memset(far, 0, sizeof(*far));
@@ -182,7 +184,13 @@ static uint32_t write_remote(const work *w, uint8_t *at, sp_view body)
     (void)snprintf(far->device, sizeof(far->device), "cuda");
     far->attempt_count = 1;
     (void)snprintf(far->attempts[0].link, sizeof(far->attempts[0].link), "cuda0");
-    return (uint32_t)sizeof(*far) + write_task(w, at + sizeof(*far), body);
+    sp_status s = SP_OK;
+    if (maps.requests[w->submission.slot].task == 3) /* SP_TASK_INFER */
+        s = infer(w, done, at + sizeof(*far));
+    else
+        done->answer_bytes = write_task(w, at + sizeof(*far), body);
+    done->answer_bytes += (uint32_t)sizeof(*far);
+    return s;
 }
 
 static sp_status decode(const work *w, sp_completion *done)
@@ -317,8 +325,7 @@ static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
     case SP_OP_FETCH:
         return fetch(w, done);
     case SP_OP_REMOTE:
-        done->answer_bytes = write_remote(w, answer, body);
-        return SP_OK;
+        return write_remote(w, done, answer, body);
     case SP_OP_SEND: {
         sp_answer_sent sent = { .http_status = 204 };
         memcpy(answer, &sent, sizeof(sent));

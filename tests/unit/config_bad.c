@@ -51,9 +51,11 @@ static const struct {
     { "cache: {ttl: 1500ms}\n", "1: cache.ttl: must be from 1s to 3650d in whole seconds, not 1500ms\n" },
     /* chains */
     { "chains:\n  transcribe: {links: [cpu0]}\n", "2: chains.transcribe: no such task; tasks are noop, classify, infer, detect\n" },
-    { "workers: [cpu0, net0, noop0]\nremotes:\n  hq: {kind: kserve, url: 'http://hq'}\nchains:\n  infer: {links: [cpu0, hq, noop0]}\n",
-      "5: chains.infer.links[1].name: hq cannot run the models that are served here; name a device worker\n"
-      "5: chains.infer.links[2].name: noop0 cannot run the models that are served here; name a device worker\n" },
+    { "workers: [cpu0, net0, noop0]\nremotes:\n  hq: {kind: spillway, url: 'http://hq'}\n  far: {kind: kserve, url: 'http://far'}\n"
+      "chains:\n  infer: {links: [cpu0, hq, noop0, far]}\n  detect: {links: [far]}\n",
+      "6: chains.infer.links[1].name: hq cannot answer infer; name a device worker or a remote of kind kserve\n"
+      "6: chains.infer.links[2].name: noop0 cannot answer infer; name a device worker or a remote of kind kserve\n"
+      "7: chains.detect.links[0].name: far cannot answer detect; name a device worker\n" },
     { "chains:\n  classify: {}\n", "2: chains.classify: links is missing\n" },
     { "chains:\n  classify: {links: []}\n",
       "2: chains.classify: links is empty; name at least one worker or remote\n" },
