@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real server over a repository that a test file makes: one server a test file."""
+import glob
 import http.client
 import json
 import os
@@ -48,7 +49,7 @@ class Server:
             env["SPILLWAY_FAULTS"] = faults
         self.process = subprocess.Popen(
             [os.path.join(BUILD, "spillway"), "serve", "--http-port", "0", "--metrics-port", "0", "--workers", workers,
-             "--model-repository", repository, "--drain-delay", "0", "--log-level", "warn", *args],
+             "--model-repository", repository, "--data-dir", self.folder.name, "--drain-delay", "0", "--log-level", "warn", *args],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         selector = selectors.DefaultSelector()
         selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -114,3 +115,16 @@ class Server:
 
 def picture(rng, width, height):
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def perf_analyzer(*args):
+    """What Triton's own load generator prints; three short windows, however unsteady."""
+    venv = os.path.join(os.environ.get("SPILLWAY_PEERS", os.path.join(ROOT, ".deps", "peers")), "perf_analyzer", "venv")
+    libraries = glob.glob(os.path.join(venv, "lib/python3*/site-packages/nvidia/cuda_runtime/lib"))
+    if not libraries:
+        pytest.skip("perf_analyzer is not set up (bench/peers/setup perf_analyzer)")
+    done = subprocess.run([os.path.join(venv, "bin/perf_analyzer"), *args, "-p", "200", "-s", "100000", "-r", "3"],
+                          env=dict(os.environ, LD_LIBRARY_PATH=libraries[0]), capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -205,3 +205,10 @@ def test_a_file_that_is_no_picture_is_refused(made):
     assert caught.value.status() in ("400", "415")
     with pytest.raises(InferenceServerException, match="one picture a request"):
         infer(made, "see", "FILE", np.array([[b""]], dtype=np.object_), "BYTES")
+
+
+@pytest.mark.parametrize("more", [[], ["--shared-memory=system", "--output-shared-memory-size", "4096"],
+                                  ["--input-tensor-format=json", "--output-tensor-format=json"]])
+def test_perf_analyzer_drives_ensembles(made, more):
+    said = house.perf_analyzer("-m", "diamond", "-u", made.address, "-b", "2", "--concurrency-range", "3", *more)
+    assert "Throughput" in said, said

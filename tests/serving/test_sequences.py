@@ -216,3 +216,10 @@ def test_the_death_of_its_worker_loses_a_sequence(server):
         time.sleep(0.02)
     assert "must specify the START flag" in refused(server, "oldest", 6, 81)
     assert value_of(ask(server, "oldest", 3, 81, start=True, end=True)) == [3]
+
+
+@pytest.mark.parametrize("model", ["direct", "oldest"])
+def test_perf_analyzer_drives_sequences(server, model):
+    kind = [] if model == "direct" else ["--sequence-id-range", "5000:6000"]
+    said = house.perf_analyzer("-m", model, "-u", server.address, "--sequence-length", "5", "--concurrency-range", "3", *kind)
+    assert "Sequence count" in said and "Throughput" in said, said
