@@ -185,8 +185,10 @@ static sp_status open_own_task(sp_device *dev, const opening *o, sp_error *reter
     if (s)
         return s;
     s = plan_own_task(dev, o, reterr);
-    if (s == SP_INVALID && !wanted && !is_described(dev->model)) {
-        sp_log(SP_LOG_INFO, "no picture classifier", SP_LOG_TEXT("model", dev->model->name));
+    bool about_the_file = s == SP_INVALID || s == SP_CORRUPT || s == SP_UNSUPPORTED || s == SP_TOO_LARGE;
+    if (about_the_file && !wanted && !is_described(dev->model)) {
+        sp_log(SP_LOG_INFO, "no picture classifier", SP_LOG_TEXT("model", dev->model->name),
+               SP_LOG_TEXT("reason", reterr ? reterr->message : ""));
         sp_device_sessions_close(&dev->sessions);
         dev->sessions = (sp_device_sessions){ 0 };
         sp_model_free(dev->model);
