@@ -196,7 +196,7 @@ void gw_log_failure(gw_conn *conn, int http_status, const sp_error *err)
 {
     gw_server *server = conn->server;
     int64_t second = sp_loop_now_ns(server->loop) / SP_NS_PER_S;
-    if (http_status < 500)
+    if (http_status < 500 || (conn->kserve && http_status == 501))
         return; /* the caller's own, and the caller has been told */
     if (second != server->log_second)
         server->logged_in_second = 0;
