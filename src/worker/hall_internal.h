@@ -103,6 +103,7 @@ struct sp_hall_model {
     bool identity;                 /* output i = input i: no engine */
     bool batches;                  /* max_batch_size > 0 */
     const sp_engine *engine;
+    const char *engine_name, *provider; /* of the engine; an accelerator may stand in for the back end's */
     int instances;
     char *label_text[SP_INFER_PORTS];    /* by output of the configuration: the file, lines ended by NUL */
     const char **labels[SP_INFER_PORTS]; /* where each line begins */

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -160,6 +161,49 @@ static void init_batcher(sp_hall_model *model)
     sp_batcher_init(&model->batcher, &settings);
 }
 
+static bool wants_accelerator(const sp_model_config *config, const char *name)
+{
+    for (int i = 0; i < config->accelerator_count; i++)
+        if (strcmp(config->accelerators[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* The back end's engine; or, for an ONNX file whose configuration asks for it, OpenVINO in its place on the CPU or TensorRT on
+ * a CUDA device. An accelerator that is not here is passed over: the model is slower without it, and no other. */
+static sp_status choose_engine(const sp_hall *hall, sp_hall_model *model, sp_error *reterr)
+{
+    const sp_model_config *config = model->config;
+    bool onnx = strcmp(engine_of(config), "onnxruntime") == 0;
+    model->engine_name = engine_of(config);
+    model->provider = hall->settings.provider;
+    if (onnx && strcmp(model->provider, "cuda") == 0 && wants_accelerator(config, "tensorrt"))
+        model->provider = "tensorrt";
+    if (onnx && strcmp(model->provider, "cpu") == 0 && wants_accelerator(config, "openvino")) {
+        sp_error why = { 0 };
+        if (sp_engine_open("openvino", &model->engine, &why) == SP_OK) {
+            model->engine_name = "openvino";
+            return SP_OK;
+        }
+        sp_log_error("execution accelerator openvino is passed over", NULL, &why);
+    }
+    return sp_engine_open(model->engine_name, &model->engine, reterr);
+}
+
+/* The accelerator could not take the model: as it would be without one. */
+static sp_status drop_accelerator(const sp_hall *hall, sp_hall_model *model, const sp_error *why, sp_error *reterr)
+{
+    sp_log_error("execution accelerator is passed over", NULL, why);
+    model->engine_name = engine_of(model->config);
+    model->provider = hall->settings.provider;
+    return sp_engine_open(model->engine_name, &model->engine, reterr);
+}
+
+static bool is_accelerated(const sp_hall *hall, const sp_hall_model *model)
+{
+    return model->provider != hall->settings.provider || strcmp(model->engine_name, engine_of(model->config)) != 0;
+}
+
 sp_status sp_hall_model_new(const sp_hall *hall, sp_load_spec *spec, sp_hall_model **ret_model, sp_error *reterr)
 {
     sp_hall_model *model = calloc(1, sizeof(*model));
@@ -183,7 +227,7 @@ sp_status sp_hall_model_new(const sp_hall *hall, sp_load_spec *spec, sp_hall_mod
     if (!s && spec->config.is_ensemble && !(model->ensemble = calloc(1, sizeof(*model->ensemble))))
         s = SP_FAIL(reterr, SP_NOMEM, "no memory for an ensemble");
     if (!s && !model->identity && !model->ensemble)
-        s = sp_engine_open(engine_of(model->config), &model->engine, reterr);
+        s = choose_engine(hall, model, reterr);
     for (int i = 0; i < spec->config.output_count && !s; i++)
         if (spec->config.outputs[i].label_filename[0])
             s = read_labels(model, i, reterr);
@@ -327,7 +371,7 @@ static sp_status open_session(const sp_hall *hall, sp_hall_model *model, sp_erro
                                        { "model_repository", model->spec->directory },
                                        { "instance_name", config->name } };
     sp_session_options options = sp_session_options_default(model->spec->path);
-    options.provider = hall->settings.provider;
+    options.provider = model->provider;
     options.device_index = hall->settings.device_index;
     options.lanes = model->instances;
     options.threads = parameter(config, "intra_op_thread_count", SP_MAX(hall->settings.cpus / model->instances, 1));
@@ -348,7 +392,16 @@ sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t
     model->lanes = calloc((size_t)model->instances, sizeof(*model->lanes));
     sp_status s = model->lanes ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for %d instances", model->instances);
     if (!s && !model->identity && !model->ensemble) {
-        s = open_session(hall, model, reterr);
+        sp_error err = { 0 };
+        s = open_session(hall, model, &err);
+        if (s && s != SP_NOMEM && is_accelerated(hall, model)) {
+            sp_error why = err;
+            s = drop_accelerator(hall, model, &why, &err);
+            if (!s)
+                s = open_session(hall, model, &err);
+        }
+        if (s && reterr)
+            *reterr = err;
         if (!s)
             s = map_ports(model, reterr);
         if (!s && sp_session_memory(model->session, &memory, NULL) == SP_OK)
@@ -391,6 +444,6 @@ void sp_hall_describe(const sp_hall *hall, const sp_hall_model *model, sp_answer
     bool host = strcmp(hall->settings.provider, "cpu") == 0 && !hall->settings.sim;
     loaded->host_bytes = host ? model->measured : 0;
     loaded->device_bytes = host ? 0 : model->measured;
-    (void)snprintf(loaded->engine, sizeof(loaded->engine), "%.31s", engine_of(model->config));
+    (void)snprintf(loaded->engine, sizeof(loaded->engine), "%.31s", model->engine_name ? model->engine_name : engine_of(model->config));
     (void)snprintf(loaded->device, sizeof(loaded->device), "%.31s", hall->settings.worker);
 }

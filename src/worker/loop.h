@@ -74,8 +74,9 @@ void sp_process_receive(void); /* descriptors that were sent ahead of what waits
 void sp_process_answer_noops(sp_executor *self);
 void sp_process_wait(int64_t wait_ns); /* for the ring, or a nudge; -1 = no bound */
 
-/* Turns a submission into an item the kind can work on; a refusal is the item's status. */
-void sp_process_prepare(sp_work_item *item, const sp_submission *submission);
+/* Turns a submission into an item the kind can work on: what and where it is; then its bytes. A refusal is the item's status. */
+void sp_process_init(sp_work_item *item, const sp_submission *submission);
+void sp_process_prepare(sp_work_item *item);
 sp_status sp_process_batch_fault(sp_work_item *item);
 void sp_process_complete(sp_work_item *item, int64_t begun_ns);
 void sp_process_wake_gateway(void);

@@ -191,13 +191,18 @@ static bool wants_all(uint32_t op)
     return op == SP_OP_INFER || op == SP_OP_LOAD || op == SP_OP_UNLOAD;
 }
 
-void sp_process_prepare(sp_work_item *item, const sp_submission *submission)
+void sp_process_init(sp_work_item *item, const sp_submission *submission)
 {
     *item = (sp_work_item){ 0 };
     item->submission = submission;
     item->request = &sp_process.maps.requests[submission->slot];
     item->answer = sp_maps_answer(&sp_process.maps, submission->slot);
     item->done.batch_size = 1;
+}
+
+void sp_process_prepare(sp_work_item *item)
+{
+    const sp_submission *submission = item->submission;
     if (sp_work_item_cancelled(item))
         item->status = SP_FAIL(&item->error, SP_CANCELLED, "the request was withdrawn before its turn");
     else if (submission->attempt_deadline_ns && sp_clock_now_ns() > submission->attempt_deadline_ns)
@@ -236,7 +241,8 @@ static void run_batch(sp_executor *self, int count, int64_t begun_ns)
 {
     int ready = 0;
     for (int i = 0; i < count; i++) {
-        sp_process_prepare(&self->items[ready], &self->submissions[i]);
+        sp_process_init(&self->items[ready], &self->submissions[i]);
+        sp_process_prepare(&self->items[ready]);
         if (!self->items[ready].status)
             self->items[ready].status = sp_process_batch_fault(&self->items[ready]);
         if (self->items[ready].status)
@@ -334,7 +340,8 @@ void sp_process_answer_noops(sp_executor *self)
         sp_process_mark_item(self->mark, 0, &self->submissions[0]);
         sp_process_mark_count(self->mark, 1);
         sp_work_item *item = &self->items[0];
-        sp_process_prepare(item, &self->submissions[0]);
+        sp_process_init(item, &self->submissions[0]);
+        sp_process_prepare(item);
         if (!item->status)
             item->status = sp_process_batch_fault(item);
         if (!item->status)

@@ -47,7 +47,8 @@ static void async_begin(const sp_submission *submission)
     *entry = (sp_async_item){ .submission = *submission, .begun_ns = sp_clock_now_ns() };
     sp_process.in_hand[sp_process.in_hand_count++] = entry;
     async_mark(); /* before its first byte is looked at */
-    sp_process_prepare(&entry->item, &entry->submission);
+    sp_process_init(&entry->item, &entry->submission);
+    sp_process_prepare(&entry->item);
     if (!entry->item.status)
         entry->item.status = sp_process_batch_fault(&entry->item);
     if (entry->item.status)

@@ -73,10 +73,7 @@ static void add(const sp_submission *submission, int64_t now_ns)
     sp_queue_item *entry = &sp_process.queue_items[submission->slot];
     SP_ASSERT(entry->state == ABSENT);
     *entry = (sp_queue_item){ .submission = *submission, .state = WAITING, .begun_ns = now_ns };
-    entry->item.submission = &entry->submission;
-    entry->item.request = &sp_process.maps.requests[submission->slot];
-    entry->item.answer = sp_maps_answer(&sp_process.maps, submission->slot);
-    entry->item.done.batch_size = 1;
+    sp_process_init(&entry->item, &entry->submission);
     sp_process.queued++;
     sp_process.kind->queue->add(sp_process.state, &entry->item, now_ns);
 }
@@ -167,12 +164,10 @@ static void run(sp_executor *self)
     for (int i = 0; i < self->batch.count; i++) {
         sp_work_item *item = self->batch.items[i];
         sp_queue_item *entry = (sp_queue_item *)(void *)item;
-        void *own = item->own;
         if (entry->prepared)
             continue; /* its first batch did that; others may be reading it now */
         entry->prepared = true;
-        sp_process_prepare(item, item->submission);
-        item->own = own;
+        sp_process_prepare(item); /* sweep() may look at whose it is meanwhile: that stays as it is */
         if (!item->status)
             item->status = sp_process_batch_fault(item);
     }

@@ -256,6 +256,34 @@ TEST(a_model_that_crashes_its_load_leaves_the_others)
     close_house(&f);
 }
 
+static const char *engine_of(const fixture *f, uint32_t id)
+{
+    static sp_loaded_info info;
+    REQUIRE(sp_house_model_info(f->house, id, &info, 1) == 1);
+    return info.loaded.engine;
+}
+
+TEST(an_accelerator_stands_in_or_is_passed_over)
+{
+    fixture f;
+    float plain[1000], fast[1000];
+    open_house(&f, "", 0);
+    uint32_t id = load(&f, squeezenet_spec(&f));
+    look(&f, id, plain);
+    CHECK_TEXT(engine_of(&f, id), "onnxruntime");
+    sp_load_spec *spec = squeezenet_spec(&f);
+    spec->config.accelerator_count = 2;
+    (void)snprintf(spec->config.accelerators[0], sizeof(spec->config.accelerators[0]), "tensorrt"); /* not on a CPU */
+    (void)snprintf(spec->config.accelerators[1], sizeof(spec->config.accelerators[1]), "openvino");
+    id = load(&f, spec);
+    CHECK_INT(f.load_status, SP_OK);
+    (void)printf("# accelerated by %s\n", engine_of(&f, id));
+    look(&f, id, fast);
+    for (int i = 0; i < 1000; i++)
+        CHECK(fabsf(plain[i] - fast[i]) < 1e-3f);
+    close_house(&f);
+}
+
 TEST(loads_and_unloads_leave_memory_flat)
 {
     fixture f;
