@@ -8,6 +8,7 @@
 
 #include "base/machine.h"
 #include "engine/engine.h"
+#include "gateway/gateway.h"
 #include "kernels/kernels.h"
 #include "media/load.h"
 #include "worker/sandbox.h"
@@ -204,12 +205,22 @@ static json_t *examine_models(const char *directory, json_t *problems)
     return models;
 }
 
+/* Not needed to classify pictures, so what is missing is told but is no problem. */
+static json_t *examine_grpc(void)
+{
+    const char *version = "";
+    sp_error err = { 0 };
+
+    bool present = sp_gateway_grpc_version(&version, &err) == SP_OK;
+    return json_pack("{s:b, s:s, s:s}", "present", present, "version", version, "reason", err.message);
+}
+
 static json_t *examine(const char *directory)
 {
     json_t *problems = json_array();
-    json_t *findings = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version", SP_VERSION, "machine",
+    json_t *findings = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version", SP_VERSION, "machine",
                                  examine_machine(), "gpu", examine_gpu(), "samples", sp_doctor_devices(), "engines", examine_engines(problems), "media",
-                                 examine_media(problems), "sandbox", examine_sandbox(), "downloads", examine_downloads(),
+                                 examine_media(problems), "grpc", examine_grpc(), "sandbox", examine_sandbox(), "downloads", examine_downloads(),
                                  "models", examine_models(directory, problems));
 
     json_object_set_new(findings, "ok", json_boolean(json_array_size(problems) == 0));

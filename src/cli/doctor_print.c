@@ -135,6 +135,7 @@ static void print_models(const json_t *models, FILE *out)
 void sp_doctor_print(const json_t *findings, FILE *out)
 {
     const json_t *media = json_object_get(findings, "media");
+    const json_t *grpc = json_object_get(findings, "grpc");
     const json_t *sandbox = json_object_get(findings, "sandbox");
     const json_t *downloads = json_object_get(findings, "downloads");
     size_t index;
@@ -146,6 +147,7 @@ void sp_doctor_print(const json_t *findings, FILE *out)
     print_devices(json_object_get(findings, "samples"), text(json_object_get(findings, "gpu"), "cause"), out);
     print_engines(json_object_get(findings, "engines"), out);
     fprintf(out, "decoders   %s\n", flag(media, "present") ? text(media, "versions") : text(media, "reason"));
+    fprintf(out, "gRPC       %s%s\n", flag(grpc, "present") ? "libgrpc, core " : "", flag(grpc, "present") ? text(grpc, "version") : text(grpc, "reason"));
     fprintf(out, "sandbox    %s: %s\n", text(sandbox, "level"), text(sandbox, "detail"));
     fprintf(out, "downloads  %s\n", flag(downloads, "present") ? text(downloads, "versions") : text(downloads, "reason"));
     print_models(json_object_get(findings, "models"), out);

@@ -44,8 +44,8 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
     const sp_option options[] = {
         { .name = "http-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->http_port, .most = 65535,
           .help = "HTTP API (default 8000; 0 = any free port, printed)" },
-        { .name = "grpc-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->grpc_port, .most = 65535,
-          .help = "reserved for the gRPC API (default 8001); accepted and checked,\nbut nothing listens on it yet" },
+        { .name = "grpc-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->grpc_port, .least = -1, .most = 65535,
+          .help = "gRPC API (default 8001; 0 = any free port, printed; -1 = none)" },
         { .name = "metrics-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->metrics_port, .least = -1,
           .most = 65535, .help = "Prometheus text (default 8002; 0 = any free port, -1 = none)" },
         { .name = "admin-port", .kind = SP_OPTION_INT, .value = "PORT", .target = &s->admin_port, .least = -1, .most = 65535,
@@ -132,6 +132,8 @@ static void print_where(const sp_gateway_ports *ports, void *context)
     (void)context;
     snprintf(host, sizeof(host), v6 ? "[%s]" : "%s", ports->address);
     printf("spillway %s listens on http://%s:%d\n", SP_VERSION, host, ports->http_port);
+    if (ports->grpc_port > 0)
+        printf("gRPC on %s:%d\n", host, ports->grpc_port);
     if (ports->metrics_port > 0)
         printf("metrics on http://%s:%d/metrics\n", host, ports->metrics_port);
     /* `make run` puts a photograph there, so that the line works as it stands. */
@@ -179,6 +181,7 @@ static int run(const settings *s, sp_config *snapshot, sp_log_level level)
     config.bind_address = snapshot->bind;
     config.http_port = snapshot->http_port;
     config.metrics_port = snapshot->metrics_port;
+    config.grpc_port = snapshot->grpc_port;
     config.workers = snapshot->workers;
     config.model_repository = repository;
     config.model = *snapshot->model ? snapshot->model : NULL;

@@ -516,7 +516,7 @@ static const sp_schema guard_schema = {
 static const sp_key keys[] = {
     { SP_ROW(sp_config, "bind", SP_KEY_TEXT, bind), FLAT, .size = sizeof(((sp_config *)0)->bind) },
     { SP_ROW(sp_config, "http_port", SP_KEY_INT, http_port), FLAT, .least = 0, .most = 65535 },
-    { SP_ROW(sp_config, "grpc_port", SP_KEY_INT, grpc_port), FLAT, .least = 0, .most = 65535 },
+    { SP_ROW(sp_config, "grpc_port", SP_KEY_INT, grpc_port), FLAT, .least = -1, .most = 65535 },
     { SP_ROW(sp_config, "metrics_port", SP_KEY_INT, metrics_port), FLAT, .least = -1, .most = 65535 },
     { SP_ROW(sp_config, "admin_port", SP_KEY_INT, admin_port), FLAT, .least = -1, .most = 65535 },
     { SP_ROW(sp_config, "model_repository", SP_KEY_TEXT, model_repository), FLAT,

@@ -6,6 +6,7 @@
 #include "gateway/kserve.h"
 #include "gateway/auth.h"
 #include "gateway/flight.h"
+#include "gateway/grpc.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -28,6 +29,7 @@ sp_gateway_config sp_gateway_config_default(void)
         .bind_address = "127.0.0.1",
         .http_port = 8000,
         .metrics_port = 8002,
+        .grpc_port = -1,
         .workers = "codec0,cpu0",
         .drain_delay_ms = SP_DRAIN_DELAY_AUTO,
         .log_level = SP_LOG_INFO,
@@ -41,6 +43,7 @@ static void announce(const gw_server *server)
     const sp_gateway_ports ports = {
         .address = server->address_text,
         .http_port = server->listeners[GW_LISTEN_HTTP].port,
+        .grpc_port = gw_grpc_port(server),
         .metrics_port = server->listeners[GW_LISTEN_METRICS].port,
         .admin_port = server->listeners[GW_LISTEN_ADMIN].port,
     };
@@ -63,13 +66,14 @@ static void drain_check(sp_timer *timer, void *context)
     int64_t now = sp_loop_now_ns(server->loop);
     if (!server->listeners_closed) {
         gw_listen_drain(server);
+        gw_grpc_stop(server);
         server->listeners_closed = true;
         server->listeners_closed_ns = now;
         sp_log(SP_LOG_INFO, "listeners closed", SP_LOG_INT("connections", server->conn_count));
         int64_t last_ns = SP_MAX(server->longest_deadline_ns, now) + HARD_STOP_EXTRA_MS * SP_NS_PER_MS;
         if (sp_loop_timer_set(server->loop, &server->hard_stop, last_ns, NULL))
             sp_loop_stop(server->loop); /* no memory for a timer: then better now than never */
-    } else if (gw_http_busy_count(server) == 0 && gw_jobs_busy(server) == 0) {
+    } else if (gw_http_busy_count(server) == 0 && gw_jobs_busy(server) == 0 && gw_grpc_busy(server) == 0) {
         gw_stories_flush(server);
         if (!gw_stories_busy(server)) {
             sp_loop_stop(server->loop);
@@ -196,6 +200,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
     if (!s)
         s = gw_stories_open(server, reterr);
     /* After the house, whose hooks then run first: an answer found in a turn is sent in the same turn. */
+    if (!s)
+        s = gw_grpc_open(server, reterr);
     return s ? s : gw_http_start(server, reterr);
 }
 
@@ -205,6 +211,7 @@ static void end(gw_server *server)
         return;
     gw_listen_close(server);
     gw_http_stop(server);
+    gw_grpc_close(server);
     gw_kserve_close(server);
     gw_flights_close(server);
     gw_auth_free(server);
@@ -257,6 +264,7 @@ sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
         announce(server);
         sp_log(SP_LOG_INFO, "serving", SP_LOG_TEXT("address", server->address_text),
                SP_LOG_INT("http_port", server->listeners[GW_LISTEN_HTTP].port),
+               SP_LOG_INT("grpc_port", gw_grpc_port(server)),
                SP_LOG_INT("metrics_port", server->listeners[GW_LISTEN_METRICS].port),
                SP_LOG_TEXT("workers", config->workers));
         s = sp_loop_run(server->loop, reterr);

@@ -12,12 +12,13 @@
 /* Drain delay that fits the place: 0 when stderr is a terminal (a person pressed Ctrl-C), 5 s when it is not (a
  * container's orchestrator needs that long to take us out of its list). */
 #define SP_DRAIN_DELAY_AUTO (-1)
+#define SP_GRPC_PORT_DEFAULT 8001 /* Triton's */
 
 /* Where the gateway listens, once it does. */
 typedef struct sp_gateway_ports {
     const char *address; /* as bound: "127.0.0.1" or "::1" */
     int http_port;
-    int grpc_port;    /* 0 until the gRPC API is there */
+    int grpc_port;    /* 0 = none */
     int metrics_port; /* 0 = off */
     int admin_port;   /* 0 = admin routes are on http_port */
 } sp_gateway_ports;
@@ -26,6 +27,7 @@ typedef struct sp_gateway_config {
     const char *bind_address;     /* "127.0.0.1" (also "localhost"), "::1"; others only with tokens in `config` */
     int http_port;                /* 0 = any free one */
     int metrics_port;             /* 0 = any free one; -1 = none */
+    int grpc_port;                /* likewise. SP_GRPC_PORT_DEFAULT: none when it is taken; others: then nothing starts */
     const char *executable;       /* what workers are spawned from; NULL = /proc/self/exe */
     const char *workers;          /* "codec0,cpu0" */
     const char *model_repository; /* NULL = none */
@@ -48,7 +50,7 @@ typedef struct sp_gateway_config {
     void *bound_context;
 } sp_gateway_config;
 
-/* 127.0.0.1, ports 8000 and 8002, workers "codec0,cpu0", no repository, drain delay auto, log level info. */
+/* 127.0.0.1, ports 8000 and 8002, no gRPC, workers "codec0,cpu0", no repository, drain delay auto, log level info. */
 sp_gateway_config sp_gateway_config_default(void);
 
 /* Serves until SIGTERM or SIGINT has drained it: /readyz turns 503, the drain delay passes, the backlog is accepted,
@@ -58,5 +60,8 @@ sp_gateway_config sp_gateway_config_default(void);
  * Blocks SIGTERM, SIGINT and SIGHUP and ignores SIGPIPE in the calling thread, which becomes the loop's. Call it once, before
  * other threads start. */
 sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr);
+
+/* What `doctor` tells of gRPC: the library's version, or why there is none (SP_UNSUPPORTED). Loads the plug-in. */
+sp_status sp_gateway_grpc_version(const char **ret_version, sp_error *reterr);
 
 #endif

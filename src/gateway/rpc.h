@@ -64,9 +64,9 @@ typedef struct sp_rpc_api {
     /* 0 = it listens on *ret_port; else *ret_message says why not. */
     int (*start)(const sp_rpc_config *config, sp_rpc_server **ret_server, int *ret_port, char *ret_message, size_t message_bytes);
     int (*poll_fd)(const sp_rpc_server *server); /* inline: call next() when it is readable; -1 = threaded */
-    /* false = nothing more now. Then *ret_sleep_ns is how long the loop may sleep before it asks again unasked (-1 = for ever). */
-    bool (*next)(sp_rpc_server *server, sp_rpc_event *ret_event, int64_t *ret_sleep_ns);
-    bool (*due)(const sp_rpc_server *server, int64_t now_ns); /* next() may have something although poll_fd is silent */
+    bool (*next)(sp_rpc_server *server, sp_rpc_event *ret_event); /* false = nothing more now; due() says until when */
+    /* In how many ns next() should be asked although poll_fd is silent: 0 = now, -1 = never. */
+    int64_t (*due)(const sp_rpc_server *server, int64_t now_ns);
     void (*release)(sp_rpc_event *event); /* of a MESSAGE: gives its pieces back */
     void (*read)(sp_rpc_call *call);      /* streaming: asks for the next message */
     void (*set_context)(sp_rpc_call *call, void *context);

@@ -243,6 +243,8 @@ struct gw_server {
     uint64_t id_state[2];
     bool loopback;         /* every listener is on loopback */
     struct gw_auth *auth;
+    struct gw_grpc *grpc; /* grpc.h; NULL = none */
+    int grpc_port;
     struct gw_kserve *kserve; /* kserve.h; NULL in a server that has not started */
     gw_flights *flights;   /* NULL = neither cache nor single-flight (flight.h) */
     uint32_t boot_id; /* of this process; stands in event ids */

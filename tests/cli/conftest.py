@@ -61,7 +61,7 @@ def serve(program):
     """serve("--x", ...) as a context: starts it on free ports with no drain delay, and ends it by SIGTERM."""
 
     @contextlib.contextmanager
-    def start(*words, ports=("--http-port", "0", "--metrics-port", "0"), env=None):
+    def start(*words, ports=("--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0"), env=None):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLWAY_")} | (env or {})
         with subprocess.Popen([program, "serve", *ports, "--drain-delay", "0", *map(str, words)], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, env=environment) as process:

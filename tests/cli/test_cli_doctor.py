@@ -215,6 +215,7 @@ def test_this_machine(run):
     assert 0 < machine["memory_limit_bytes"] <= machine["memory_total_bytes"]
     assert machine["cpu_level"].split("+")[0] in ("scalar", "avx2", "avx512")
     assert told["sandbox"]["level"] in ("full", "partial", "none") and told["sandbox"]["detail"]
+    assert told["grpc"]["present"] == (told["grpc"]["reason"] == "")
     assert told["media"]["present"] and "libjpeg-turbo" in told["media"]["versions"]
     assert told["downloads"]["present"] and told["downloads"]["versions"].startswith("libcurl ")
     engine = told["engines"][0]

@@ -24,16 +24,24 @@ def test_it_says_where_it_listens_and_what_to_try(serve):
 
 
 def test_metrics_can_be_off(serve):
-    with serve("--workers", "codec0", ports=("--http-port", "0", "--metrics-port", "-1")) as served:
+    with serve("--workers", "codec0", ports=("--http-port", "0", "--grpc-port", "-1", "--metrics-port", "-1")) as served:
         assert len(served.said) == 2
 
 
-def test_the_grpc_port_is_accepted_and_left_alone(serve):
+def test_a_grpc_port_that_was_asked_for_is_had_or_nothing_starts(run):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with serve("--workers", "codec0", "--grpc-port", taken.getsockname()[1]) as served:
-            assert served.get("/healthz")[0] == 200 and not any("grpc" in line.lower() for line in served.said)
+        port = taken.getsockname()[1]
+        done = run("serve", "--http-port", "0", "--metrics-port", "-1", "--grpc-port", port, "--workers", "codec0")
+    assert done.returncode == 3 and f"127.0.0.1:{port}" in done.stderr and "gRPC" in done.stderr
+
+
+def test_without_the_plug_in_http_is_served(serve, tmp_path):
+    ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1")
+    with serve("--workers", "noop0", ports=ports, env={"SPILLWAY_PLUGINS": str(tmp_path)}) as served:
+        assert served.get("/healthz")[0] == 200 and not any("gRPC on" in line for line in served.said)
+    assert "libspillway_rpc.so is in none of" in served.errors
 
 
 def test_a_port_that_is_taken(run):
@@ -82,7 +90,7 @@ def test_settings_come_from_options_then_file_then_defaults(serve, tmp_path):
                     "grpc_port: 0\nbind: localhost\nrequire_sandbox: false\ndrain_delay: 0\nspin_us: 0\n"
                     f"model_repository: {tmp_path}\n")
     with serve("--config", file, ports=()) as served:
-        assert served.port == free and len(served.said) == 2
+        assert served.port == free and len(served.said) == 3 and served.said[1].startswith("gRPC on 127.0.0.1:")
         names = [worker["name"] for worker in json.loads(served.get("/healthz")[1])["workers"]]
         assert names == ["codec0"]
     with serve("--config", file, ports=("--http-port", "0")) as served:

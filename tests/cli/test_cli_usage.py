@@ -49,7 +49,7 @@ def test_each_command_has_help_with_examples(run, command):
     (["serve", "--http-port", "65536"], "--http-port must be a whole number from 0 to 65535, not '65536'"),
     (["serve", "--http-port", "-1"], "--http-port must be a whole number from 0 to 65535, not '-1'"),
     (["serve", "--http-port", "99999999999999999999"], "--http-port must be a whole number"),
-    (["serve", "--grpc-port", "70000"], "--grpc-port must be a whole number from 0 to 65535"),
+    (["serve", "--grpc-port", "70000"], "--grpc-port must be a whole number from -1 to 65535"),
     (["serve", "--model", ""], "--model needs a value that is not empty"),
     (["serve", "--require-sandbox=yes"], "--require-sandbox takes no value"),
     (["serve", "extra"], "'extra' is one word too many"),

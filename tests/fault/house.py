@@ -45,7 +45,7 @@ class Server:
         self.log_path = tmp_path / f"server-{time.monotonic_ns()}.log"
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--http-port", "0", "--metrics-port", "0", "--workers", workers, "--model-repository",
+            [PROGRAM, "serve", "--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0", "--workers", workers, "--model-repository",
              MODELS, "--drain-delay", "0", "--log-level", "warn", *map(str, args)],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
         self.port = None

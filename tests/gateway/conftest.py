@@ -195,7 +195,7 @@ def spillway(tmp_path):
         path = os.path.join(BUILD, "spillway")
         if not os.path.exists(path):
             pytest.skip("the program is not built")
-        servers.append(Server([path, "serve", "--http-port", "0", "--metrics-port", "0", "--drain-delay", "0",
+        servers.append(Server([path, "serve", "--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0", "--drain-delay", "0",
                                "--data-dir", str(tmp_path / "data"), *args],
                               http=r"on http://127\.0\.0\.1:(\d+)", metrics=r"metrics on http://127\.0\.0\.1:(\d+)"))
         return servers[-1]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The gateway with the fake house: fake_gateway [BIND [DRAIN_DELAY_MS]]. Any free ports; prints "http PORT metrics PORT
- * admin PORT". FAKE_CONFIG (environment) names a configuration file for tokens and the like, FAKE_DATA a directory. */
+ * admin PORT grpc PORT" (grpc 0: none, unless FAKE_GRPC is set). FAKE_CONFIG (environment) names a configuration file for tokens and the like, FAKE_DATA a directory. */
 #include "gateway/gateway.h"
 
 #include <stdio.h>
@@ -9,7 +9,7 @@
 static void bound(const sp_gateway_ports *ports, void *context)
 {
     (void)context;
-    (void)printf("http %d metrics %d admin %d\n", ports->http_port, ports->metrics_port, ports->admin_port);
+    (void)printf("http %d metrics %d admin %d grpc %d\n", ports->http_port, ports->metrics_port, ports->admin_port, ports->grpc_port);
     (void)fflush(stdout);
 }
 
@@ -19,6 +19,7 @@ int main(int argc, char **argv)
     config.bind_address = argc > 1 ? argv[1] : config.bind_address;
     config.drain_delay_ms = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 0;
     config.http_port = config.metrics_port = 0;
+    config.grpc_port = getenv("FAKE_GRPC") ? 0 : -1;
     config.quiet = true;
     config.bound = bound;
     sp_error err = { 0 };

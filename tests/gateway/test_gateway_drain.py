@@ -161,7 +161,7 @@ def test_a_taken_port_is_named(own_gateway, tmp_path):
     program = os.path.join(BUILD, "spillway")
     if not os.path.exists(program):
         pytest.skip("the program is not built")
-    out = subprocess.run([program, "serve", "--http-port", str(server.port), "--metrics-port", "0", "--workers", "noop0"],
+    out = subprocess.run([program, "serve", "--http-port", str(server.port), "--grpc-port", "-1", "--metrics-port", "0", "--workers", "noop0"],
                          capture_output=True, text=True, timeout=30)
     assert out.returncode != 0 and str(server.port) in out.stderr and "in use" in out.stderr, out
 

@@ -62,7 +62,7 @@ class Server:
         self.start()
 
     def start(self):
-        command = [PROGRAM, "serve", "--http-port", str(self.port), "--metrics-port", "0", "--workers", self.workers,
+        command = [PROGRAM, "serve", "--http-port", str(self.port), "--grpc-port", "-1", "--metrics-port", "0", "--workers", self.workers,
                    "--model-repository", MODELS, "--drain-delay", "0", "--log-level", "warn", "--spin-us", "0"]
         if self.config:
             (self.directory / "spillway.yaml").write_text(self.config)

@@ -13,14 +13,18 @@ BUILD = os.path.abspath(os.environ.get("SPILLWAY_BUILD", os.path.join(ROOT, "bui
 
 
 class Server:
-    """fake_kserve until stop(); `config` is the text of a configuration file."""
+    """fake_kserve until stop(); `config` is the text of a configuration file; `grpc` "inline" or "threaded": with gRPC."""
 
-    def __init__(self, config=""):
+    def __init__(self, config="", grpc=None):
         path = os.path.join(BUILD, "tests/serving/fake_kserve")
         if not os.path.exists(path):
             pytest.skip("tests/serving/fake_kserve is not built")
         self.data = tempfile.TemporaryDirectory(prefix="spillway-kserve-")
         env = {**os.environ, "FAKE_DATA": self.data.name}
+        if grpc:
+            env["FAKE_GRPC"] = "1"
+        if grpc == "threaded":
+            env["SPILLWAY_GRPC_THREAD"] = "1"
         if config:
             env["FAKE_CONFIG"] = os.path.join(self.data.name, "spillway.yaml")
             with open(env["FAKE_CONFIG"], "w", encoding="utf-8") as file:
@@ -33,6 +37,10 @@ class Server:
         self.text = self.process.stdout.readline()
         self.port = int(re.search(r"http (\d+)", self.text)[1])
         self.metrics_port = int(re.search(r"metrics (\d+)", self.text)[1])
+        self.grpc_port = int(re.search(r"grpc (\d+)", self.text)[1])
+        if grpc and not self.grpc_port:
+            self.stop()
+            pytest.skip("libspillway_rpc.so is not built: libgrpc's headers were not there")
         self.address = f"127.0.0.1:{self.port}"
 
     def stop(self):

@@ -91,11 +91,10 @@ static void handle(echo *e, sp_rpc_event *event)
 static int64_t work(void *context)
 {
     echo *e = context;
-    int64_t sleep_ns = -1;
     sp_rpc_event event;
-    if (e->rung || e->api->due(e->server, sp_loop_now_ns(e->loop))) {
+    if (e->rung || !e->api->due(e->server, sp_clock_now_ns())) {
         e->rung = false;
-        while (e->api->next(e->server, &event, &sleep_ns))
+        while (e->api->next(e->server, &event))
             handle(e, &event);
     }
     if (ending == 1) {
@@ -104,6 +103,7 @@ static int64_t work(void *context)
     }
     if (ending && e->api->stopped(e->server))
         sp_loop_stop(e->loop);
+    int64_t sleep_ns = e->api->due(e->server, sp_clock_now_ns());
     return ending && (sleep_ns < 0 || sleep_ns > SP_NS_PER_MS) ? SP_NS_PER_MS : sleep_ns < 0 ? 50 * SP_NS_PER_MS : sleep_ns;
 }
 

@@ -67,6 +67,8 @@ void rpc_call_free(sp_rpc_call *call)
 
 static bool batch_start(sp_rpc_call *call, const grpc_op *ops, size_t count, tag_kind kind)
 {
+    if (call->over)
+        return false;
     /* Refused only for a misuse of ours or a call that is no more; then ENDED is on its way. */
     if (grpc_call_start_batch(call->call, ops, count, &call->tags[kind], NULL) != GRPC_CALL_OK)
         return false;
@@ -128,7 +130,6 @@ static bool arrived(sp_rpc_call *call, sp_rpc_event *ret_event)
     const grpc_op op = { .op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &call->close_flag };
     bool good = batch_start(call, &op, 1, TAG_CLOSE);
     if (good && server->open_count > server->config.most_calls) {
-        call->refused = true;
         rpc_finish(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "the server has as many calls open as it may: try again later", NULL);
         return false;
     }
@@ -180,6 +181,7 @@ static void end_if_over(sp_rpc_call *call)
         return;
     open_unlink(call);
     call->next = NULL;
+    call->over = true;
     if (!call->told) {
         rpc_call_free(call);
         return;

@@ -45,7 +45,8 @@ struct sp_rpc_call {
     int pending;     /* operations out, but TAG_REQUEST */
     bool told;       /* OPENED was delivered */
     bool first_sent; /* initial metadata are out */
-    bool finishing, closed, refused, sending;
+    bool finishing, closed, sending;
+    bool over;       /* nothing is out and nothing may be started: ENDED is next */
     char path[RPC_PATH_BYTES];
 };
 

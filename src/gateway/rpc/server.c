@@ -156,14 +156,13 @@ static bool inline_pop(sp_rpc_server *server, rpc_done *ret_done)
 }
 
 /* The queue is empty: until when? */
-static int64_t inline_rest(sp_rpc_server *server)
+static void inline_rest(sp_rpc_server *server)
 {
-    int64_t now_ns = rpc_now_ns(), sleep_ns = server->sleep_ns;
+    int64_t sleep_ns = server->sleep_ns;
     server->quiet = 0;
     server->busy = false;
-    server->look_at_ns = now_ns + sleep_ns;
+    server->look_at_ns = rpc_now_ns() + sleep_ns;
     server->sleep_ns = SP_MIN(sleep_ns * 2, LONGEST_SLEEP_NS);
-    return sleep_ns;
 }
 
 /* ----------------------------------------------------------------------------------------------------------------- */
@@ -185,7 +184,7 @@ bool rpc_server_ask(sp_rpc_server *server)
     return true;
 }
 
-static bool next(sp_rpc_server *server, sp_rpc_event *ret_event, int64_t *ret_sleep_ns)
+static bool next(sp_rpc_server *server, sp_rpc_event *ret_event)
 {
     rpc_done done;
     if (server->last)
@@ -206,13 +205,16 @@ static bool next(sp_rpc_server *server, sp_rpc_event *ret_event, int64_t *ret_sl
         else if (rpc_call_done(done.tag, done.success, ret_event))
             return true;
     }
-    *ret_sleep_ns = server->poll_fd >= 0 ? inline_rest(server) : -1;
+    if (server->poll_fd >= 0)
+        inline_rest(server);
     return false;
 }
 
-static bool due(const sp_rpc_server *server, int64_t now_ns)
+static int64_t due(const sp_rpc_server *server, int64_t now_ns)
 {
-    return server->poll_fd < 0 || server->busy || now_ns >= server->look_at_ns;
+    if (server->poll_fd < 0)
+        return server->ended ? 0 : -1;
+    return server->busy || server->ended ? 0 : SP_MAX(server->look_at_ns - now_ns, (int64_t)0);
 }
 
 static int poll_fd(const sp_rpc_server *server)
@@ -250,8 +252,7 @@ static void server_free(sp_rpc_server *server)
         /* Every operation comes back now, on whichever thread; events are thrown away. */
         while (!stopped(server)) {
             sp_rpc_event event;
-            int64_t sleep_ns;
-            while (next(server, &event, &sleep_ns)) {
+            while (next(server, &event)) {
                 if (event.kind == SP_RPC_MESSAGE)
                     rpc_release(&event);
                 if (event.kind == SP_RPC_OPENED)
