@@ -129,6 +129,9 @@ void net_job_finish(net_job *job)
     item->own = NULL;
     sp_config_unref(job->config);
     sp_buf_done(&job->head);
+    free(job->tensors);
+    free(job->wishes);
+    free(job->wish_names);
     explicit_bzero(job->key, sizeof(job->key));
     free(job);
     sp_worker_finish(item);
@@ -172,6 +175,8 @@ static void start(void *state, sp_work_item *item)
         net_send(job);
     } else if (item->submission->op == SP_OP_REMOTE) {
         net_remote(job);
+    } else if (item->submission->op == SP_OP_LOAD || item->submission->op == SP_OP_UNLOAD) {
+        net_load(job);
     } else {
         item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the net worker cannot do operation %u", item->submission->op);
         net_job_finish(job);
@@ -207,6 +212,7 @@ static void net_close(void *state)
         sp_config_unref(self->snapshots[i].config);
     for (int i = 0; i < NET_MODELS; i++)
         sp_model_free(self->models[i].model);
+    net_infer_close(self);
     free(self);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Inside the net worker: its state and one lease in its hands. net.c is the kind, net_web.c fetches and sends,
- * net_remote.c asks remotes. */
+ * net_remote.c asks remotes, net_kserve.c and net_infer.c those that are KServe servers. */
 #ifndef SP_WORKER_NET_H
 #define SP_WORKER_NET_H
 
@@ -32,6 +32,8 @@ typedef struct net_kserve_model {
     sp_kserve_model model;
 } net_kserve_model;
 
+typedef struct net_served net_served; /* the names of a served model's tensors; net_infer.c */
+
 typedef struct net {
     const sp_net_api *api;
     sp_net *transport;
@@ -41,6 +43,8 @@ typedef struct net {
     int next_model;
     net_kserve_model kserve_models[NET_KSERVE_MODELS];
     int next_kserve_model;
+    net_served **served;
+    int served_count, served_capacity;
 } net;
 
 typedef struct net_job {
@@ -57,6 +61,13 @@ typedef struct net_job {
     sp_buf head;                   /* kserve: in front of the tensor */
     char model_url[640];           /* kserve */
     sp_kserve_model kserve_model;  /* kserve */
+    /* ... of tensors: */
+    const net_served *served;      /* until the question is out */
+    uint8_t *tensors;              /* behind `head` */
+    sp_infer_wish *wishes;
+    char (*wish_names)[SP_LIMIT_KSERVE_NAME_BYTES];
+    int wish_count;
+    uint32_t batched;
 } net_job;
 
 /* Hands the item back with what item->status says and frees the job. */
@@ -74,8 +85,12 @@ void net_fetch(net_job *job);
 void net_send(net_job *job);
 void net_remote(net_job *job);
 
+void net_load(net_job *job); /* LOAD and UNLOAD: the names of a model's tensors */
+void net_infer_close(net *self);
+
 /* Parts of REMOTE. */
 void net_kserve(net_job *job);
+void net_infer(net_job *job);
 /* Fills in what a request to job->remote has of it: TLS, time-outs, limits, key. */
 void net_remote_fill(const net_job *job, sp_http_request *request);
 /* Values of the headers traceparent and tracestate that name this attempt as the parent; "" = none. */

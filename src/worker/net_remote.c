@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TASK_NOOP = 0, TASK_CLASSIFY = 1 }; /* sp_slot_request.task: sp_task of a higher room; tests/net holds them together */
+enum { TASK_NOOP = 0, TASK_CLASSIFY = 1, TASK_INFER = 3 }; /* sp_slot_request.task: sp_task of a higher room; tests/net holds them together */
 
 #define URL_BYTES 2048
 #define HEADERS_BYTES 2048
@@ -232,7 +232,9 @@ void net_remote(net_job *job)
         return;
     }
     choose_model(job);
-    if (job->remote->kind == SP_REMOTE_SPILLWAY)
+    if (job->item->request->task == TASK_INFER)
+        net_infer(job);
+    else if (job->remote->kind == SP_REMOTE_SPILLWAY)
         spillway(job);
     else
         net_kserve(job);

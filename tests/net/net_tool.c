@@ -30,8 +30,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* src/worker/net_remote.c knows these two by number: the room of sp_task lies above it. */
-_Static_assert(SP_TASK_NOOP == 0 && SP_TASK_CLASSIFY == 1, "tasks that can be forwarded");
+/* src/worker/net_remote.c knows these by number: the room of sp_task lies above it. */
+_Static_assert(SP_TASK_NOOP == 0 && SP_TASK_CLASSIFY == 1 && SP_TASK_INFER == 3, "tasks that can be forwarded");
 
 typedef struct lease {
     bool out;
