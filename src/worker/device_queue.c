@@ -148,11 +148,17 @@ static void over(void *state, int executor, sp_worker_batch *batch, int64_t now_
         sp_worker_finish(batch->items[i]);
 }
 
+static void expire(void *state, int64_t now_ns)
+{
+    sp_hall_expire(((sp_device *)state)->hall, now_ns);
+}
+
 static void withdrawn(void *state)
 {
     sp_hall_withdrawn(((sp_device *)state)->hall);
 }
 
 const sp_worker_queue sp_device_queue_calls = {
-    .places = places, .add = add, .remove = drop, .next = next, .run = run, .over = over, .withdrawn = withdrawn
+    .places = places, .add = add, .remove = drop, .next = next, .run = run, .over = over, .expire = expire,
+    .withdrawn = withdrawn
 };

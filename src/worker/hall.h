@@ -50,6 +50,9 @@ void sp_hall_withdrawn(sp_hall *hall); /* cancels the runs that nobody waits for
 typedef struct sp_hall_model sp_hall_model;
 bool sp_hall_put_one_aside(sp_hall *hall, const sp_hall_model *but);
 
+/* Refuses what its queue policies say has waited for too long; for when nobody is free to ask for the next batch. */
+void sp_hall_expire(sp_hall *hall, int64_t now_ns);
+
 int sp_hall_waiting(const sp_hall *hall); /* requests that wait in its queues */
 
 #endif

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #define SP_HALL_MODELS 1024    /* loaded versions: as many as a house knows */
 #define SP_HALL_INSTANCES 15   /* of one model: no more places exist */
@@ -110,6 +111,8 @@ struct sp_hall_model {
     int label_counts[SP_INFER_PORTS];
 
     sp_hall_detector *detector; /* when it is described as one: made at its load */
+    struct stat file; /* as it was when it was opened first, if file_known */
+    bool file_known;
     uint64_t measured; /* bytes that it took when it was open last; 0 = it never was */
 
     /* While it is open: */

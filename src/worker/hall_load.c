@@ -351,6 +351,24 @@ static const char *precision_of(const sp_model_config *config)
     return "";
 }
 
+/* A model that was put aside is opened again under its old number: a file that was replaced meanwhile is another model. */
+static sp_status check_unchanged(sp_hall_model *model, sp_error *reterr)
+{
+    struct stat info;
+    if (stat(model->spec->path, &info) != 0)
+        return model->file_known ? SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "model_changed",
+                                                "the file of '%.100s' is gone since it was loaded; load it again", model->config->name)
+                                 : SP_OK; /* the engine says it better */
+    bool same = info.st_ino == model->file.st_ino && info.st_size == model->file.st_size &&
+                info.st_mtim.tv_sec == model->file.st_mtim.tv_sec && info.st_mtim.tv_nsec == model->file.st_mtim.tv_nsec;
+    if (model->file_known && !same)
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "model_changed",
+                            "the file of '%.100s' was replaced since it was loaded; load it again", model->config->name);
+    model->file = info;
+    model->file_known = true;
+    return SP_OK;
+}
+
 static sp_status open_session(const sp_hall *hall, sp_hall_model *model, sp_error *reterr)
 {
     const sp_model_config *config = model->config;
@@ -393,8 +411,10 @@ sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t
     sp_status s = model->lanes ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for %d instances", model->instances);
     if (!s && !model->identity && !model->ensemble) {
         sp_error err = { 0 };
-        s = open_session(hall, model, &err);
-        if (s && s != SP_NOMEM && is_accelerated(hall, model)) {
+        s = check_unchanged(model, &err);
+        if (!s)
+            s = open_session(hall, model, &err);
+        if (s && s != SP_NOMEM && !err.code[0] && is_accelerated(hall, model)) {
             sp_error why = err;
             s = drop_accelerator(hall, model, &why, &err);
             if (!s)

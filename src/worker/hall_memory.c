@@ -169,6 +169,7 @@ sp_status sp_hall_open_here(sp_hall *hall, sp_hall_model *model, int64_t deadlin
     sp_hall_settle(hall, model, s ? 0 : bytes);
     (void)pthread_mutex_lock(&hall->lock);
     model->state = s ? SP_HALL_ASIDE : SP_HALL_READY;
+    model->used_ns = sp_clock_now_ns(); /* who has just come is not the longest unused */
     bool over = hall->used_bytes > hall->settings.memory_bytes; /* it took more than its file */
     (void)pthread_mutex_unlock(&hall->lock);
     while (over && sp_hall_put_one_aside(hall, model))

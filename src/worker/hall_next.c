@@ -331,3 +331,15 @@ void sp_hall_next(sp_hall *hall, int64_t now_ns, sp_worker_batch *batch)
     batch->more = batch->own && somebody_is_runnable(hall);
     (void)pthread_mutex_unlock(&hall->lock);
 }
+
+void sp_hall_expire(sp_hall *hall, int64_t now_ns)
+{
+    drawn d;
+    (void)pthread_mutex_lock(&hall->lock);
+    for (sp_hall_model *model = hall->waiting_first, *next; model; model = next) {
+        next = model->next_waiting;
+        draw(model, now_ns, 0, &d);
+        reject(hall, model, &d, now_ns);
+    }
+    (void)pthread_mutex_unlock(&hall->lock);
+}

@@ -75,6 +75,9 @@ typedef struct sp_worker_queue {
     void (*run)(void *state, int executor, sp_worker_batch *batch);
     /* After run: sp_worker_finish for each item that may go back, sooner or later. */
     void (*over)(void *state, int executor, sp_worker_batch *batch, int64_t now_ns);
+    /* Optional: now and then while leases wait, also when no place is free and `next` is not asked: what has waited for too long
+     * by the kind's own rules is refused. */
+    void (*expire)(void *state, int64_t now_ns);
     /* Optional: leases in hand were withdrawn (sp_work_item_cancelled). Whoever can stop what runs only for such may do so;
      * again and again until they are given back. */
     void (*withdrawn)(void *state);

@@ -114,6 +114,8 @@ static void sweep(int64_t now_ns)
         sp_process.kind->queue->remove(sp_process.state, item);
         sp_queue_finish(item);
     }
+    if (sp_process.queued && sp_process.kind->queue->expire)
+        sp_process.kind->queue->expire(sp_process.state, now_ns);
     if (withdrawn && sp_process.kind->queue->withdrawn)
         sp_process.kind->queue->withdrawn(sp_process.state);
 }

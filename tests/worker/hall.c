@@ -547,6 +547,48 @@ TEST(queue_policies_answer_in_tritons_words)
     close_hall();
 }
 
+TEST(time_outs_are_seen_while_every_place_is_taken)
+{
+    open_hall();
+    sp_load_spec *spec = picture_spec(7);
+    spec->config.batching.default_policy = (sp_queue_policy){ .default_timeout_us = 500 };
+    REQUIRE(load(0, spec) == SP_OK);
+    (void)ask(1, 7, 1, 0);
+    sp_hall_expire(hall, sp_clock_now_ns());
+    CHECK(!places[1].finished);
+    sp_hall_expire(hall, sp_clock_now_ns() + SP_NS_PER_MS);
+    CHECK(places[1].finished);
+    CHECK_TEXT(places[1].item.error.code, "queue_timeout");
+    CHECK_INT(sp_hall_waiting(hall), 0);
+    close_hall();
+}
+
+TEST(an_optional_input_may_be_missing)
+{
+    open_hall();
+    sp_load_spec *spec = identity_spec(7, SP_ENGINE_U8);
+    spec->config.input_count = spec->config.output_count = 2;
+    spec->config.inputs[1] = spec->config.inputs[0];
+    spec->config.outputs[1] = spec->config.outputs[0];
+    spec->config.inputs[1].optional = true;
+    (void)snprintf(spec->config.inputs[1].name, sizeof(spec->config.inputs[1].name), "MORE");
+    (void)snprintf(spec->config.outputs[1].name, sizeof(spec->config.outputs[1].name), "MORE_OUT");
+    REQUIRE(load(0, spec) == SP_OK);
+    for (int wish = 0; wish < 2; wish++) {
+        places[1].item.body = sp_view_of("seven!!");
+        places[1].head = (sp_infer_head){ .model = 7, .input_count = 1, .wish_count = 1 };
+        places[1].head.inputs[0] = (sp_infer_tensor){ .dtype = SP_ENGINE_U8, .rank = 2, .bytes = 7, .dims = { 1, 7 } };
+        places[1].head.wishes[0].port = (uint16_t)wish;
+        (void)submit(1, SP_OP_INFER);
+        turn_all();
+        CHECK_INT(places[1].item.status, wish ? SP_INVALID : SP_OK);
+    }
+    places[1].head.inputs[0].port = 1; /* only the optional one */
+    places[1].head.wishes[0].port = 1;
+    CHECK_INT(submit(1, SP_OP_INFER)->status, SP_INVALID);
+    close_hall();
+}
+
 TEST(a_delay_says_when_it_is_due)
 {
     open_hall();
@@ -822,6 +864,25 @@ TEST(who_was_not_used_for_longest_is_put_aside_and_comes_back)
     REQUIRE(truncate(large->path, 3 << 20) == 0);
     CHECK_INT(load(0, large), SP_NOMEM);
     CHECK_TEXT(places[0].item.error.code, "model_memory");
+    close_hall();
+}
+
+TEST(a_file_that_was_replaced_is_not_opened_for_the_old_model)
+{
+    open_hall_of("cpu", 3 << 19, NULL); /* 1.5 MiB: one model */
+    sp_load_spec *spec = picture_spec(1);
+    char path[sizeof(spec->path)];
+    memcpy(path, spec->path, sizeof(path));
+    REQUIRE(load(0, spec) == SP_OK);
+    REQUIRE(load(0, picture_spec(2)) == SP_OK); /* puts it aside */
+    REQUIRE(truncate(path, 1000) == 0);
+    sp_work_item *item = ask(1, 1, 1, 0);
+    turn_all();
+    CHECK_INT(item->status, SP_UNSUPPORTED);
+    CHECK_TEXT(item->error.code, "model_changed");
+    (void)ask(1, 2, 1, 0);
+    turn_all();
+    check_pictures(1, 1);
     close_hall();
 }
 
