@@ -192,6 +192,11 @@ typedef struct sp_engine_api {
     /* Asks the run that is in flight on `lane` to end soon with SP_ENGINE_CANCELLED (at the next operator). A run that
      * starts later is not touched. Any thread. NULL: runs cannot be interrupted, the host waits or kills the process. */
     void (*cancel)(sp_engine_model *model, int32_t lane);
+
+    /* Says of how many requests the lane's next run is joined, and how many rows (of the first dimension of every input and
+     * output) each has, in order. For engines whose models see requests apart; the next run forgets it. Without it, and
+     * from an engine that has no such entry, a batch is one. */
+    void (*divide)(sp_engine_model *model, int32_t lane, const int64_t *rows, int32_t count);
 } sp_engine_api;
 
 typedef const sp_engine_api *sp_engine_api_get_fn(uint32_t host_abi);

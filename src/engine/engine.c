@@ -202,6 +202,13 @@ sp_status sp_session_run(sp_session *session, int lane, const sp_engine_tensor *
 #define HAS_ENTRY(api, entry)                                                                                          \
     ((api)->struct_bytes >= offsetof(sp_engine_api, entry) + sizeof((api)->entry) && (api)->entry)
 
+void sp_session_divide(sp_session *session, int lane, const int64_t *rows, int count)
+{
+    const sp_engine_api *api = session->engine->api;
+    if (HAS_ENTRY(api, divide))
+        api->divide(session->model, lane, rows, count);
+}
+
 bool sp_session_cancel(sp_session *session, int lane)
 {
     const sp_engine_api *api = session->engine->api;

@@ -64,6 +64,9 @@ const sp_engine_ports *sp_session_ports(const sp_session *session);
 sp_status sp_session_run(sp_session *session, int lane, const sp_engine_tensor *inputs, int input_count,
                          sp_engine_tensor *outputs, int output_count, sp_error *reterr);
 
+/* Before a run: its rows are `count` requests' (spillway_engine.h, divide). Engines that see only tensors pass it over. */
+void sp_session_divide(sp_session *session, int lane, const int64_t *rows, int count);
+
 /* Asks the lane's run to end soon; false when this engine cannot. Any thread. */
 bool sp_session_cancel(sp_session *session, int lane);
 

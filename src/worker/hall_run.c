@@ -429,14 +429,27 @@ static int64_t budget_of(sp_hall_model *model)
     return SP_MAX(10 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
+/* Some engines' models see requests apart (Python's). Rows of sequences have places of their own and stay one. */
+static void divide(const batch_run *run)
+{
+    int64_t rows[SP_LIMIT_BATCH];
+    if (!run->model->batches || run->model->sequences || run->count < 2)
+        return;
+    for (int i = 0; i < run->count; i++)
+        rows[i] = run->requests[i]->rows;
+    sp_session_divide(run->model->session, run->lane_index, rows, run->count);
+}
+
 static sp_status compute(batch_run *run, sp_error *reterr)
 {
     sp_sim *sim = run->hall->settings.sim;
     sp_sim_run simulated;
     sp_status s = sim ? sp_sim_begin(sim, (int)run->rows, &simulated, reterr) : SP_OK;
-    if (!s)
+    if (!s) {
+        divide(run);
         s = sp_session_run(run->model->session, run->lane_index, run->inputs, run->model->input_count, run->outputs,
                            run->model->output_count, reterr);
+    }
     if (!s && sim)
         sp_sim_end(sim, &simulated);
     sp_mxcsr_repair(repaired_metric());

@@ -4,7 +4,7 @@
  *   MODEL OUTPUT_PREFIX [DTYPE:DIM,DIM,...:FILE | -]... [!N]... [KEY=VALUE]...
  *
  * "-" is an input that is absent, "!N" leaves output N unwanted, KEY=VALUE is an engine's option; cancel=1 cancels the run
- * until it returns. A MODEL "." is the session of the case before. Outputs are left to the engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ... " ("-" for an unwanted one) or
+ * until it returns, rows=2+1 divides it into requests. A MODEL "." is the session of the case before. Outputs are left to the engine and written to <prefix>-<n>.bin. One line a case on stdout: "ok DTYPE:DIMS ... " ("-" for an unwanted one) or
  * "<status> <message>". The engine is the first argument, else onnxruntime. */
 #include "base/limits.h"
 #include "engine/engine.h"
@@ -34,6 +34,8 @@ typedef struct tool_case {
     sp_engine_option options[8];
     int input_count, option_count;
     bool cancel;
+    int64_t rows[16];
+    int request_count;
 } tool_case;
 
 /* "1:2,3:path"; the dims are empty for a scalar. */
@@ -65,6 +67,11 @@ static bool parse_word(char *word, tool_case *c)
     if (word[0] == '!') {
         long index = strtol(word + 1, NULL, 10);
         return index >= 0 && index < SP_LIMIT_MODEL_IO && (c->unwanted[index] = true);
+    }
+    if (strncmp(word, "rows=", 5) == 0) {
+        for (char *at = word + 4; *at && c->request_count < 16;)
+            c->rows[c->request_count++] = strtoll(at + 1, &at, 10);
+        return true;
     }
     if (strcmp(word, "cancel=1") == 0)
         return c->cancel = true;
@@ -111,6 +118,8 @@ static sp_status run_cancelled(const tool_case *c, sp_engine_tensor *outputs, in
     atomic_store(&returned, false);
     if (c->cancel && pthread_create(&canceller, NULL, cancel_until_it_returns, session) != 0)
         return SP_FAIL(err, SP_NOMEM, "no thread");
+    if (c->request_count)
+        sp_session_divide(session, 0, c->rows, c->request_count);
     sp_status s = sp_session_run(session, 0, c->inputs, c->input_count, outputs, output_count, err);
     atomic_store(&returned, true);
     if (c->cancel)

@@ -83,16 +83,34 @@ def test_add_sub(tmp_path):
     assert (model.parent / "finalized").exists()
 
 
-def test_a_batch_comes_as_one_request(tmp_path):
+def test_the_requests_of_a_batch_come_apart(tmp_path):
     model, words = make(tmp_path, "rows", """
         class TritonPythonModel:
             def execute(self, requests):
-                assert len(requests) == 1
-                x = requests[0].inputs()[0].as_numpy()
-                return [pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array(x.shape, np.int64)[None].repeat(len(x), 0))])]
-        """, [port("x", 1, [3])], [port("y", 7, [2])], max_batch_size=8)
-    got = run(tmp_path, (model, [np.zeros((5, 3), np.float32)], *words))
-    assert got[0][0].tolist() == [[5, 3]] * 5
+                responses = []
+                for i, request in enumerate(requests):
+                    x, s = (t.as_numpy() for t in request.inputs())
+                    if x[0, 0] == 99:
+                        responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError("99 is too much")))
+                        continue
+                    y = np.array([[len(requests), i, len(x)]] * len(x), np.int64)
+                    if x[0, 0] == 98:
+                        y = y[:, :2]
+                    responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", y), pb_utils.Tensor("z", s)]))
+                return responses
+        """, [port("x", 1, [1]), port("s", 8, [1])], [port("y", 7, [-1]), port("z", 8, [1])], max_batch_size=8)
+    x, s = np.zeros((5, 1), np.float32), np.array([[b"a"], [b"b"], [b""], [b"d"], [b"e"]], object)
+    bad, odd = x.copy(), x.copy()
+    bad[2], odd[2] = 99, 98
+    got = run(tmp_path, (model, [x, s], *words), (".", [x, s], "rows=2+1+2"), (".", [x, s]), (".", [x, s], "rows=2+2"),
+              (".", [bad, s], "rows=2+1+2"), (".", [odd, s], "rows=2+1+2"), (".", [x[:1], s[:1]], "rows=1"))
+    assert got[0][0].tolist() == [[1, 0, 5]] * 5
+    assert got[1][0].tolist() == [[3, 0, 2]] * 2 + [[3, 1, 1]] + [[3, 2, 2]] * 2 and got[1][1].tolist() == s.tolist()
+    assert got[2][0].tolist() == [[1, 0, 5]] * 5, "it is said for one run"
+    assert got[3][0].tolist() == [[1, 0, 5]] * 5, "rows that do not add up are passed over"
+    assert "99 is too much" in str(got[4])
+    assert "another shape or type in each response" in str(got[5])
+    assert got[6][0].tolist() == [[1, 0, 1]]
 
 
 def test_strings(tmp_path):

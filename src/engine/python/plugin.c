@@ -46,6 +46,7 @@ static const sp_engine_api table = {
     .close = close_nothing,
     .memory = py_model_memory,
     .cancel = py_model_cancel,
+    .divide = py_model_divide,
 };
 
 __attribute__((visibility("default"))) const sp_engine_api *sp_engine_api_get(uint32_t host_abi);

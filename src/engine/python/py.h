@@ -5,7 +5,7 @@
  *   plug-in                                          child: python3 host/spillway_python_host.py
  *     HELLO  ── what initialize() is told, as JSON ──>   initialize(args)
  *     <── READY, the ports ──────────────────────────
- *     RUN    ── where each input lies ───────────────>   execute([request])
+ *     RUN    ── where each input lies ───────────────>   execute([request, ...])
  *     <── DONE, where each output lies, or FAILED ───
  *     BYE    ────────────────────────────────────────>   finalize(), exit
  *
@@ -23,7 +23,7 @@
 
 #define PY_ORIGIN "python"
 #define PY_TENSORS (2 * SP_ENGINE_MAX_PORTS)
-#define PY_TEXT_BYTES 1024u
+#define PY_REQUESTS 256 /* that a batch is divided into; more are given as one */
 #define PY_MEMORY_BYTES (2ull * 1024 * 1024 * 1024) /* of one direction of one lane; beyond it: TOO_LARGE */
 #define PY_FINALIZE_MS 5000                         /* then the child is killed */
 
@@ -38,7 +38,8 @@ typedef struct py_tensor {
 
 typedef struct py_packet {
     uint32_t kind;
-    uint32_t status; /* FAILED: sp_engine_status */
+    uint32_t status; /* FAILED: sp_engine_status; HELLO: the lane; RUN: requests, whose rows stand as int64 at the start of
+                      * the memory; 0 = one that has them all */
     uint32_t input_count, output_count;
     uint64_t bytes;               /* HELLO: of the JSON; FAILED and a PROBE's READY: of the text, which lies in the sender's memory */
     py_tensor tensors[PY_TENSORS]; /* inputs, then outputs; so many are sent */
@@ -78,6 +79,8 @@ typedef struct py_lane {
     pthread_mutex_t lock; /* guards the two below, and the child's pid against a kill while it changes */
     bool running, cancelled;
     uint8_t **strings; /* per output: the last run's, copied out of the child's reach */
+    int64_t rows[PY_REQUESTS]; /* of the next run's requests */
+    int32_t request_count;     /* 0 = it is one */
 } py_lane;
 
 struct sp_engine_model {
@@ -95,6 +98,7 @@ sp_engine_status py_model_memory(const sp_engine_model *model, sp_engine_memory 
 sp_engine_status py_model_run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
                               sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr);
 void py_model_cancel(sp_engine_model *model, int32_t lane);
+void py_model_divide(sp_engine_model *model, int32_t lane, const int64_t *rows, int32_t count);
 
 /* Starts a lane's child and says hello; READY is awaited by py_lane_ready. */
 sp_engine_status py_lane_start(const sp_engine_model *model, int32_t lane, sp_engine_error *reterr);

@@ -70,11 +70,11 @@ sp_engine_status py_lane_ready(const sp_engine_model *model, int32_t index, py_p
 static sp_engine_status put_inputs(sp_engine_model *model, py_lane *lane, const sp_engine_tensor *inputs,
                                    const sp_engine_tensor *outputs, py_packet *packet, sp_engine_error *reterr)
 {
-    uint64_t end = 0;
+    uint64_t end = (uint64_t)lane->request_count * sizeof(lane->rows[0]);
     packet->kind = PY_RUN;
     packet->input_count = (uint32_t)model->input_count;
     packet->output_count = (uint32_t)model->output_count;
-    packet->status = 0;
+    packet->status = (uint32_t)lane->request_count;
     packet->bytes = 0;
     for (int32_t i = 0; i < model->input_count; i++) {
         py_tensor *t = &packet->tensors[i];
@@ -91,6 +91,8 @@ static sp_engine_status put_inputs(sp_engine_model *model, py_lane *lane, const 
         packet->tensors[model->input_count + i] = (py_tensor){ .dtype = outputs[i].dtype,
                                                                .rank = outputs[i].rank == SP_ENGINE_ABSENT ? -1 : 0 };
     sp_engine_status s = py_child_room(&lane->child, end, reterr);
+    if (!s && lane->request_count)
+        memcpy(lane->child.to.data, lane->rows, (size_t)lane->request_count * sizeof(lane->rows[0]));
     for (int32_t i = 0; i < model->input_count && !s; i++)
         if (packet->tensors[i].bytes)
             memcpy(lane->child.to.data + packet->tensors[i].offset, inputs[i].data, (size_t)packet->tensors[i].bytes);
@@ -197,6 +199,27 @@ static sp_engine_status run_once(sp_engine_model *model, int32_t index, const sp
     return s;
 }
 
+void py_model_divide(sp_engine_model *model, int32_t index, const int64_t *rows, int32_t count)
+{
+    if (index < 0 || index >= model->lane_count)
+        return;
+    py_lane *lane = &model->lanes[index];
+    lane->request_count = count > 1 && count <= PY_REQUESTS ? count : 0;
+    memcpy(lane->rows, rows, (size_t)lane->request_count * sizeof(rows[0]));
+}
+
+/* True when the rows that divide() named are those of every input. */
+static bool divides(const py_lane *lane, const sp_engine_model *model, const sp_engine_tensor *inputs)
+{
+    int64_t sum = 0;
+    bool fits = lane->request_count > 0;
+    for (int32_t i = 0; i < lane->request_count && fits; i++)
+        fits = lane->rows[i] > 0 && !__builtin_add_overflow(sum, lane->rows[i], &sum);
+    for (int32_t i = 0; i < model->input_count && fits; i++)
+        fits = inputs[i].rank == SP_ENGINE_ABSENT || (inputs[i].rank > 0 && inputs[i].dims[0] == sum);
+    return fits;
+}
+
 sp_engine_status py_model_run(sp_engine_model *model, int32_t lane_index, const sp_engine_tensor *inputs,
                               int32_t input_count, sp_engine_tensor *outputs, int32_t output_count,
                               sp_engine_error *reterr)
@@ -221,7 +244,10 @@ sp_engine_status py_model_run(sp_engine_model *model, int32_t lane_index, const 
     lane->running = true;
     lane->cancelled = false;
     (void)pthread_mutex_unlock(&lane->lock);
+    if (!divides(lane, model, inputs))
+        lane->request_count = 0;
     s = run_once(model, lane_index, inputs, outputs, reterr);
+    lane->request_count = 0;
     return stop_running(lane) && s ? plug_fail(reterr, PY_ORIGIN, SP_ENGINE_CANCELLED, "cancelled: the model's process was killed")
                           : s;
 }

@@ -114,24 +114,20 @@ class Host:
         self.ours.at_least(len(names))[:len(names)] = names
         self.send(READY, 0, entries[:len(self.inputs)], entries[len(self.inputs):])
 
-    def run(self, entries):
+    def run(self, count, entries):
         import triton_python_backend_utils as utils
-        tensors = []
-        for port, entry in zip(self.inputs, entries):
-            if entry[1] != ABSENT:
-                tensors.append(utils.Tensor(port["name"], self.read_tensor(entry)))
+        rows = struct.unpack_from(f"<{count}q", self.theirs.at_least(8 * count)) if count else (None,)
+        arrays = [(port["name"], self.read_tensor(entry)) for port, entry in zip(self.inputs, entries) if entry[1] != ABSENT]
         wanted = [port["name"] for port, entry in zip(self.outputs, entries[len(self.inputs):]) if entry[1] != ABSENT]
-        responses = self.model.execute([utils.InferenceRequest(inputs=tensors, requested_output_names=wanted)])
-        if not isinstance(responses, (list, tuple)) or len(responses) != 1:
+        requests, first = [], 0
+        for some in rows:
+            own = [utils.Tensor(name, array if some is None else array[first:first + some]) for name, array in arrays]
+            requests.append(utils.InferenceRequest(inputs=own, requested_output_names=list(wanted)))
+            first += some or 0
+        responses = self.model.execute(requests)
+        if not isinstance(responses, (list, tuple)) or len(responses) != len(requests):
             raise Failure(INTERNAL, "execute() must return a list with one InferenceResponse for each request")
-        response = responses[0]
-        if not isinstance(response, utils.InferenceResponse):
-            raise Failure(INTERNAL, f"execute() returned {type(response).__name__}, not an InferenceResponse")
-        if response.has_error():
-            codes = {utils.TritonError.INVALID_ARG: INVALID, utils.TritonError.NOT_FOUND: NOT_FOUND,
-                     utils.TritonError.UNSUPPORTED: UNSUPPORTED}
-            raise Failure(codes.get(response.error().code(), INTERNAL), response.error().message())
-        self.answer(response, wanted)
+        self.answer([outputs_of(response) for response in responses], rows, wanted)
 
     def read_tensor(self, entry):
         import numpy as np
@@ -148,17 +144,14 @@ class Host:
         kind = np.dtype(NUMPY[number])
         return np.frombuffer(data, kind, size // kind.itemsize, offset).reshape(shape).copy()
 
-    def answer(self, response, wanted):
+    def answer(self, found, rows, wanted):
         import numpy as np
-        found = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         parts, entries, end = [], [], 0
         for port in self.outputs:
-            array = found.get(port["name"])
             if port["name"] not in wanted:
                 entries.append((port["number"], ABSENT, *pad(()), 0, 0))
                 continue
-            if array is None:
-                raise Failure(INTERNAL, f"the response has no output '{port['name']}'")
+            array = join(port, [arrays.get(port["name"]) for arrays in found], rows)
             if port["number"] == STRING:
                 data = b"" if array.size == 0 else encode(array, port["name"])
             else:
@@ -209,7 +202,33 @@ class Host:
                     self.model.finalize()
                 return
             self.answering(self.hello if kind == HELLO else self.probe if kind == PROBE else self.run,
-                           *((status, size) if kind == HELLO else () if kind == PROBE else (entries,)))
+                           *((status, size) if kind == HELLO else () if kind == PROBE else (status, entries)))
+
+
+def outputs_of(response):
+    import triton_python_backend_utils as utils
+    if not isinstance(response, utils.InferenceResponse):
+        raise Failure(INTERNAL, f"execute() returned {type(response).__name__}, not an InferenceResponse")
+    if response.has_error():
+        codes = {utils.TritonError.INVALID_ARG: INVALID, utils.TritonError.NOT_FOUND: NOT_FOUND,
+                 utils.TritonError.UNSUPPORTED: UNSUPPORTED}
+        raise Failure(codes.get(response.error().code(), INTERNAL), response.error().message())
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def join(port, arrays, rows):
+    """One output of all responses. What cannot be joined fails the batch, whose requests are then run one by one."""
+    import numpy as np
+    for array, some in zip(arrays, rows):
+        if array is None:
+            raise Failure(INTERNAL, f"the response has no output '{port['name']}'")
+        if some is not None and (array.ndim < 1 or len(array) != some):
+            raise Failure(INTERNAL, f"output '{port['name']}' has shape {list(array.shape)} for a request of {some} rows")
+    if len(arrays) == 1:
+        return arrays[0]
+    if any(array.shape[1:] != arrays[0].shape[1:] or array.dtype.kind != arrays[0].dtype.kind for array in arrays):
+        raise Failure(INTERNAL, f"output '{port['name']}' has another shape or type in each response")
+    return np.concatenate(arrays)
 
 
 def missing_numpy(error):
