@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <poll.h>
 
 #define TENSORS 32
 
@@ -106,7 +106,7 @@ static atomic_bool returned;
 static void *cancel_until_it_returns(void *argument)
 {
     while (!atomic_load(&returned)) {
-        (void)usleep(20000);
+        (void)poll(NULL, 0, 20);
         (void)sp_session_cancel(argument, 0);
     }
     return NULL;

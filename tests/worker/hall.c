@@ -10,6 +10,7 @@
 #include "worker/kinds.h"
 
 #include <dlfcn.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -628,13 +629,13 @@ TEST(a_run_that_nobody_waits_for_is_cancelled)
     pthread_t thread;
     REQUIRE(pthread_create(&thread, NULL, run_batch, &batch) == 0);
     while (!atomic_load(run_count))
-        (void)usleep(1000);
+        (void)poll(NULL, 0, 1);
     cancelled[1] = true;
     sp_hall_withdrawn(hall); /* the other one is still wanted */
     cancelled[2] = true;
     while (pthread_tryjoin_np(thread, NULL) != 0) {
         sp_hall_withdrawn(hall);
-        (void)usleep(1000);
+        (void)poll(NULL, 0, 1);
     }
     sp_hall_over(hall, &batch, sp_clock_now_ns());
     CHECK_INT(places[1].item.status, SP_CANCELLED);

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+#include <poll.h>
 
 #define ITEM_VALUES (3 * 8 * 8)
 #define CLASSES     4
@@ -85,7 +85,7 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
         if (trick == 6) {
             atomic_store(&model->cancelled[lane], false);
             while (!atomic_load(&model->cancelled[lane]))
-                (void)usleep(1000);
+                (void)poll(NULL, 0, 1);
             return fail(reterr, SP_ENGINE_CANCELLED, "cancelled");
         }
         if (trick == 5)
