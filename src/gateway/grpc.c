@@ -20,7 +20,7 @@
 
 enum { CODE_OK = 0, CANCELLED = 1, INVALID_ARGUMENT = 3, DEADLINE_EXCEEDED = 4, NOT_FOUND = 5, PERMISSION_DENIED = 7,
        RESOURCE_EXHAUSTED = 8, FAILED_PRECONDITION = 9, ABORTED = 10, UNIMPLEMENTED = 12, INTERNAL = 13, UNAVAILABLE = 14,
-       DATA_LOSS = 15, UNAUTHENTICATED = 16 };
+       DATA_LOSS = 15, UNAUTHENTICATED = 16, GONE = 499 };
 
 int gw_grpc_code(sp_status status, const sp_error *err, int http_status)
 {
@@ -70,6 +70,7 @@ void gw_grpc_finish(gw_grpc_call *call, int code, const char *message, const cha
     if (call->finished)
         return;
     call->finished = true;
+    call->code = code;
     count(call, code);
     call->grpc->api->finish(call->rpc, code, message, trailers);
 }
@@ -80,6 +81,8 @@ static void fail_as(gw_grpc_call *call, int code, const sp_error *err, int retry
     if (retry_after_s > 0)
         (void)snprintf(trailers, sizeof(trailers) - 1, "retry-after%c%d%c", 0, retry_after_s, 0);
     gw_grpc_log_failure(call, err);
+    if (!*call->story.code)
+        (void)snprintf(call->story.code, sizeof(call->story.code), "%.31s", *err->code ? err->code : sp_status_name(err->status));
     gw_grpc_finish(call, code, *err->message ? err->message : sp_status_name(err->status), *trailers ? trailers : NULL);
 }
 
@@ -103,7 +106,49 @@ void gw_grpc_reply(gw_grpc_call *call, const sp_buf *message)
     }
     call->finished = true;
     count(call, CODE_OK);
+    call->bytes_out += piece.size_bytes;
     call->grpc->api->send(call->rpc, &piece, 1, true);
+}
+
+/* --- what is told of a request ---------------------------------------------------------------------------------------- */
+
+void gw_grpc_story_begin(gw_grpc_call *call, gw_story *story)
+{
+    const sp_rpc_api *api = call->grpc->api;
+    gw_trace_begin(call->grpc->server, story, api->metadata(call->rpc, "traceparent"), api->metadata(call->rpc, "tracestate"));
+}
+
+void gw_grpc_story_tell(gw_story *story, const sp_call_result *result)
+{
+    if (result->answer)
+        gw_story_answer(story, result->answer, result->cached ? "hit" : "off");
+    else if (result->cached)
+        story->cache = "hit";
+    if (result->model)
+        (void)snprintf(story->model, sizeof(story->model), "%.63s", result->model);
+    if (result->version)
+        (void)snprintf(story->version, sizeof(story->version), "%.15s", result->version);
+}
+
+void gw_grpc_story_end(gw_grpc_call *call, gw_story *story, int64_t received_ns, int code)
+{
+    char peer[128] = "", route[96];
+    if (!gw_stories_want(call->grpc->server, story))
+        return;
+    (void)call->grpc->api->peer(call->rpc, peer, sizeof(peer)); /* of another kind: left empty */
+    (void)snprintf(route, sizeof(route), "%s", call->method ? call->method->name : "other");
+    story->method = "grpc";
+    story->route = route;
+    story->request_id = call->request_id;
+    story->token = call->access.token;
+    story->tenant = call->access.tenant;
+    story->address = peer;
+    story->grpc = true;
+    story->status = code;
+    story->failed = code == INTERNAL || code == UNAVAILABLE || code == DATA_LOSS || code == DEADLINE_EXCEEDED;
+    story->received_ns = received_ns;
+    story->ended_ns = sp_clock_now_ns();
+    gw_story_end(call->grpc->server, story);
 }
 
 /* --- access --------------------------------------------------------------------------------------------------------- */
@@ -284,6 +329,7 @@ static void opened(gw_grpc *grpc, const sp_rpc_event *event)
         return;
     }
     request_id_take(call);
+    gw_grpc_story_begin(call, &call->story);
     if (!gw_grpc_access(call, &err, &http_status, &retry_after_s)) {
         fail_as(call, gw_grpc_code(err.status, &err, http_status), &err, retry_after_s);
         return;
@@ -348,8 +394,10 @@ static void handle(gw_grpc *grpc, sp_rpc_event *event)
         opened(grpc, event);
         break;
     case SP_RPC_MESSAGE:
-        if (call && !call->finished)
+        if (call && !call->finished) {
+            call->bytes_in += event->bytes;
             message(call, event);
+        }
         grpc->api->release(event);
         break;
     case SP_RPC_HALF_CLOSED:
@@ -367,6 +415,10 @@ static void handle(gw_grpc *grpc, sp_rpc_event *event)
             break;
         if (!call->finished)
             count(call, CANCELLED);
+        call->story.bytes_in = call->bytes_in;
+        call->story.bytes_out = call->bytes_out;
+        if (call->method)
+            gw_grpc_story_end(call, &call->story, call->received_ns, event->cancelled ? GONE : call->code);
         call_free(call);
         break;
     }

@@ -11,6 +11,7 @@
 
 #include "gateway/kserve.h"
 #include "gateway/rpc.h"
+#include "gateway/story.h"
 #include "kserve/wire.h"
 
 /* Messages of every method but the inferences'. A model's configuration in a load request is the largest of them. */
@@ -52,6 +53,9 @@ struct gw_grpc_call {
     sp_call *infer;         /* INFER: in the house */
     gw_grpc_stream *stream; /* STREAM */
     void *state;            /* a control method's own: what waits for its answer; told of the end by clearing *(gw_grpc_call **) */
+    int code;               /* that it was finished with */
+    uint64_t bytes_in, bytes_out;
+    gw_story story;         /* of the whole call; each request of a stream has its own as well */
     int told;               /* WATCH: the last status that was sent */
     bool telling;           /* WATCH: it is on its way */
 };
@@ -84,6 +88,11 @@ void gw_grpc_reply(gw_grpc_call *call, const sp_buf *message); /* the one answer
 void gw_grpc_finish(gw_grpc_call *call, int code, const char *message, const char *trailers);
 bool gw_grpc_admin_here(const gw_grpc_call *call, sp_error *reterr); /* not on a port of its own */
 bool gw_grpc_access(gw_grpc_call *call, sp_error *reterr, int *ret_http_status, int *ret_retry_after_s); /* asks again */
+
+void gw_grpc_story_begin(gw_grpc_call *call, gw_story *story);
+void gw_grpc_story_tell(gw_story *story, const sp_call_result *result);
+/* `code`: google.rpc.Code, or 499 when the client has gone. */
+void gw_grpc_story_end(gw_grpc_call *call, gw_story *story, int64_t received_ns, int code);
 
 /* grpc_infer.c */
 void gw_grpc_infer_message(gw_grpc_call *call, const sp_slices *message);

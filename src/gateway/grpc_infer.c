@@ -49,8 +49,8 @@ static sp_status tensors_put(sp_call *infer, const sp_slices *message, sp_wire_r
 }
 
 /* From the message to the house. On failure nothing is open. */
-static sp_status ask(gw_grpc_call *call, const sp_slices *message, sp_wire_request *wire, sp_call_done_fn *done, void *context,
-                     sp_call **ret_infer, int *ret_retry_after_s, sp_error *reterr)
+static sp_status ask(gw_grpc_call *call, const sp_slices *message, sp_wire_request *wire, const gw_story *story, sp_call_done_fn *done,
+                     void *context, sp_call **ret_infer, int *ret_retry_after_s, sp_error *reterr)
 {
     gw_server *server = call->grpc->server;
     int64_t received_ns = sp_clock_now_ns(), deadline_ns = deadline_of(call, received_ns);
@@ -66,6 +66,7 @@ static sp_status ask(gw_grpc_call *call, const sp_slices *message, sp_wire_reque
             .tenant = call->access.tenant,
             .local_only = call->local_only,
             .hops = call->access.hops,
+            .trace = &story->trace,
             .header = fact_header,
             .parameter = fact_header, /* a call has no query: metadata is all there is */
             .facts_context = call,
@@ -141,6 +142,7 @@ static void infer_done(sp_call *infer, const sp_call_result *result, void *conte
     sp_buf *head = &call->grpc->head;
     sp_error err = { 0 };
     call->infer = NULL;
+    gw_grpc_story_tell(&call->story, result);
     sp_buf_clear(head);
     if (result->status) {
         gw_grpc_fail(call, result->status, result->error, result->retry_after_s);
@@ -149,6 +151,7 @@ static void infer_done(sp_call *infer, const sp_call_result *result, void *conte
         gw_grpc_fail(call, SP_NOMEM, &err, 1);
     } else {
         call->finished = true;
+        call->bytes_out = answer.bytes;
         sp_metric_add(call->grpc->calls_metric, 1);
         call->grpc->api->send(call->rpc, answer.pieces, answer.count, true);
     }
@@ -162,7 +165,7 @@ void gw_grpc_infer_message(gw_grpc_call *call, const sp_slices *message)
     int retry_after_s = 0;
     sp_status s = sp_wire_request_read(message, &wire, &err);
     if (!s)
-        s = ask(call, message, &wire, infer_done, call, &call->infer, &retry_after_s, &err);
+        s = ask(call, message, &wire, &call->story, infer_done, call, &call->infer, &retry_after_s, &err);
     if (s)
         gw_grpc_fail(call, s, &err, retry_after_s);
 }
@@ -175,6 +178,8 @@ typedef struct item {
     gw_grpc_call *call;
     sp_call *infer;
     char id[SP_LIMIT_KSERVE_NAME_BYTES];
+    int64_t received_ns;
+    gw_story story;
 } item;
 
 /* An answer that waits for those before it. */
@@ -294,6 +299,7 @@ static void push_answer(gw_grpc_call *call, const sp_call_result *result, const 
     sp_buf_init(&tag, sizeof(outer));
     sp_wire_put_varint(&tag, 2 << 3 | 2);
     sp_wire_put_varint(&tag, answer.bytes);
+    call->bytes_out += answer.bytes;
     size_t n = SP_MIN(tag.size_bytes, sizeof(outer));
     memcpy(outer, tag.data, n);
     sp_buf_done(&tag);
@@ -320,6 +326,8 @@ static void item_done(sp_call *infer, const sp_call_result *result, void *contex
         push_error(call, result->error, it->id);
     else
         push_answer(call, result, it->id);
+    gw_grpc_story_tell(&it->story, result);
+    gw_grpc_story_end(call, &it->story, it->received_ns, result->status ? gw_grpc_code(result->status, result->error, 0) : 0);
     sp_call_close(infer);
     item_free(it);
     go_on(call);
@@ -332,6 +340,8 @@ static item *item_new(gw_grpc_call *call)
     if (!it)
         return NULL;
     it->call = call;
+    it->received_ns = sp_clock_now_ns();
+    gw_grpc_story_begin(call, &it->story);
     it->next = stream->items;
     if (stream->items)
         stream->items->prev = it;
@@ -375,14 +385,17 @@ void gw_grpc_stream_message(gw_grpc_call *call, const sp_slices *message)
         gw_grpc_finish(call, 8, "no memory for a request of the stream", NULL);
         return;
     }
+    it->story.bytes_in = message->bytes;
     wire.request.id[0] = 0;
     sp_status s = may_ask(call, &err) ? sp_wire_request_read(message, &wire, &err) : err.status;
     memcpy(it->id, wire.request.id, sizeof(it->id));
     text_clean(it->id);
     if (!s)
-        s = ask(call, message, &wire, item_done, it, &it->infer, &retry_after_s, &err);
+        s = ask(call, message, &wire, &it->story, item_done, it, &it->infer, &retry_after_s, &err);
     if (s) {
         push_error(call, &err, it->id);
+        (void)snprintf(it->story.code, sizeof(it->story.code), "%.31s", *err.code ? err.code : sp_status_name(s));
+        gw_grpc_story_end(call, &it->story, it->received_ns, gw_grpc_code(s, &err, 0));
         item_free(it);
     }
     call->stream->paused = true;
