@@ -97,7 +97,10 @@ void gw_answer_write_cache(sp_buf *out, const char *request_id, const sp_answer 
     text_or_null(out, "engine", answer->engine);
     sp_buf_append_text(out, ",");
     gw_who_write(out, &who);
-    predictions_write(out, answer->classes);
+    if (answer->boxes)
+        gw_detections_write(out, answer);
+    else
+        predictions_write(out, answer->classes);
     sp_buf_printf(
         out,
         ",\"cost_usd\":%.6f,\"simpler\":%s,\"cache\":\"%s\",\"decode\":\"%s\",\"latency_ms\":{\"queue\":%.3f,\"decode\":%.3f,"

@@ -499,7 +499,7 @@ void gw_flight_begin(gw_conn *conn, bool raw_body)
 {
     gw_flights *flights = flights_of(conn);
     const gw_options *o = &conn->options;
-    if (!flights || o->cache == GW_CACHE_OFF || *o->link || (o->task != SP_TASK_CLASSIFY && o->cache != GW_CACHE_ON) ||
+    if (!flights || o->task == SP_TASK_DETECT || o->cache == GW_CACHE_OFF || *o->link || (o->task != SP_TASK_CLASSIFY && o->cache != GW_CACHE_ON) ||
         (o->local_only && flights->shared)) /* its answer must not leave this machine either */
         return;
     const char *control = conn->headers.cache_control;

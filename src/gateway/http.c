@@ -192,7 +192,7 @@ static enum MHD_Result request_begin(gw_conn *conn, const char *url, const char 
     conn->kserve = gw_kserve_path(url);
     conn->body_bytes = conn->response_bytes = 0;
     conn->response_status = 0;
-    conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
+    conn->options = (gw_options){ .task = SP_TASK_CLASSIFY, .threshold = -1, .iou = -1 };
     gw_headers_read(conn, version);
     gw_conn_enter(conn, GW_SWALLOW); /* a page is made when the body, which it has no use for, is through */
     conn->body_begin_ns = conn->since_ns;

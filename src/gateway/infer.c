@@ -77,17 +77,30 @@ static int check(gw_conn *conn, sp_error *reterr)
     return 0;
 }
 
+/* A form may name its model behind the picture: until then any detector stands in, and the request is opened anew. */
+static bool model_may_come(const gw_conn *conn)
+{
+    return is_form(conn) && conn->phase != GW_BODY && !*conn->options.model;
+}
+
 static sp_status open_request(gw_conn *conn, const char *url, sp_request **ret_request, int *ret_retry_after_s,
                               sp_error *reterr)
 {
+    bool detect = conn->options.task == SP_TASK_DETECT;
+    sp_served_model served = { 0 };
+    sp_status s = detect ? gw_detect_model(conn->server, conn->options.model, model_may_come(conn), &served, reterr) : SP_OK;
+    if (s)
+        return s;
     const sp_request_params params = {
         .task = conn->options.task,
-        .model = *conn->options.model ? conn->options.model : NULL,
+        .model_id = served.id,
+        .model_version = served.version,
+        .model = detect ? served.name : *conn->options.model ? conn->options.model : NULL,
         .request_id = conn->request_id,
         .deadline_ns = gw_deadline_ns(conn),
         .received_ns = conn->received_ns,
         .top_k = conn->options.top_k,
-        .decode_fast = conn->options.decode_fast,
+        .decode_fast = conn->options.decode_fast && !detect, /* boxes are in pixels of the picture as it is */
         .only_link = *conn->options.link ? conn->options.link : NULL,
         .force_cpu = conn->options.force_cpu,
         .tier = conn->access.tier,
@@ -104,7 +117,10 @@ static sp_status open_request(gw_conn *conn, const char *url, sp_request **ret_r
         .body_bytes_hint = !url && conn->headers.has_length ? conn->headers.content_length : 0,
         .body_limit_bytes = url ? gw_config(conn->server)->fetch_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES,
     };
-    return sp_request_open(conn->server->house, &params, ret_request, ret_retry_after_s, reterr);
+    s = sp_request_open(conn->server->house, &params, ret_request, ret_retry_after_s, reterr);
+    if (!s && detect)
+        sp_request_set_detect(*ret_request, conn->options.threshold, conn->options.iou);
+    return s;
 }
 
 void gw_infer_begin(gw_conn *conn)
@@ -147,8 +163,9 @@ void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes)
     }
 }
 
-const char *const gw_form_options[] = { "timeout_ms", "top_k",      "decode",   "model", "force_cpu",
-                                        "local_only", "priority", "cache", NULL };
+const char *const gw_form_options[] = { "timeout_ms", "top_k",    "decode", "model",     "force_cpu",
+                                        "local_only", "priority", "cache",  "threshold", "iou",
+                                        NULL };
 
 /* One field of a form. *file is set when it is the picture. */
 static sp_status field_take(gw_options *options, sp_view body, const sp_multipart_part *part, sp_multipart_part *file,
@@ -283,13 +300,16 @@ void gw_infer_run(gw_conn *conn)
         s = form_read(conn, body, &file, &err);
         if (!s)
             s = admin_options_check(conn, &err);
-        if (!s && (strcmp(before.model, conn->options.model) != 0 || before.force_cpu != conn->options.force_cpu ||
+        bool stood_in = conn->options.task == SP_TASK_DETECT && !*before.model;
+        if (!s && (stood_in || strcmp(before.model, conn->options.model) != 0 || before.force_cpu != conn->options.force_cpu ||
                    before.local_only != conn->options.local_only || before.priority != conn->options.priority))
             s = reopen(conn, body, &retry_after_s, &err);
         if (!s) {
             sp_request_set_payload(conn->request, file.offset, file.size_bytes);
             sp_request_set_deadline(conn->request, gw_deadline_ns(conn));
-            sp_request_set_options(conn->request, conn->options.top_k, conn->options.decode_fast);
+            sp_request_set_options(conn->request, conn->options.top_k,
+                                   conn->options.decode_fast && conn->options.task != SP_TASK_DETECT);
+            sp_request_set_detect(conn->request, conn->options.threshold, conn->options.iou);
             body = sp_request_body(conn->request);
             body = sp_view_make(body.data + file.offset, file.size_bytes);
         }

@@ -16,10 +16,12 @@ static sp_status member_take(gw_options *options, const char *key, const json_t 
                              reterr);
     if (json_is_integer(value))
         (void)snprintf(text, sizeof(text), "%lld", (long long)json_integer_value(value));
+    else if (json_is_real(value))
+        (void)snprintf(text, sizeof(text), "%.9g", json_real_value(value));
     else if (json_is_boolean(value))
         (void)snprintf(text, sizeof(text), "%d", json_is_true(value));
     else
-        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "\"%.40s\" must be a string, a whole number, true or false",
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "\"%.40s\" must be a string, a number, true or false",
                             key);
     return gw_option_set(options, key, sp_view_of(text), "member", reterr);
 }
@@ -45,7 +47,7 @@ static sp_status members_take(gw_options *options, json_t *root, sp_error *reter
         if (!known(key))
             return SP_FAIL_CODE(reterr, SP_INVALID, "unknown_member",
                                 "unknown member \"%.40s\"; there are url, timeout_ms, top_k, decode, model, force_cpu, "
-                                "local_only, priority and cache",
+                                "local_only, priority, cache, threshold and iou",
                                 key);
         s = member_take(options, key, value, reterr);
         if (s)

@@ -29,6 +29,11 @@ static const sp_config *settings_now(void *context)
     return gw_config(context);
 }
 
+static sp_status find_model(void *context, const char *name, sp_served_model *ret_model, sp_error *reterr)
+{
+    return gw_detect_model(context, name, false, ret_model, reterr);
+}
+
 /* Names this process among those that share a store. */
 static void owner_make(const gw_server *server, char *ret_owner, size_t size_bytes)
 {
@@ -82,6 +87,7 @@ static sp_status open_what_is_missing(gw_jobs *jobs, sp_error *reterr)
         .results = jobs->results,
         .settings = settings_now,
         .settings_context = server,
+        .find_model = find_model,
         .answer_write = answer_write,
     };
     return sp_runner_new(&runner, &jobs->runner, reterr);

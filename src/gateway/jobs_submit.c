@@ -16,7 +16,7 @@
 static const char *const fields[] = { "task", "url", "client_id", "metadata", "webhook", "output", "priority", "ttl",
                                       "idempotency_key", "local_only", "parameters" };
 /* Of the task; in a query or form they stand by themselves. */
-static const char *const parameters[] = { "top_k", "decode", "model", "timeout_ms", "stream", "force_cpu" };
+static const char *const parameters[] = { "top_k", "decode", "model", "timeout_ms", "stream", "force_cpu", "threshold", "iou" };
 
 static sp_status bad(sp_view value, const char *where, const char *name, const char *wanted, sp_error *reterr)
 {
@@ -111,6 +111,11 @@ static json_t *parameter_make(const char *name, sp_view value)
     char text[24] = "";
     if (strcmp(name, "force_cpu") == 0)
         return json_boolean(sp_view_equals(value, "true") || sp_view_equals(value, "1"));
+    if (strcmp(name, "threshold") == 0 || strcmp(name, "iou") == 0) {
+        float share = 0;
+        (void)gw_share_read(value, &share); /* it was checked */
+        return json_real((double)share);
+    }
     if (strcmp(name, "top_k") != 0 && strcmp(name, "timeout_ms") != 0)
         return json_stringn((const char *)value.data, value.size_bytes);
     memcpy(text, value.data, SP_MIN(value.size_bytes, sizeof(text) - 1)); /* digits: it was checked */
@@ -141,11 +146,14 @@ static sp_status parameters_parse(gw_submission *submission, const json_t *objec
         if (json_is_integer(value)) {
             (void)snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
             text = number;
+        } else if (json_is_real(value)) {
+            (void)snprintf(number, sizeof(number), "%.9g", json_real_value(value));
+            text = number;
         } else if (json_is_boolean(value)) {
             text = json_is_true(value) ? "true" : "false";
         }
         if (!text)
-            return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "parameters.%.40s must be a string, a whole number or a boolean", name);
+            return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "parameters.%.40s must be a string, a number or a boolean", name);
         sp_status s = SP_OK;
         if (listed(sp_view_of(name), parameters, SP_ARRAY_LEN(parameters)))
             s = parameter_take(submission, name, sp_view_of(text), "parameters", reterr);
@@ -297,16 +305,22 @@ static sp_status id_make(char ret_id[SP_LIMIT_JOB_ID_BYTES], sp_error *reterr)
     return SP_OK;
 }
 
+/* What somebody may wait for: not the house's own tasks, and not tensors, whose answers lie in a worker's memory. */
+static bool is_job(sp_task task)
+{
+    return task == SP_TASK_NOOP || task == SP_TASK_CLASSIFY || task == SP_TASK_DETECT;
+}
+
 static sp_status task_check(const sp_job *job, sp_error *reterr)
 {
     sp_task task = SP_TASK_CLASSIFY;
     char names[128];
     size_t used = 0;
     names[0] = 0;
-    if (*job->task && sp_task_parse(job->task, &task) && task != SP_TASK_SEND)
+    if (*job->task && sp_task_parse(job->task, &task) && is_job(task))
         return SP_OK;
     for (int i = 0; i < SP_TASK_COUNT && used < sizeof(names); i++) {
-        if (i != SP_TASK_SEND)
+        if (is_job((sp_task)i))
             used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", used ? ", " : "", sp_task_name((sp_task)i));
     }
     if (!*job->task)

@@ -207,6 +207,9 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
         if (!number_read(value, TOP_K_MAX, &number) || number == 0)
             return bad_option(value, where, key, "a number from 1 to 100", reterr);
         options->top_k = (uint32_t)number;
+    } else if (strcmp(key, "threshold") == 0 || strcmp(key, "iou") == 0) {
+        if (!gw_share_read(value, *key == 't' ? &options->threshold : &options->iou))
+            return bad_option(value, where, key, "a number from 0 to 1", reterr);
     } else if (strcmp(key, "decode") == 0) {
         if (!sp_view_equals(value, "fast") && !sp_view_equals(value, "exact"))
             return bad_option(value, where, key, "\"exact\" or \"fast\"", reterr);
@@ -241,6 +244,7 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
 
 typedef struct query_state {
     gw_options *options;
+    bool task_is_known; /* by the path */
     sp_status status;
     sp_error *reterr;
 } query_state;
@@ -252,19 +256,31 @@ static enum MHD_Result query_take(void *context, enum MHD_ValueKind kind, const 
     if (!value)
         value = "";
     if (strcmp(key, "task") == 0) {
-        if (!sp_task_parse(value, &state->options->task))
-            state->status =
-                bad_option(sp_view_of(value), "query parameter", key, "\"classify\" or \"noop\"", state->reterr);
+        sp_task task = state->options->task;
+        bool known = sp_task_parse(value, &task);
+        if (!known || (state->task_is_known && task != state->options->task))
+            state->status = bad_option(sp_view_of(value), "query parameter", key,
+                                       state->task_is_known ? "left out here" : "\"classify\", \"detect\" or \"noop\"",
+                                       state->reterr);
+        else
+            state->options->task = task;
     } else {
         state->status = gw_option_set(state->options, key, sp_view_of(value), "query parameter", state->reterr);
     }
     return state->status ? MHD_NO : MHD_YES;
 }
 
+gw_options gw_options_none(const gw_conn *conn)
+{
+    bool detect = conn->route && strcmp(conn->route->path, "/v1/detect") == 0;
+    return (gw_options){ .task = detect ? SP_TASK_DETECT : SP_TASK_CLASSIFY, .threshold = -1, .iou = -1 };
+}
+
 sp_status gw_options_read(gw_conn *conn, sp_error *reterr)
 {
-    conn->options = (gw_options){ .task = SP_TASK_CLASSIFY };
-    query_state state = { .options = &conn->options, .reterr = reterr };
+    conn->options = gw_options_none(conn);
+    query_state state = { .options = &conn->options, .reterr = reterr,
+                          .task_is_known = conn->options.task == SP_TASK_DETECT };
     (void)MHD_get_connection_values(conn->mhd, MHD_GET_ARGUMENT_KIND, query_take, &state);
     if (!state.status && conn->headers.timeout_text)
         state.status = gw_option_set(&conn->options, "timeout_ms", sp_view_of(conn->headers.timeout_text),

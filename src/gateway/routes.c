@@ -25,6 +25,7 @@ static const gw_route routes[] = {
     { "POST", "/v2/models/{model}/infer", ON_HTTP, INFER, gw_kserve_infer_run, gw_kserve_infer_begin, gw_kserve_infer_append },
     { "POST", "/v2/models/{model}/versions/{version}/infer", ON_HTTP, INFER, gw_kserve_infer_run, gw_kserve_infer_begin,
       gw_kserve_infer_append },
+    { "POST", "/v1/detect", ON_HTTP, INFER, gw_infer_run, gw_infer_begin, gw_infer_append },
     { "GET", "/healthz", ON_ALL, 0, gw_page_healthz, NULL, NULL },
     { "GET", "/readyz", ON_ALL, 0, gw_page_readyz, NULL, NULL },
     { "GET", "/metrics", ON_ALL, METRICS, gw_page_metrics, NULL, NULL },

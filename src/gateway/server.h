@@ -143,6 +143,7 @@ typedef enum gw_cache_wish { GW_CACHE_DEFAULT, GW_CACHE_OFF, GW_CACHE_ON } gw_ca
 typedef struct gw_options {
     sp_task task;
     uint32_t top_k; /* 0 = default */
+    float threshold, iou; /* detect; < 0 = the model's own */
     bool decode_fast;
     char model[64];     /* "" = default */
     char link[32];      /* this link or none; "" = the chain. Admins only: it goes around policy */
@@ -312,6 +313,7 @@ bool gw_media_is(const char *type, const char *name); /* "image/" = any image; p
 
 /* options.c: what was asked for. */
 void gw_headers_read(gw_conn *conn, const char *version);
+gw_options gw_options_none(const gw_conn *conn); /* nothing was asked for but what the path says */
 sp_status gw_options_read(gw_conn *conn, sp_error *reterr);
 sp_status gw_option_set(gw_options *options, const char *key, sp_view value, const char *where, sp_error *reterr);
 int64_t gw_deadline_ns(const gw_conn *conn);
@@ -322,6 +324,13 @@ void gw_request_id_make(gw_server *server, char ret_id[SP_LIMIT_REQUEST_ID_BYTES
 void gw_infer_begin(gw_conn *conn);
 void gw_infer_append(gw_conn *conn, const void *data, size_t size_bytes);
 void gw_infer_run(gw_conn *conn);
+/* detect.c: which loaded version of a served model a picture goes to; "" = the only one there is, or `any`. SP_INVALID, code
+ * "no_model": there are several; else as sp_serving_find. */
+sp_status gw_detect_model(gw_server *server, const char *name, bool any, sp_served_model *ret_model, sp_error *reterr);
+/* What a form, a query and a job call a share from 0 to 1. False: it is none. */
+bool gw_share_read(sp_view text, float *ret_share);
+/* ,"width":...,"height":...,"detections":[...] */
+void gw_detections_write(sp_buf *out, const sp_answer *answer);
 /* infer_url.c: {"url": ...} in conn->body, the other members into conn->options. */
 sp_status gw_infer_url_read(gw_conn *conn, char *ret_url, size_t url_bytes, sp_error *reterr);
 extern const char *const gw_form_options[]; /* what a form's fields and a JSON's members may be; NULL ends it */

@@ -439,20 +439,40 @@ static const char *parameter_get(void *context, const char *name)
     return number;
 }
 
+/* -1 = not given; it was looked at when the job was accepted. */
+static float share_of(const json_t *parameters, const char *name)
+{
+    const json_t *value = json_object_get(parameters, name);
+    return json_is_number(value) ? (float)json_number_value(value) : -1;
+}
+
 static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_retry_after_s, sp_error *reterr)
 {
     const sp_job *job = &run->job;
     int64_t now = sp_clock_now_ns();
     int64_t ms = json_integer_value(json_object_get(parameters, "timeout_ms"));
     const char *decode = json_string_value(json_object_get(parameters, "decode"));
+    const char *model = json_string_value(json_object_get(parameters, "model"));
+    const sp_runner_config *config = &run->runner->config;
+    bool detect = run->task == SP_TASK_DETECT;
+    sp_served_model served = { 0 };
+    sp_status s = SP_OK;
+    if (detect && !config->find_model)
+        s = SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_model", "this server serves no models");
+    else if (detect)
+        s = config->find_model(config->settings_context, model ? model : "", &served, reterr);
+    if (s)
+        return s;
     const sp_request_params params = {
         .task = run->task,
-        .model = json_string_value(json_object_get(parameters, "model")),
+        .model_id = served.id,
+        .model_version = served.version,
+        .model = detect ? served.name : model,
         .request_id = job->id,
         .received_ns = now,
         .deadline_ns = now + SP_CLAMP(ms > 0 ? ms : RUN_TRY_MS, 1, SP_LIMIT_DEADLINE_MAX_MS) * SP_NS_PER_MS,
         .top_k = (uint32_t)json_integer_value(json_object_get(parameters, "top_k")),
-        .decode_fast = decode && strcmp(decode, "fast") == 0,
+        .decode_fast = !detect && decode && strcmp(decode, "fast") == 0,
         .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
         .tier = job->tier,
         .tenant = job->tenant,
@@ -463,7 +483,10 @@ static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_re
         .parameter = parameter_get,
         .facts_context = (void *)(uintptr_t)parameters,
     };
-    return sp_request_open(run->runner->config.house, &params, &run->request, ret_retry_after_s, reterr);
+    s = sp_request_open(config->house, &params, &run->request, ret_retry_after_s, reterr);
+    if (!s && detect)
+        sp_request_set_detect(run->request, share_of(parameters, "threshold"), share_of(parameters, "iou"));
+    return s;
 }
 
 /* SP_OK: submitted, or being read. */

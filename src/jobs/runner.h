@@ -21,6 +21,8 @@ typedef struct sp_runner_config {
     /* The configuration as it is now, asked at each use so that a reload counts; borrowed until the callback returns. */
     const sp_config *(*settings)(void *context);
     void *settings_context;
+    /* detect: which loaded version of a served model; "" = the only one. NULL = there are none. */
+    sp_status (*find_model)(void *context, const char *name, sp_served_model *ret_model, sp_error *reterr);
     /* The answer as JSON, the same that an interactive request gets. */
     void (*answer_write)(sp_buf *out, sp_task task, const char *request_id, const sp_answer *answer);
 } sp_runner_config;

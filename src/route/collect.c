@@ -75,17 +75,21 @@ static bool output_is_sane(const sp_request *request, const sp_completion *done)
            done->output_bytes == (uint64_t)prep->crop_w * prep->crop_h * 3 * (prep->dtype == SP_DTYPE_F16 ? 2 : 4);
 }
 
-static void name_the_link(const sp_worker *worker, const sp_link *link, sp_answer *answer)
+static void name_the_link(const sp_worker *worker, const sp_link *link, sp_request *request)
 {
+    sp_answer *answer = &request->answer;
     sp_text_copy(answer->link, sizeof(answer->link), link->name);
     sp_text_copy(answer->device, sizeof(answer->device), worker->card.device);
-    sp_text_copy(answer->precision, sizeof(answer->precision), worker->card.precision);
-    sp_text_copy(answer->version, sizeof(answer->version), worker->card.version);
+    if (request->task != SP_TASK_DETECT) { /* the card's are of the worker's own model */
+        sp_text_copy(answer->precision, sizeof(answer->precision), worker->card.precision);
+        sp_text_copy(answer->version, sizeof(answer->version), worker->card.version);
+    }
     sp_text_copy(answer->engine, sizeof(answer->engine), worker->card.engine);
 }
 
-static sp_status take_boxes(const sp_worker *worker, sp_answer *answer, const uint8_t *source, uint32_t size_bytes)
+static sp_status take_boxes(const sp_worker *worker, sp_request *request, const uint8_t *source, uint32_t size_bytes)
 {
+    sp_answer *answer = &request->answer;
     static sp_answer_boxes boxes; /* loop thread only; the callback reads them before it returns */
     if (size_bytes < offsetof(sp_answer_boxes, boxes) || size_bytes > sizeof(boxes))
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote %u bytes of boxes", worker->name, size_bytes);
@@ -95,6 +99,8 @@ static sp_status take_boxes(const sp_worker *worker, sp_answer *answer, const ui
     for (uint32_t i = 0; i < boxes.count; i++)
         boxes.boxes[i].label[SP_LIMIT_LABEL_BYTES - 1] = 0;
     answer->boxes = &boxes;
+    answer->image_w = request->image_w;
+    answer->image_h = request->image_h;
     return SP_OK;
 }
 
@@ -110,7 +116,7 @@ static sp_status take_content(const sp_worker *worker, sp_request *request, cons
     if (request->task == SP_TASK_MODELS)
         return sp_models_take(worker, request, done, err);
     if (request->task == SP_TASK_DETECT)
-        return take_boxes(worker, answer, source, size_bytes);
+        return take_boxes(worker, request, source, size_bytes);
     if (request->task == SP_TASK_CLASSIFY) {
         if (size_bytes < offsetof(sp_answer_classes, classes) || size_bytes > sizeof(classes))
             return SP_FAIL(err, SP_INTERNAL, "%s wrote %u bytes of classes", worker->name, size_bytes);
@@ -137,7 +143,7 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
     uint32_t offset = 0, size_bytes = done->answer_bytes;
     sp_answer *answer = &request->answer;
     if (given->op == SP_OP_INFER) {
-        name_the_link(worker, &worker->house->links[given->link], answer);
+        name_the_link(worker, &worker->house->links[given->link], request);
         return sp_infer_take(worker, request, done, 0, size_bytes);
     }
     if (done->answer_bytes > (request->task == SP_TASK_INFER ? SP_ANSWER_STRIDE : SP_LIMIT_ANSWER_BYTES))
@@ -146,7 +152,7 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
     if (given->op == SP_OP_REMOTE)
         s = sp_remote_take(worker, request, given, done, &offset, &size_bytes);
     else if (given->link >= 0)
-        name_the_link(worker, &worker->house->links[given->link], answer);
+        name_the_link(worker, &worker->house->links[given->link], request);
     else
         (void)snprintf(answer->link, sizeof(answer->link), "%s", worker->name);
     if (!s && request->task == SP_TASK_INFER)

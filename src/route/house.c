@@ -28,9 +28,10 @@ const char *sp_task_name(sp_task task)
 
 bool sp_task_parse(const char *text, sp_task *ret_task)
 {
-    for (int i = 0; i < SP_TASK_SEND; i++) { /* send is the house's own */
-        if (strcmp(text, sp_task_name((sp_task)i)) == 0) {
-            *ret_task = (sp_task)i;
+    static const sp_task asked_for[] = { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_DETECT }; /* by name; infer has a protocol */
+    for (size_t i = 0; i < SP_ARRAY_LEN(asked_for); i++) {
+        if (strcmp(text, sp_task_name(asked_for[i])) == 0) {
+            *ret_task = asked_for[i];
             return true;
         }
     }

@@ -80,6 +80,7 @@ typedef struct sp_answer {
     const sp_answer_classes *classes; /* classify; borrowed until the callback returns */
     sp_view payload;                  /* noop; borrowed likewise */
     const sp_answer_boxes *boxes;     /* detect; borrowed likewise */
+    int image_w, image_h;             /* detect: of the picture, oriented */
     /* infer: a checked copy of the head, good until the callback returns; tensors lie at infer_data + outputs[i].offset, in
      * the worker's memory, good until the request is closed if `memory` is referenced, else until the callback returns. */
     const sp_infer_answer *infer;
@@ -99,6 +100,12 @@ typedef struct sp_answer {
 } sp_answer;
 
 typedef void sp_request_done_fn(sp_request *request, const sp_answer *answer, void *context);
+
+/* The version of a served model that a request goes to now. */
+typedef struct sp_served_model {
+    uint32_t id; /* the house's */
+    char name[64], version[16];
+} sp_served_model;
 
 typedef struct sp_request_params {
     sp_task task;
@@ -121,6 +128,7 @@ typedef struct sp_request_params {
     const char *content_type;
     const char *send_headers;  /* send: "Name: value\n" each */
     bool send_put, send_s3, private_ok;
+    const char *model_version; /* detect: told in the answer; NULL = "" */
     uint32_t model_id;         /* infer, detect: the loaded version (sp_house_model_load). Only workers that have it answer */
     sp_pin pin;                /* infer: this incarnation or nobody (SP_UNAVAILABLE, code "sequence_lost", when it is gone) */
     /* infer: the body is to be unpacked by a codec first (SP_OP_UNPACK); `unpacked` is called once with the rewritten header

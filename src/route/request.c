@@ -260,6 +260,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
         sp_infer_begin(request, params);
     }
     copy_text(request->answer.model, sizeof(request->answer.model), params->model);
+    copy_text(request->answer.version, sizeof(request->answer.version), params->model_version);
     house->open_count++;
     *ret_request = request;
     return SP_OK;

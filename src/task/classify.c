@@ -115,6 +115,9 @@ static sp_status open_lanes(sp_classifier *c, int lanes, sp_error *reterr)
 sp_status sp_classify_open(const sp_engine *engine, sp_model *model, const sp_classify_options *options,
                            sp_classifier **ret_classifier, sp_error *reterr)
 {
+    if (model->task == SP_MODEL_DETECT)
+        return SP_FAIL_CODE(reterr, SP_INVALID, "model_settings", "%s: task: it is a detector, which finds things and classifies "
+                            "no pictures; ask it by `detect`", model->settings_path);
     SP_CLEANUP(sp_classify_closep) sp_classifier *c = calloc(1, sizeof(*c));
     if (!c)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for a classifier");

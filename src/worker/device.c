@@ -127,6 +127,14 @@ void sp_device_publish_simulated(sp_device *dev)
     sp_device_sample_write(&sp_worker_page_now()->samples[0], &sample);
 }
 
+static bool is_detector(const char *repository, const char *name)
+{
+    sp_model *model = NULL;
+    bool detector = sp_model_describe(repository, name, &model, NULL) == SP_OK && model->task == SP_MODEL_DETECT;
+    sp_model_free(model);
+    return detector;
+}
+
 /* Which model of the repository the own task is to have: the one that is asked for; else the first that says it is a picture
  * classifier (spillway.json); else the first that is not described as something to be served (config.pbtxt). False: none. */
 static bool find_classifier(const char *repository, char *ret_name, size_t size)
@@ -139,7 +147,8 @@ static bool find_classifier(const char *repository, char *ret_name, size_t size)
                 char described[1024], served[1024];
                 (void)snprintf(described, sizeof(described), "%s/%s/spillway.json", repository, names->names[i]);
                 (void)snprintf(served, sizeof(served), "%s/%s/config.pbtxt", repository, names->names[i]);
-                found = wish == 0 ? access(described, R_OK) == 0 : access(served, F_OK) != 0;
+                found = (wish == 0 ? access(described, R_OK) == 0 : access(served, F_OK) != 0) &&
+                        !is_detector(repository, names->names[i]);
                 if (found)
                     (void)snprintf(ret_name, size, "%s", names->names[i]);
             }

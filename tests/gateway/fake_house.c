@@ -419,6 +419,13 @@ void sp_request_set_options(sp_request *r, uint32_t top_k, bool decode_fast)
     r->decode_fast = decode_fast;
 }
 
+void sp_request_set_detect(sp_request *r, float threshold, float iou)
+{
+    (void)r;
+    (void)threshold;
+    (void)iou;
+}
+
 /* A body of "EVENT=kind|topic|tenant|count" emits that many events: {"i":0}, {"i":1}, ... */
 static void emit_events(const sp_request *r)
 {
