@@ -114,6 +114,6 @@
 #define SP_LIMIT_MODELS 256
 
 /* Named counters and histograms of one process. */
-#define SP_LIMIT_METRICS 512
+#define SP_LIMIT_METRICS 2048
 
 #endif

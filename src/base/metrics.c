@@ -17,7 +17,7 @@ struct sp_metric {
     sp_metric_kind kind;
     const char *name;
     const char *help;
-    char labels[96];
+    char labels[192]; /* a served model's name may take most of it */
     atomic_int_fast64_t value; /* histogram: count */
     atomic_int_fast64_t sum_ns;
     atomic_int_fast64_t buckets[BUCKETS]; /* not cumulative */

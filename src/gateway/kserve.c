@@ -339,9 +339,3 @@ void gw_kserve_index(gw_conn *conn)
     gw_kserve_index_write(serving_of(conn), ready_only, &json);
     gw_reply_json(conn, 200, &json, NULL);
 }
-
-void gw_kserve_metrics(gw_server *server, sp_buf *out)
-{
-    if (server->kserve && server->kserve->serving)
-        sp_serving_metrics_write(server->kserve->serving, out);
-}

@@ -31,6 +31,7 @@ typedef struct gw_kserve {
     sp_store_thread *store; /* compresses; made when it is first needed */
     int held;               /* replies that are being sent out of slots */
     bool shared_memory_anywhere;
+    uint64_t cpu_busy, cpu_all; /* ticks at the last metrics page */
 } gw_kserve;
 
 sp_status gw_kserve_open(gw_server *server, sp_error *reterr);
@@ -51,12 +52,14 @@ void gw_kserve_model_ready(gw_conn *conn);
 void gw_kserve_config(gw_conn *conn);
 void gw_kserve_stats(gw_conn *conn);
 void gw_kserve_index(gw_conn *conn);
-void gw_kserve_metrics(gw_server *server, sp_buf *out);
 /* The same as text, for gRPC too: members are named as the fields of its messages are. Index: the list alone. */
 void gw_kserve_server_write(sp_buf *out);
 void gw_kserve_model_write(sp_serving *serving, const sp_served *served, sp_buf *out);
 void gw_kserve_stats_write(sp_serving *serving, const char *name, const char *version, sp_buf *out); /* "" = all */
 void gw_kserve_index_write(sp_serving *serving, bool ready_only, sp_buf *out);
+
+/* kserve_metrics.c */
+void gw_kserve_metrics(gw_server *server, sp_buf *out);
 
 /* kserve_control.c. Bodies are JSON whatever their media type says: Triton's clients send none. */
 void gw_kserve_body_begin(gw_conn *conn);

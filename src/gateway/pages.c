@@ -8,6 +8,9 @@
 
 #include <stdio.h>
 
+/* SP_LIMIT_METRICS series, most of them histograms of 25 lines, would fit. */
+#define METRICS_PAGE_BYTES (8u * 1024 * 1024)
+
 static const char icon[] =
     "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 32 32\"><rect width=\"32\" height=\"32\" rx=\"7\" "
     "fill=\"#0b6e99\"/>"
@@ -220,7 +223,7 @@ void gw_page_metrics(gw_conn *conn)
 {
     sp_buf text;
     size_t size_bytes = 0;
-    sp_buf_init(&text, SP_LIMIT_JSON_BYTES);
+    sp_buf_init(&text, METRICS_PAGE_BYTES);
     worker_gauges(conn->server);
     sp_telemetry_write(&text);
     gw_devices_metrics(conn->server, &text);
