@@ -59,6 +59,20 @@ void sp_usage_print(const sp_usage *usage, FILE *out)
     fputs("\nexit codes: 0 ok, 1 failed, 2 usage, 3 something needed is not available\n", out);
 }
 
+static bool add_item(const sp_usage *usage, const sp_option *option, const char *value)
+{
+    char *list = option->target;
+    size_t used = strlen(list);
+
+    if (used + strlen(value) + 2 > SP_OPTION_LIST_BYTES) {
+        (void)sp_cli_fail(0, usage->command, "--%s: more than %d bytes; the configuration file takes more", option->name,
+                          SP_OPTION_LIST_BYTES);
+        return false;
+    }
+    snprintf(list + used, SP_OPTION_LIST_BYTES - used, "%s%s", used ? "," : "", value);
+    return true;
+}
+
 static bool store(const sp_usage *usage, const sp_option *option, const char *value)
 {
     char *end;
@@ -70,11 +84,14 @@ static bool store(const sp_usage *usage, const sp_option *option, const char *va
     case SP_OPTION_FLAG:
         *(bool *)option->target = true;
         return true;
+    case SP_OPTION_LIST:
     case SP_OPTION_TEXT:
         if (!*value) {
             (void)sp_cli_fail(0, usage->command, "--%s needs a value that is not empty", option->name);
             return false;
         }
+        if (option->kind == SP_OPTION_LIST)
+            return add_item(usage, option, value);
         *(const char **)option->target = value;
         return true;
     case SP_OPTION_INT:

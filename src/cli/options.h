@@ -19,8 +19,11 @@ typedef enum sp_exit {
     SP_EXIT_UNAVAILABLE = 3, /* something it needs is not here: a model, a library, a free port */
 } sp_exit;
 
+#define SP_OPTION_LIST_BYTES 512
+
 typedef enum sp_option_kind {
     SP_OPTION_FLAG, /* target: bool, set to true */
+    SP_OPTION_LIST, /* target: char[SP_OPTION_LIST_BYTES]: what is given again is added behind a comma */
     SP_OPTION_TEXT, /* target: const char *, borrowed from argv; "" is an error */
     SP_OPTION_INT,  /* target: int64_t, least..most */
 } sp_option_kind;

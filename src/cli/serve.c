@@ -19,7 +19,10 @@
 
 typedef struct settings {
     int64_t http_port, grpc_port, metrics_port, admin_port, drain_delay_s, spin_us, link_timeout_ms, http_max_input_size;
-    const char *bind, *model_repository, *model, *workers, *log_level, *access_log, *data_dir, *config;
+    char repositories[SP_OPTION_LIST_BYTES], load_model[SP_OPTION_LIST_BYTES];
+    int64_t repository_poll_s;
+    const char *model_control_mode, *strict_readiness, *exit_on_error;
+    const char *bind, *model, *workers, *log_level, *access_log, *data_dir, *config;
     bool require_sandbox, allow_chaos;
     sp_config_override overrides[SP_CONFIG_OVERRIDES_MAX]; /* environment, then command line */
     int override_count;
@@ -53,9 +56,20 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
         { .name = "bind", .kind = SP_OPTION_TEXT, .value = "ADDRESS", .target = &s->bind,
           .help = "address to listen on (default 127.0.0.1); anything but loopback is\n"
                   "refused unless the configuration has tokens" },
-        { .name = "model-repository", .kind = SP_OPTION_TEXT, .value = "DIR", .target = &s->model_repository,
+        { .name = "model-repository", .kind = SP_OPTION_LIST, .value = "DIR", .target = s->repositories,
           .help = "where models are (default: $SPILLWAY_MODELS, else var/models of the\n"
-                  "source tree, else /var/lib/spillway/models)" },
+                  "source tree, else /var/lib/spillway/models); given again: more\nrepositories of served models" },
+        { .name = "model-store", .kind = SP_OPTION_LIST, .target = s->repositories }, /* Triton's other name for it */
+        { .name = "model-control-mode", .kind = SP_OPTION_TEXT, .value = "MODE", .target = &s->model_control_mode,
+          .help = "none: serve what lies there at start (default); poll: and what\nchanges; explicit: what --load-model and calls say" },
+        { .name = "load-model", .kind = SP_OPTION_LIST, .value = "NAME", .target = s->load_model,
+          .help = "explicit: load this one at start (may be given again; * = all)" },
+        { .name = "repository-poll-secs", .kind = SP_OPTION_INT, .value = "SECONDS", .target = &s->repository_poll_s, .least = 1,
+          .most = 86400, .help = "poll: how often the repositories are looked at (default 15)" },
+        { .name = "strict-readiness", .kind = SP_OPTION_TEXT, .value = "BOOL", .target = &s->strict_readiness,
+          .help = "/v2/health/ready only when every model is ready (default true)" },
+        { .name = "exit-on-error", .kind = SP_OPTION_TEXT, .value = "BOOL", .target = &s->exit_on_error,
+          .help = "end when a model cannot be loaded at start (default false)" },
         { .name = "model", .kind = SP_OPTION_TEXT, .value = "NAME", .target = &s->model,
           .help = "the default model (default: the repository's only or first)" },
         { .name = "config", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &s->config, .help = "YAML, see below" },
@@ -92,6 +106,12 @@ static bool parse(settings *s, int argc, char **argv, int *ret_exit)
 /* Every option that was given, as a text above the file. The texts are made of what the option parser has accepted. */
 static void gather_overrides(settings *s)
 {
+    /* The first repository is also that of the classify task. */
+    char *comma = strchr(s->repositories, ',');
+    const char *first = *s->repositories ? s->repositories : NULL, *more = comma ? comma + 1 : NULL;
+
+    if (comma)
+        *comma = '\0';
     const struct {
         const char *key, *text;
         int64_t number;
@@ -100,7 +120,12 @@ static void gather_overrides(settings *s)
         { "metrics_port", NULL, s->metrics_port }, { "admin_port", NULL, s->admin_port },
         { "drain_delay", NULL, s->drain_delay_s }, { "spin_us", NULL, s->spin_us },
         { "link_timeout_ms", NULL, s->link_timeout_ms }, { "http_max_input_size", NULL, s->http_max_input_size },
-        { "bind", s->bind, UNSET },                { "model_repository", s->model_repository, UNSET },
+        { "bind", s->bind, UNSET },                { "model_repository", first, UNSET },
+        { "model_repositories", more, UNSET },     { "model_control_mode", s->model_control_mode, UNSET },
+        { "load_model", *s->load_model ? s->load_model : NULL, UNSET },
+        { "repository_poll_secs", NULL, s->repository_poll_s },
+        { "strict_readiness", s->strict_readiness, UNSET },
+        { "exit_on_error", s->exit_on_error, UNSET },
         { "model", s->model, UNSET },              { "workers", s->workers, UNSET },
         { "data_dir", s->data_dir, UNSET },        { "log_level", s->log_level, UNSET },
         { "access_log", s->access_log, UNSET },
@@ -225,7 +250,8 @@ static int load(const settings *s, sp_config **ret_config)
 int sp_command_serve(int argc, char **argv)
 {
     static settings s = { .http_port = UNSET, .grpc_port = UNSET, .metrics_port = UNSET, .admin_port = UNSET,
-                          .drain_delay_s = UNSET, .spin_us = UNSET, .link_timeout_ms = UNSET, .http_max_input_size = UNSET }; /* 28 KiB */
+                          .drain_delay_s = UNSET, .spin_us = UNSET, .link_timeout_ms = UNSET, .http_max_input_size = UNSET,
+                          .repository_poll_s = UNSET }; /* 38 KiB */
     sp_config *config = NULL;
     sp_log_level level = SP_LOG_INFO;
     int code;

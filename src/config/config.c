@@ -489,6 +489,13 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "workers", strcmp(from->workers, to->workers) != 0 },
         { "model_repository", strcmp(from->model_repository, to->model_repository) != 0 },
         { "model", strcmp(from->model, to->model) != 0 },
+        { "model_repositories", from->more_repository_count != to->more_repository_count ||
+                                    memcmp(from->more_repositories, to->more_repositories, sizeof(from->more_repositories)) != 0 },
+        { "model_control_mode", strcmp(from->model_control_mode, to->model_control_mode) != 0 },
+        { "load_model", from->load_model_count != to->load_model_count ||
+                            memcmp(from->load_models, to->load_models, sizeof(from->load_models)) != 0 },
+        { "repository_poll_secs", from->repository_poll_s != to->repository_poll_s },
+        { "strict_readiness", from->strict_readiness != to->strict_readiness },
         { "model_memory", from->model_memory_bytes != to->model_memory_bytes },
         { "data_dir", strcmp(from->data_dir, to->data_dir) != 0 },
         { "drain_delay", from->drain_delay_s != to->drain_delay_s },

@@ -163,6 +163,13 @@ typedef struct sp_config {
     int http_port, metrics_port, grpc_port, admin_port; /* admin_port -1 = on http_port */
     char workers[512]; /* "codec0,cpu0" */
     char model_repository[512], model[64]; /* "" = where models usually are; the repository's only or first */
+    int more_repository_count; /* of served models alone, beside model_repository */
+    char more_repositories[7][512];
+    char model_control_mode[12]; /* "none", "poll", "explicit" */
+    int load_model_count;        /* explicit: at start; "*" = all */
+    char load_models[64][128];
+    int repository_poll_s;
+    bool strict_readiness, exit_on_error;
     uint64_t model_memory_bytes; /* that the served models of one worker may take together; 0 = a share of the machine's */
     char data_dir[512]; /* default "var/data" */
     bool require_sandbox;
@@ -228,7 +235,7 @@ typedef struct sp_config_override {
     char value[512];
     char origin[48]; /* as told to people: "--http-port", "SPILLWAY_HTTP_PORT" */
 } sp_config_override;
-#define SP_CONFIG_OVERRIDES_MAX 48
+#define SP_CONFIG_OVERRIDES_MAX 64
 
 /* What the environment says now; returns how many were filled in. A value that does not fit is cut, which its key's
  * check then tells. */

@@ -32,7 +32,7 @@ static void read_items(sp_reader *reader, const sp_yaml_node *node, take_item_fn
     if (node->kind != SP_YAML_SCALAR || node->empty)
         return;
     for (const char *p = node->text; *p;) {
-        char item[80];
+        char item[512];
         size_t length = strcspn(p, ",");
         (void)snprintf(item, sizeof(item), "%.*s", (int)SP_MIN(length, sizeof(item) - 1), p);
         take(reader, node, item, object);
@@ -175,6 +175,79 @@ static void hosts_write(sp_writer *writer, const sp_key *key, const void *object
 
     if (config->host_count)
         write_items(writer, key->name, config->hosts[0], sizeof(config->hosts[0]), config->host_count);
+}
+
+static void take_repository(sp_reader *reader, const sp_yaml_node *node, const char *item, void *context)
+{
+    sp_config *config = context;
+
+    if (!*item || strlen(item) >= sizeof(config->more_repositories[0]))
+        sp_reader_complain(reader, node, "'%.60s' is no directory's path", item);
+    else if (config->more_repository_count == (int)SP_ARRAY_LEN(config->more_repositories))
+        sp_reader_complain(reader, node, "more than %zu further repositories", SP_ARRAY_LEN(config->more_repositories));
+    else
+        (void)snprintf(config->more_repositories[config->more_repository_count++], sizeof(config->more_repositories[0]), "%s", item);
+}
+
+static void repositories_read(sp_reader *reader, const sp_yaml_node *node, void *object)
+{
+    ((sp_config *)object)->more_repository_count = 0;
+    read_items(reader, node, take_repository, object);
+}
+
+static void repositories_write(sp_writer *writer, const sp_key *key, const void *object)
+{
+    const sp_config *config = object;
+
+    if (config->more_repository_count)
+        write_items(writer, key->name, config->more_repositories[0], sizeof(config->more_repositories[0]),
+                    config->more_repository_count);
+}
+
+static void take_load_model(sp_reader *reader, const sp_yaml_node *node, const char *item, void *context)
+{
+    sp_config *config = context;
+
+    if (!*item || strlen(item) >= sizeof(config->load_models[0]) || *item == '.' || strchr(item, '/'))
+        sp_reader_complain(reader, node, "'%.60s' is no model's name (* is all of them)", item);
+    else if (config->load_model_count == (int)SP_ARRAY_LEN(config->load_models))
+        sp_reader_complain(reader, node, "more than %zu models; write \"*\" for all", SP_ARRAY_LEN(config->load_models));
+    else
+        (void)snprintf(config->load_models[config->load_model_count++], sizeof(config->load_models[0]), "%s", item);
+}
+
+static void load_model_read(sp_reader *reader, const sp_yaml_node *node, void *object)
+{
+    ((sp_config *)object)->load_model_count = 0;
+    read_items(reader, node, take_load_model, object);
+}
+
+static void load_model_write(sp_writer *writer, const sp_key *key, const void *object)
+{
+    const sp_config *config = object;
+
+    if (config->load_model_count)
+        write_items(writer, key->name, config->load_models[0], sizeof(config->load_models[0]), config->load_model_count);
+}
+
+static void control_mode_read(sp_reader *reader, const sp_yaml_node *node, void *object)
+{
+    static const char *const modes[] = { "none", "poll", "explicit" };
+    char *mode = ((sp_config *)object)->model_control_mode;
+
+    for (size_t i = 0; i < SP_ARRAY_LEN(modes); i++) {
+        if (!strcmp(node->text, modes[i])) {
+            (void)snprintf(mode, sizeof(((sp_config *)object)->model_control_mode), "%s", modes[i]);
+            return;
+        }
+    }
+    sp_reader_complain(reader, node, "must be none, poll or explicit, not '%.60s'", node->text);
+}
+
+static void control_mode_write(sp_writer *writer, const sp_key *key, const void *object)
+{
+    sp_writer_key(writer, key->name);
+    sp_writer_scalar(writer, ((const sp_config *)object)->model_control_mode);
 }
 
 /* drain_delay: whole seconds, with or without a unit; -1 = by the place it runs in. */
@@ -522,6 +595,14 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "model_repository", SP_KEY_TEXT, model_repository), FLAT,
       .size = sizeof(((sp_config *)0)->model_repository) },
     { SP_ROW(sp_config, "model", SP_KEY_TEXT, model), FLAT, .size = sizeof(((sp_config *)0)->model) },
+    { SP_ROW(sp_config, "model_repositories", SP_KEY_CUSTOM, more_repositories), FLAT, .read = repositories_read,
+      .write = repositories_write },
+    { SP_ROW(sp_config, "model_control_mode", SP_KEY_CUSTOM, model_control_mode), FLAT, .read = control_mode_read,
+      .write = control_mode_write },
+    { SP_ROW(sp_config, "load_model", SP_KEY_CUSTOM, load_models), FLAT, .read = load_model_read, .write = load_model_write },
+    { SP_ROW(sp_config, "repository_poll_secs", SP_KEY_INT, repository_poll_s), FLAT, .least = 1, .most = 86400 },
+    { SP_ROW(sp_config, "strict_readiness", SP_KEY_BOOL, strict_readiness), FLAT },
+    { SP_ROW(sp_config, "exit_on_error", SP_KEY_BOOL, exit_on_error), FLAT },
     { SP_ROW(sp_config, "model_memory", SP_KEY_BYTES, model_memory_bytes), FLAT, .least = 0, .most = 1ll << 46 },
     { SP_ROW(sp_config, "workers", SP_KEY_CUSTOM, workers), FLAT, .read = workers_read, .write = workers_write },
     { SP_ROW(sp_config, "data_dir", SP_KEY_TEXT, data_dir), FLAT, .size = sizeof(((sp_config *)0)->data_dir) },
@@ -570,6 +651,9 @@ static void config_init(void *object)
     config->drain_delay_s = -1;
     (void)snprintf(config->log_level, sizeof(config->log_level), "info");
     config->spin_us = 100;
+    (void)snprintf(config->model_control_mode, sizeof(config->model_control_mode), "none");
+    config->repository_poll_s = 15;
+    config->strict_readiness = true;
     config->http_max_input_bytes = SP_LIMIT_INFER_BODY_BYTES;
     config->use_gpu = true;
     config->fetch_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES;

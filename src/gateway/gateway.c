@@ -268,6 +268,11 @@ sp_status sp_gateway_run(const sp_gateway_config *config, sp_error *reterr)
                SP_LOG_INT("metrics_port", server->listeners[GW_LISTEN_METRICS].port),
                SP_LOG_TEXT("workers", config->workers));
         s = sp_loop_run(server->loop, reterr);
+        if (!s && server->end_error.status) {
+            s = server->end_error.status;
+            if (reterr)
+                *reterr = server->end_error;
+        }
     }
     end(server);
     sp_config_unref(server->snapshot);

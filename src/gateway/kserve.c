@@ -7,8 +7,20 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- start, end, errors -------------------------------------------------------------------------------------------- */
+
+/* What was asked for at the start is loaded or has failed. */
+static void started(int failures, void *context)
+{
+    gw_server *server = context;
+
+    if (!failures || !gw_config(server)->exit_on_error)
+        return;
+    (void)SP_FAIL(&server->end_error, SP_UNAVAILABLE, "%d of the models cannot be loaded (exit_on_error); the log says why", failures);
+    sp_loop_stop(server->loop);
+}
 
 sp_status gw_kserve_open(gw_server *server, sp_error *reterr)
 {
@@ -17,16 +29,25 @@ sp_status gw_kserve_open(gw_server *server, sp_error *reterr)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the served models");
     server->kserve = kserve;
     kserve->shared_memory_anywhere = gw_config(server)->shared_memory_anywhere;
+    const sp_config *keys = gw_config(server);
     sp_serving_config config = {
         .executable = server->config->executable,
-        .mode = SP_CONTROL_MODE_NONE,
-        .poll_s = 15,
+        .mode = !strcmp(keys->model_control_mode, "poll")       ? SP_CONTROL_MODE_POLL
+                : !strcmp(keys->model_control_mode, "explicit") ? SP_CONTROL_MODE_EXPLICIT
+                                                                : SP_CONTROL_MODE_NONE,
+        .poll_s = keys->repository_poll_s,
         .load_timeout_ms = 120000,
-        .strict_readiness = true,
+        .strict_readiness = keys->strict_readiness,
+        .started = started,
+        .started_context = server,
         .shared_memory_anywhere = kserve->shared_memory_anywhere,
     };
     if (server->config->model_repository)
         config.repositories[config.repository_count++] = server->config->model_repository;
+    for (int i = 0; i < keys->more_repository_count; i++)
+        config.repositories[config.repository_count++] = keys->more_repositories[i];
+    for (int i = 0; i < keys->load_model_count; i++)
+        config.load_models[config.load_model_count++] = keys->load_models[i];
     sp_status s = sp_serving_new(&config, server->loop, server->house, &kserve->serving, reterr);
     if (!s)
         sp_serving_set_cache(kserve->serving, gw_flights_cache(server));

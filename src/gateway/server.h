@@ -236,6 +236,7 @@ struct gw_server {
     int64_t log_second; /* failures are logged, but no more than a few in any second */
     int logged_in_second;
 
+    sp_error end_error; /* why the server ended by itself; status SP_OK = it did not */
     int drain_signals;
     bool draining, listeners_closed;
     int64_t listeners_closed_ns, longest_deadline_ns;

@@ -126,7 +126,6 @@ struct sp_serving {
     scan_work scan;
     int64_t scanned_ns; /* when the last one began */
     bool scanning, scanned, started; /* started: what was asked for at start is loaded or has failed */
-    int start_failures;
 };
 
 /* serving.c */

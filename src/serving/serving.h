@@ -33,6 +33,9 @@ typedef struct sp_serving_config {
     bool strict_readiness;      /* ready only when every model is (Triton's default) */
     bool shared_memory_anywhere; /* not on loopback only */
     int load_timeout_ms;        /* default 120,000 */
+    /* Called once, on the loop: all that was asked for at the start is loaded, or (so many) failed. NULL = nobody. */
+    void (*started)(int failures, void *context);
+    void *started_context;
 } sp_serving_config;
 
 sp_status sp_serving_new(const sp_serving_config *config, sp_loop *loop, sp_house *house, sp_serving **ret_serving,

@@ -184,8 +184,6 @@ void sp_watch_op_over(sp_serving *serving, served_model *model, const op *o)
 {
     if (o->kind != OP_LOAD || o->done)
         return; /* whoever called was told */
-    if (!serving->started && o->error.status)
-        serving->start_failures++;
     if (o->error.status && mends_itself(o->error.status) && strcmp(o->error.code, "no_link")) {
         model->retry_ns = sp_clock_now_ns() + RETRY_MS * SP_NS_PER_MS;
         arm(serving, model->retry_ns);
@@ -210,6 +208,8 @@ void sp_watch_settled(sp_serving *serving)
     }
     if (loaded || failed)
         sp_log(SP_LOG_INFO, "models are served", SP_LOG_INT("loaded", loaded), SP_LOG_INT("failed", failed));
+    if (serving->config.started)
+        serving->config.started(failed, serving->config.started_context);
 }
 
 void sp_watch_refresh(sp_serving *serving)
