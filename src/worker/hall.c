@@ -424,6 +424,7 @@ static void inference_over(sp_hall *hall, sp_hall_batch *own, int64_t now_ns)
     sp_hall_model *model = own->model;
     model->lanes_busy &= ~(1u << own->lane);
     model->running--;
+    hall->running--;
     sp_hall_take_resources(hall, model, false);
     for (int i = 0; i < own->count; i++) {
         if (model->sequences)

@@ -147,6 +147,7 @@ struct sp_hall_model {
     } resources[4];
     atomic_bool unbound; /* its outputs are not what it declares: they are left to the engine */
     sp_batch_limit limit; /* requests of one run, after memory ran out; any thread */
+    _Atomic uint64_t quick_shape; /* what its last lone run took: hall_next.c's is_quick */
     _Atomic int64_t slowest_ns; /* of its runs, an average that forgets: for the watchdog's budget */
     sp_hall_model *next_waiting, *previous_waiting; /* of those whose queue is not empty */
     bool listed;
@@ -188,7 +189,7 @@ struct sp_hall {
     uint64_t put_aside; /* so far */
     int64_t told_ns;    /* of it in the log */
     double turn; /* the least of those that wait: a newcomer begins there */
-    int waiting;
+    int waiting, running; /* requests in queues; batches of them in hand */
     uint64_t passes;
     int resource_count;
     struct {

@@ -166,19 +166,32 @@ static void draw(sp_hall_model *model, int64_t now_ns, int most, drawn *d)
         d->rejected[i] = (sp_hall_request *)(void *)rejected[i];
 }
 
+/* A run that takes so long is over before another thread is awake. */
+#define BRIEF_NS (30 * SP_NS_PER_US)
+#define BRIEF_BYTES SP_LIMIT_SLOT_INLINE_BYTES
+
+/* A model that has lately answered requests of this shape in no time, and nobody else to do anything for. */
+static bool is_quick(const sp_hall *hall, const sp_hall_request *request)
+{
+    sp_hall_model *model = request->model;
+    int64_t slowest_ns = atomic_load_explicit(&model->slowest_ns, memory_order_relaxed);
+    return !model->sequences && slowest_ns > 0 && slowest_ns < BRIEF_NS && hall->running == 1 && !hall->waiting &&
+           atomic_load_explicit(&model->quick_shape, memory_order_relaxed) == request->waiting.shape;
+}
+
 /* Answering it costs less than waking somebody for it. */
-static bool is_brief(const sp_hall_batch *own)
+static bool is_brief(const sp_hall *hall, const sp_hall_batch *own)
 {
     const sp_hall_request *request = own->requests[0];
     uint64_t bytes = 0;
-    if (!own->model->identity || own->count != 1 || request->step)
+    if (own->count != 1 || request->step || own->open || !(own->model->identity || is_quick(hall, request)))
         return false;
     for (int i = 0; i < own->model->config->input_count; i++)
         bytes += request->inputs[i].given ? request->inputs[i].bytes : 0;
     for (int i = 0; i < request->wish_count; i++)
         if (request->wishes[i].form != SP_FORM_RAW || request->wishes[i].classes)
             return false;
-    return bytes <= SP_LIMIT_SLOT_INLINE_BYTES;
+    return bytes <= BRIEF_BYTES;
 }
 
 /* Ten times the slowest of late for each run that bisecting may cause; a load comes with a budget of its own. */
@@ -216,6 +229,7 @@ static void start_batch(sp_hall *hall, sp_hall_model *model, const drawn *d, int
         model->state = SP_HALL_MOVING;
     model->lanes_busy |= 1u << own->lane;
     model->running++;
+    hall->running++;
     model->used_ns = now_ns;
     hall->turn = model->turn;
     model->turn += model->weight;
@@ -223,7 +237,7 @@ static void start_batch(sp_hall *hall, sp_hall_model *model, const drawn *d, int
     sp_hall_take_resources(hall, model, true);
     sp_hall_unlist(hall, model);
     batch->own = own;
-    batch->brief = is_brief(own) && !own->open;
+    batch->brief = is_brief(hall, own);
     batch->budget_ns = budget_of(model);
 }
 

@@ -482,6 +482,8 @@ static sp_status run_once(batch_run *run, sp_hall_request **requests, int count,
         s = keep_states(run, reterr);
     if (!s) {
         learn(run->model, times_ns[2] - times_ns[1]);
+        if (count == 1 && !run->model->sequences)
+            atomic_store_explicit(&run->model->quick_shape, requests[0]->waiting.shape, memory_order_relaxed);
         sp_worker_stage(run->executor, SP_STAGE_POSTPROCESS, 0);
         answer_all(run, times_ns);
     }
