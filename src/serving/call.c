@@ -69,7 +69,8 @@ static sp_status go_on(sp_call *call, sp_error *reterr);
 
 /* --- beginning and end ------------------------------------------------------------------------------------------------ */
 
-static void call_free(sp_call *call)
+/* All that it has but its own memory. */
+static void call_strip(sp_call *call)
 {
     for (int i = 0; i < call->input_count; i++)
         sp_region_unref(call->inputs[i].region);
@@ -83,6 +84,11 @@ static void call_free(sp_call *call)
     sp_served_unref(call->served);
     free(call->cached);
     free(call->late);
+}
+
+static void call_free(sp_call *call)
+{
+    call_strip(call);
     free(call);
 }
 
@@ -169,9 +175,10 @@ void sp_call_cancel(sp_call *call)
     if (call->state == RUNNING)
         sp_request_cancel(SP_STEAL(call->request));
     sequence_end(call, SP_CANCELLED, NULL, (sp_pin){ 0 });
-    if (call->state == READING || call->state == ASKING || call->state == WRITING)
-        call->abandoned = true; /* whoever works on it is still to come back */
-    else
+    call->abandoned = true;
+    if (call->state == ASKING)
+        call_strip(call); /* the cache's reply may come when nothing else is left of us */
+    else if (call->state != READING && call->state != WRITING) /* whoever works on it is still to come back */
         call_free(call);
 }
 
@@ -525,7 +532,7 @@ static void cache_replied(sp_view value, void *context)
     const uint8_t *data = NULL;
     sp_error err = { 0 };
     if (call->abandoned) {
-        call_free(call);
+        free(call);
         return;
     }
     if (value.size_bytes && sp_remember_read(value, &infer, &data)) {
