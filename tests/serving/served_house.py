@@ -38,18 +38,23 @@ def write(path, text):
         file.write(text)
 
 
-class Server:
-    """`spillway serve` on free ports until stop()."""
+def has_option(name):
+    return name in subprocess.run([os.path.join(BUILD, "spillway"), "serve", "--help"], capture_output=True, text=True, check=False,
+                                  timeout=30).stdout
 
-    def __init__(self, repository, workers="codec0,cpu0", args=(), faults=None):
+
+class Server:
+    """`spillway serve` on free ports until stop(); with gRPC when it is asked for."""
+
+    def __init__(self, repository, workers="codec0,cpu0", args=(), faults=None, grpc=False):
         self.folder = tempfile.TemporaryDirectory(prefix="spillway-served-")
         self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
         env = {k: v for k, v in os.environ.items() if k != "SPILLWAY_FAULTS"}
         if faults:
             env["SPILLWAY_FAULTS"] = faults
         self.process = subprocess.Popen(
-            [os.path.join(BUILD, "spillway"), "serve", "--http-port", "0", "--metrics-port", "0", "--workers", workers,
-             "--model-repository", repository, "--data-dir", self.folder.name, "--drain-delay", "0", "--log-level", "warn", *args],
+            [os.path.join(BUILD, "spillway"), "serve", "--http-port", "0", "--grpc-port", "0" if grpc else "-1", "--metrics-port", "0",
+             "--workers", workers, "--model-repository", repository, "--data-dir", self.folder.name, "--drain-delay", "0", "--log-level", "warn", *args],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         selector = selectors.DefaultSelector()
         selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -61,6 +66,13 @@ class Server:
                 break
         assert self.port, self.log_text()
         self.address = f"127.0.0.1:{self.port}"
+        self.grpc_address = None
+        if grpc:
+            found = re.match(r"gRPC on (127\.0\.0\.1:\d+)", self.process.stdout.readline())
+            if not found:
+                self.stop()
+                pytest.skip("libspillway_rpc.so is not built: libgrpc's headers were not there")
+            self.grpc_address = found[1]
 
     def log_text(self):
         self.log.flush()
