@@ -5,6 +5,7 @@ import concurrent.futures
 import io
 import json
 import os
+import signal
 import tempfile
 
 import numpy as np
@@ -87,15 +88,37 @@ def make_pictures(repository):
         os.makedirs(os.path.join(repository, name, "1"), exist_ok=True)
 
 
+def make_detector(repository):
+    """boxes: three boxes of two classes in pixels of its 8 x 8 input, whatever it sees; the second hides behind the first."""
+    found = np.array([[2, 2, 4, 4, .9, .1], [2.5, 2, 4, 4, .8, .1], [6, 5, 2, 2, .1, .7]], np.float32).T[None]
+    house.model(os.path.join(repository, "boxes/1/model.onnx"), [("data", "FP32", ["n", 3, 8, 8])], [("found", "FP32", ["n", 6, 3])],
+                [node("ReduceMean", ["data"], ["m"], axes=[1, 2, 3], keepdims=1), node("Flatten", ["m"], ["f"]),
+                 node("Mul", ["f", "zero"], ["z"]), node("Unsqueeze", ["z", "two"], ["u"]), node("Add", ["found_", "u"], ["found"])],
+                [onnx.numpy_helper.from_array(np.array(0, np.float32), "zero"), onnx.numpy_helper.from_array(found, "found_"),
+                 onnx.numpy_helper.from_array(np.array([2], np.int64), "two")])
+    house.write(os.path.join(repository, "boxes/config.pbtxt"),
+                config("boxes", [("data", "FP32", [3, 8, 8])], [("found", "FP32", [6, 3])], 'backend: "onnxruntime"\n'))
+    house.write(os.path.join(repository, "boxes/labels.txt"), "cat\ndog\n")
+    house.write(os.path.join(repository, "boxes/spillway.json"), json.dumps(
+        {"task": "detect", "labels": "labels.txt", "detect": {"head": "yolov8", "threshold": 0.5},
+         "preprocess": {"fit": "stretch", "resize": [8, 8], "crop": [8, 8]}}))
+    house.write(os.path.join(repository, "find/config.pbtxt"), config(
+        "find", [("FILE", "STRING", [1])], [("BOXES", "FP32", [-1, 6]), ("NAMES", "STRING", [-1])],
+        steps(("spillway/preprocess", {"image": "FILE"}, {"tensor": "x"}), ("boxes", {"data": "x"}, {"found": "y"}),
+              ("spillway/postprocess", {"raw": "y"}, {"boxes": "BOXES", "labels": "NAMES"})), batch=1))
+    os.makedirs(os.path.join(repository, "find/1"), exist_ok=True)
+
+
 @pytest.fixture(scope="module")
 def made():
     with tempfile.TemporaryDirectory(prefix="spillway-ensembles-") as repository:
         make_models(repository, np.random.default_rng(5))
         make_ensembles(repository)
         make_pictures(repository)
+        make_detector(repository)
         server = house.Server(repository)
         try:
-            server.wait_models(["chain", "diamond", "outer", "see", "look"])
+            server.wait_models(["chain", "diamond", "outer", "see", "look", "find"])
             server.sessions = {m: ort.InferenceSession(os.path.join(repository, m, "1/model.onnx")) for m in ("scale", "mix", "mean")}
             yield server
         finally:
@@ -199,12 +222,40 @@ def test_pixels_in_and_probabilities_out(made):
     np.testing.assert_allclose(got[0], probabilities(made, pixels), atol=1e-5)
 
 
+def test_a_file_in_and_boxes_out(made):
+    """In pixels of the picture, which is 5 x 4 times the detector's input; the hidden box is suppressed."""
+    answer = infer(made, "find", "FILE", np.array([[file_of(house.picture(np.random.default_rng(13), 40, 32))]], np.object_), "BYTES")
+    np.testing.assert_allclose(answer.as_numpy("BOXES"), [[[0, 0, 20, 16, .9, 0], [25, 16, 35, 24, .7, 1]]], atol=1e-4)
+    assert answer.as_numpy("NAMES").tolist() == [[b"cat", b"dog"]]
+
+
 def test_a_file_that_is_no_picture_is_refused(made):
     with pytest.raises(InferenceServerException) as caught:
         infer(made, "see", "FILE", np.array([[b"no picture at all"]], dtype=np.object_), "BYTES")
     assert caught.value.status() in ("400", "415")
     with pytest.raises(InferenceServerException, match="one picture a request"):
         infer(made, "see", "FILE", np.array([[b""]], dtype=np.object_), "BYTES")
+
+
+def test_the_worker_dies_and_no_request_is_lost(made):
+    """Killed from outside twice in the middle: each request begins again and has the same numbers."""
+    rng = np.random.default_rng(17)
+    xs = [rng.standard_normal((2, 16)).astype(np.float32) for _ in range(80)]
+    killed = set()
+
+    def one(i):
+        if i in (20, 50):
+            pid = made.worker_pid("cpu0")
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        got = infer(made, "outer", "IN", xs[i], "FP32").as_numpy("OUT")
+        return np.allclose(got, reference(made, "outer", xs[i]), rtol=2e-5, atol=2e-5)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(len(xs))))
+    assert killed
+    made.wait_models(["outer"])
 
 
 @pytest.mark.parametrize("more", [[], ["--shared-memory=system", "--output-shared-memory-size", "4096"],
