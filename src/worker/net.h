@@ -95,6 +95,9 @@ void net_infer(net_job *job);
 void net_remote_fill(const net_job *job, sp_http_request *request);
 /* Values of the headers traceparent and tracestate that name this attempt as the parent; "" = none. */
 void net_trace_headers(const net_job *job, char ret_parent[SP_TRACEPARENT_BYTES], char ret_state[SP_TRACESTATE_BYTES]);
+/* All headers of a KServe question: the length of its JSON, and the trace. */
+#define NET_KSERVE_HEADERS_BYTES (128 + SP_TRACEPARENT_BYTES + SP_TRACESTATE_BYTES)
+void net_kserve_headers(const net_job *job, char ret_headers[NET_KSERVE_HEADERS_BYTES]);
 /* The answer into the slot. */
 void net_remote_put(net_job *job, const sp_provider_answer *answer);
 /* What the transport could not do, said of the remote: never the caller's fault, so never the end of the chain. */

@@ -340,7 +340,7 @@ static void infer_done(void *context, const sp_http_result *result)
 void net_infer(net_job *job)
 {
     sp_work_item *item = job->item;
-    char url[sizeof(job->model_url) + 8], length[64];
+    char url[sizeof(job->model_url) + 8], headers[NET_KSERVE_HEADERS_BYTES];
     uint64_t bytes = 0;
     sp_buf base;
     sp_status s = make_question(job, &bytes, &item->error);
@@ -357,11 +357,11 @@ void net_infer(net_job *job)
         net_job_fail(job, SP_FAIL(&item->error, SP_UNAVAILABLE, "the URL of remote %s is too long", job->remote->name));
         return;
     }
-    (void)snprintf(length, sizeof(length), "Inference-Header-Content-Length: %zu\n", job->head.size_bytes);
+    net_kserve_headers(job, headers);
     sp_http_request request = {
         .method = SP_HTTP_POST,
         .url = url,
-        .headers = length,
+        .headers = headers,
         .body = { sp_buf_view(&job->head), sp_view_make(job->tensors, bytes) },
         .keep_headers = { "Inference-Header-Content-Length" },
         .done = infer_done,

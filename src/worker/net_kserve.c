@@ -98,10 +98,19 @@ static void infer_done(void *context, const sp_http_result *result)
 
 /* --- the question ------------------------------------------------------------------------------------------------- */
 
+void net_kserve_headers(const net_job *job, char ret_headers[NET_KSERVE_HEADERS_BYTES])
+{
+    char traceparent[SP_TRACEPARENT_BYTES], tracestate[SP_TRACESTATE_BYTES];
+    net_trace_headers(job, traceparent, tracestate);
+    (void)snprintf(ret_headers, NET_KSERVE_HEADERS_BYTES, "Inference-Header-Content-Length: %zu\n%s%s%s%s%s%s", job->head.size_bytes,
+                   *traceparent ? "traceparent: " : "", traceparent, *traceparent ? "\n" : "", *tracestate ? "tracestate: " : "",
+                   tracestate, *tracestate ? "\n" : "");
+}
+
 static void ask(net_job *job)
 {
     sp_work_item *item = job->item;
-    char url[sizeof(job->model_url) + 8], headers[128 + SP_TRACEPARENT_BYTES + SP_TRACESTATE_BYTES], id[sizeof(item->request->request_id)];
+    char url[sizeof(job->model_url) + 8], headers[NET_KSERVE_HEADERS_BYTES], id[sizeof(item->request->request_id)];
     const sp_prep_spec prep = item->request->prep; /* a copy: what is checked is what is used */
     memcpy(id, item->request->request_id, sizeof(id));
     id[sizeof(id) - 1] = 0;
@@ -112,11 +121,7 @@ static void ask(net_job *job)
         return;
     }
     (void)snprintf(url, sizeof(url), "%s/infer", job->model_url);
-    char traceparent[SP_TRACEPARENT_BYTES], tracestate[SP_TRACESTATE_BYTES];
-    net_trace_headers(job, traceparent, tracestate);
-    (void)snprintf(headers, sizeof(headers), "Inference-Header-Content-Length: %zu\n%s%s%s%s%s%s", job->head.size_bytes,
-                   *traceparent ? "traceparent: " : "", traceparent, *traceparent ? "\n" : "", *tracestate ? "tracestate: " : "",
-                   tracestate, *tracestate ? "\n" : "");
+    net_kserve_headers(job, headers);
     sp_http_request request = {
         .method = SP_HTTP_POST,
         .url = url,

@@ -16,7 +16,9 @@ import time
 import urllib.parse
 import uuid
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
@@ -54,7 +56,29 @@ def repository(tmp_path_factory):
         labels = "background\nface\n" if name == "ultraface" else (ASSETS / "models/coco.names").read_text().rstrip("\n") + "\n"
         (path / name / "labels.txt").write_text(labels)
     (path / "efficientnet-lite0").symlink_to(CLASSIFIER)
+    (path / "brightness/1").mkdir(parents=True)
+    (path / "brightness/1/model.onnx").write_bytes(brightness_model())
+    (path / "brightness/spillway.json").write_text(json.dumps({"task": "detect", "detect": {"head": "yolov5", "threshold": 0.01}}))
+    (path / "brightness/config.pbtxt").write_text(
+        'max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 20000 }\n')
     return path
+
+
+def brightness_model():
+    """A detector that batches: each picture's one box, [8, 8, 24, 24] of 64 x 64, has the picture's brightness as its score."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    box = np.array([[[16, 16, 16, 16, 1, 0], [48, 48, 4, 4, 0, 0]]], np.float32)
+    score = np.array([[[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]], np.float32)
+    nodes = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2], keepdims=1),
+             helper.make_node("ReduceMean", ["m"], ["n"], axes=[3], keepdims=1),
+             helper.make_node("Reshape", ["n", "shape"], ["b"]),
+             helper.make_node("Mul", ["b", "score"], ["s"]), helper.make_node("Add", ["s", "box"], ["output"])]
+    held = [numpy_helper.from_array(box, "box"), numpy_helper.from_array(score, "score"),
+            numpy_helper.from_array(np.array([-1, 1, 1], np.int64), "shape")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 64, 64])],
+                              [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 2, 6])], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
 
 
 class Server:
@@ -90,7 +114,7 @@ class Server:
 
     def models_ready(self):
         index = self.ask("POST", "/v2/repository/index")[1]
-        return len(index) == 4 and all(model.get("state") == "READY" for model in index)
+        return len(index) == 5 and all(model.get("state") == "READY" for model in index)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +216,33 @@ def test_many_at_once_with_other_models_between(server, reference):
     for i, (status, answer) in enumerate(answers):
         assert status == 200, answer
         same(answer, reference[names[i % 3]][pictures[i % 6]])
+
+
+def test_requests_of_one_batch_have_their_own_boxes(server, tmp_path):
+    """Pictures of one grey each, among tensors of the same model that come by KServe: every row goes back to its own request."""
+    def picture(grey):
+        path = tmp_path / f"{grey}.png"
+        Image.new("RGB", (128, 128), (grey, grey, grey)).save(path)
+        return path
+
+    def tensor(grey):
+        body = {"inputs": [{"name": "x", "shape": [1, 3, 64, 64], "datatype": "FP32", "data": [grey / 255] * (3 * 64 * 64)}]}
+        status, answer = server.ask("POST", "/v2/models/brightness/infer", json.dumps(body), Content_Type="application/json")
+        return status, answer["outputs"][0]["data"][5] if status == 200 else answer
+
+    greys = [5 + 5 * i for i in range(40)]
+    pictures = [picture(grey) for grey in greys]
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        tensors = [pool.submit(tensor, grey) for grey in greys[::4]]
+        answers = list(pool.map(lambda path: server.detect(path, model="brightness"), pictures))
+    for grey, (status, answer) in zip(greys, answers):
+        assert status == 200, answer
+        found, = answer["detections"]
+        assert found["score"] == pytest.approx(grey / 255, abs=1e-5) and found["box"] == pytest.approx([16, 16, 48, 48])
+    for grey, told in zip(greys[::4], tensors):
+        status, score = told.result()
+        assert status == 200 and score == pytest.approx(grey / 255, abs=1e-5)
+    assert max(answer["batch_size"] for _, answer in answers) > 1, "nothing was batched"
 
 
 def test_a_killed_worker_costs_no_answer(server, reference):

@@ -215,6 +215,10 @@ static void fill_request(sp_slot_request *request, const json_t *line, int slot)
                      (flag_of(line, "s3") ? SP_SLOT_SEND_S3 : 0) | (flag_of(line, "fast") ? SP_SLOT_DECODE_FAST : 0);
     request->top_k = (uint32_t)number_of(line, "top_k", 5);
     request->hops = (uint32_t)number_of(line, "hops", 0);
+    if (*text_of(line, "traceparent")) {
+        static const uint8_t random[24] = { 1 };
+        sp_trace_begin(&request->trace, text_of(line, "traceparent"), text_of(line, "tracestate"), 0, random);
+    }
     request->task = strcmp(text_of(line, "task"), "noop") == 0 ? SP_TASK_NOOP : SP_TASK_CLASSIFY;
     request->fetch_limit_bytes = (uint64_t)number_of(line, "limit", 0);
     (void)snprintf(request->model, sizeof(request->model), "%s", text_of(line, "model"));
@@ -239,6 +243,7 @@ static void submit(const json_t *line, uint32_t op)
         .attempt_deadline_ns = request_of(slot)->deadline_ns,
         .config_serial = (uint32_t)number_of(line, "serial", 1), .remote = (uint16_t)number_of(line, "remote", 0),
         .key = (uint16_t)number_of(line, "key", 0),
+        .span_id = { 0xab, 1, 2, 3, 4, 5, 6, 7 },
     };
     *given = (lease){ .out = true, .id = number_of(line, "id", 0), .number = submission.lease, .op = op,
                       .task = request_of(slot)->task, .output_fd = -1 };

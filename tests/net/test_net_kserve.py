@@ -242,3 +242,13 @@ def test_equal_to_the_local_link_by_triton(net_with_models, job, local):
     finally:
         process.stdin.close()
         process.wait(30)
+
+
+def test_the_attempt_is_the_servers_parent(net, scripted):
+    double = Double(lambda tensor: LOGITS)
+    server = scripted(double)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = ask(net, server.url, TENSOR, traceparent=f"00-{trace}-00f067aa0ba902b7-00", tracestate="a=b")
+    assert answer["status"] == "ok", answer
+    request, _ = double.seen[-1]
+    assert request.headers["traceparent"] == f"00-{trace}-ab01020304050607-00" and request.headers["tracestate"] == "a=b"

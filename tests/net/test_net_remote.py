@@ -59,7 +59,15 @@ def test_the_whole_answer_comes_over(net, scripted):
     assert request.method == "POST" and request.body == b"picture"
     assert request.headers["content-type"] == "image/jpeg" and request.headers["x-spillway-hops"] == "2"
     assert request.headers["x-request-id"].startswith("id-") and 1 <= int(request.headers["x-spillway-timeout-ms"]) <= 9000
-    assert "authorization" not in request.headers
+    assert "authorization" not in request.headers and "traceparent" not in request.headers
+
+
+def test_the_attempt_is_the_far_sides_parent(net, scripted):
+    server = scripted(reply(200, json.dumps(ANSWER).encode()))
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert ask(net, server.url, traceparent=f"00-{trace}-00f067aa0ba902b7-01", tracestate="a=b,c=d")["status"] == "ok"
+    assert server.heads[0].headers["traceparent"] == f"00-{trace}-ab01020304050607-01"
+    assert server.heads[0].headers["tracestate"] == "a=b,c=d"
 
 
 def test_the_body_goes_straight_through(net, scripted):
