@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -189,10 +190,21 @@ def test_a_python_model_answers_with_tensors_and_strings(moody):
     assert ask(moody, 7)["said"].tolist() == [[b""]], "an optional input may be left out"
 
 
+def test_a_python_model_in_batches_keeps_its_requests_apart(moody, server):
+    def one(number):
+        other = served.Client(server.port)
+        return all((ask(other, 10 * number + i, 1 + i % 3, [b"%d" % number] * (1 + i % 3))["twice"] == 20 * number + 2 * i).all()
+                   for i in range(10))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(one, range(1, 7)))
+
+
 def test_a_python_model_that_raises_answers_so_and_goes_on(moody):
     pid = ask(moody)["pid"].tolist()
-    with pytest.raises(served.Refused, match="500 .*ValueError: not in the mood"):
-        ask(moody, 1)
+    for _ in range(20):  # as often as it likes: no breaker shuts the only link
+        with pytest.raises(served.Refused, match="500 .*ValueError: not in the mood"):
+            ask(moody, 1)
     assert ask(moody)["pid"].tolist() == pid
 
 
