@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One call: which operations it has out, and what their ends mean.
  *
- *   request ──> OPENED, then at once:  close (comes when the call is over, however)   read ──> MESSAGE | HALF_CLOSED
- *   send ─────> SENT                   send with last, finish: with status, in one batch
+ *   request ──> OPENED    read, at once ──> MESSAGE | HALF_CLOSED    send ──> SENT
+ *   send with last, finish: with the status, in one batch
+ *   close: comes when the call is over, however. Asked for when the message has been handed over, so that it delays nobody,
+ *   or in one batch with the status of a call that was answered on the spot.
  *   ENDED when `close` is back and nothing else is out. */
 #include "gateway/rpc/internal.h"
 
@@ -127,13 +129,12 @@ static bool arrived(sp_rpc_call *call, sp_rpc_event *ret_event)
     if (bytes < sizeof(call->path))
         memcpy(call->path, GRPC_SLICE_START_PTR(call->details.method), bytes);
     open_link(call);
-    const grpc_op op = { .op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &call->close_flag };
-    bool good = batch_start(call, &op, 1, TAG_CLOSE);
-    if (good && server->open_count > server->config.most_calls) {
+    if (server->open_count > server->config.most_calls) {
         rpc_finish(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "the server has as many calls open as it may: try again later", NULL);
         return false;
     }
     rpc_read(call);
+    server->fresh = call;
     call->told = true;
     ret_event->kind = SP_RPC_OPENED;
     ret_event->path = call->path;
@@ -182,6 +183,10 @@ static void end_if_over(sp_rpc_call *call)
     open_unlink(call);
     call->next = NULL;
     call->over = true;
+    if (server->fresh == call)
+        server->fresh = NULL;
+    if (server->watch_next == call)
+        server->watch_next = NULL;
     if (!call->told) {
         rpc_call_free(call);
         return;
@@ -204,9 +209,7 @@ bool rpc_call_done(rpc_tag *tag, bool success, sp_rpc_event *ret_event)
             rpc_call_free(call);
             return false;
         }
-        (void)rpc_server_ask(server); /* without memory there is one less outstanding; the next one asks for two */
-        deliver = arrived(call, ret_event);
-        return deliver;
+        return arrived(call, ret_event);
     }
     call->pending--;
     switch (tag->kind) {
@@ -222,6 +225,7 @@ bool rpc_call_done(rpc_tag *tag, bool success, sp_rpc_event *ret_event)
         deliver = !call->closed; /* else nobody waits for it: ENDED follows */
         break;
     default:
+        call->closed = call->closed || call->ends_with_status;
         break;
     }
     end_if_over(call);
@@ -278,7 +282,16 @@ static grpc_byte_buffer *buffer_of(const sp_view *pieces, int count)
     return buffer;
 }
 
-/* Initial metadata, once; none of our own. */
+void rpc_call_watch(sp_rpc_call *call)
+{
+    const grpc_op op = { .op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &call->close_flag };
+    if (call->watched)
+        return;
+    call->watched = true;
+    (void)batch_start(call, &op, 1, TAG_CLOSE);
+}
+
+/* What goes before: initial metadata, once, none of our own. */
 static size_t begin_ops(sp_rpc_call *call, grpc_op *ops)
 {
     if (call->first_sent)
@@ -288,9 +301,19 @@ static size_t begin_ops(sp_rpc_call *call, grpc_op *ops)
     return 1;
 }
 
+/* And behind a status: the call's end, if nobody has asked for it. Then the status' tag stands for both. */
+static size_t end_ops(sp_rpc_call *call, grpc_op *ops, size_t n)
+{
+    if (call->watched)
+        return n;
+    call->watched = call->ends_with_status = true;
+    ops[n] = (grpc_op){ .op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &call->close_flag };
+    return n + 1;
+}
+
 void rpc_send(sp_rpc_call *call, const sp_view *pieces, int count, bool last)
 {
-    grpc_op ops[3];
+    grpc_op ops[4];
     if (call->finishing || call->sending)
         return;
     size_t n = begin_ops(call, ops);
@@ -298,6 +321,8 @@ void rpc_send(sp_rpc_call *call, const sp_view *pieces, int count, bool last)
     ops[n++] = (grpc_op){ .op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer };
     if (last)
         ops[n++] = (grpc_op){ .op = GRPC_OP_SEND_STATUS_FROM_SERVER, .data.send_status_from_server.status = GRPC_STATUS_OK };
+    if (last)
+        n = end_ops(call, ops, n);
     call->finishing = last;
     call->sending = batch_start(call, ops, n, last ? TAG_STATUS : TAG_SEND) && !last;
     grpc_byte_buffer_destroy(buffer); /* the library holds its slices */
@@ -305,7 +330,7 @@ void rpc_send(sp_rpc_call *call, const sp_view *pieces, int count, bool last)
 
 void rpc_finish(sp_rpc_call *call, int code, const char *message, const char *trailers)
 {
-    grpc_op ops[2];
+    grpc_op ops[3];
     grpc_metadata entries[TRAILERS];
     size_t entry_count = 0;
     if (call->finishing)
@@ -324,6 +349,7 @@ void rpc_finish(sp_rpc_call *call, int code, const char *message, const char *tr
                                                             .trailing_metadata = entries,
                                                             .status = (grpc_status_code)code,
                                                             .status_details = &details } };
+    n = end_ops(call, ops, n);
     (void)batch_start(call, ops, n, TAG_STATUS);
     grpc_slice_unref(details);
     for (size_t i = 0; i < entry_count; i++) {

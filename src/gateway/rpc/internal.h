@@ -46,6 +46,8 @@ struct sp_rpc_call {
     bool told;       /* OPENED was delivered */
     bool first_sent; /* initial metadata are out */
     bool finishing, closed, sending;
+    bool watched;    /* its end has been asked for */
+    bool ends_with_status; /* by the same tag as the status */
     bool over;       /* nothing is out and nothing may be started: ENDED is next */
     char path[RPC_PATH_BYTES];
 };
@@ -62,6 +64,8 @@ struct sp_rpc_server {
     int poll_fd;
     sp_rpc_call *open, *ended, *spare;
     sp_rpc_call *last; /* its ENDED was delivered by the last next() */
+    sp_rpc_call *fresh; /* came by the last next(); its end is asked for after the next one */
+    sp_rpc_call *watch_next;
     int open_count, waiting_count, spare_count;
     bool stopping, stopped;
     rpc_tag stop_tag;
@@ -83,7 +87,7 @@ sp_rpc_call *rpc_call_new(sp_rpc_server *server); /* NULL = no memory */
 void rpc_call_free(sp_rpc_call *call);
 /* An operation is through. True = *ret_event is to be delivered. */
 bool rpc_call_done(rpc_tag *tag, bool success, sp_rpc_event *ret_event);
-bool rpc_server_ask(sp_rpc_server *server); /* for one more call */
+void rpc_call_watch(sp_rpc_call *call); /* asks for its end, unless that has been done */
 
 void rpc_release(sp_rpc_event *event);
 void rpc_read(sp_rpc_call *call);

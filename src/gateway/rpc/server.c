@@ -167,7 +167,8 @@ static void inline_rest(sp_rpc_server *server)
 
 /* ----------------------------------------------------------------------------------------------------------------- */
 
-bool rpc_server_ask(sp_rpc_server *server)
+/* Asks for as many calls as may come before we are here again. */
+static bool ask(sp_rpc_server *server)
 {
     while (server->waiting_count < RPC_WAITING && !server->stopping) {
         sp_rpc_call *call = rpc_call_new(server);
@@ -189,6 +190,9 @@ static bool next(sp_rpc_server *server, sp_rpc_event *ret_event)
     rpc_done done;
     if (server->last)
         rpc_call_free(SP_STEAL(server->last));
+    if (server->watch_next)
+        rpc_call_watch(SP_STEAL(server->watch_next));
+    server->watch_next = SP_STEAL(server->fresh); /* not before its message, if that is here, has been delivered */
     for (;;) {
         if (server->ended) {
             sp_rpc_call *call = server->ended;
@@ -205,6 +209,9 @@ static bool next(sp_rpc_server *server, sp_rpc_event *ret_event)
         else if (rpc_call_done(done.tag, done.success, ret_event))
             return true;
     }
+    if (server->watch_next)
+        rpc_call_watch(SP_STEAL(server->watch_next));
+    (void)ask(server); /* without memory there are fewer; the next look asks again */
     if (server->poll_fd >= 0)
         inline_rest(server);
     return false;
@@ -350,7 +357,7 @@ static int start(const sp_rpc_config *config, sp_rpc_server **ret_server, int *r
         if (!server->ring || !thread_start(server))
             failed = "no memory for the completion queue's thread";
     }
-    if (!failed && !rpc_server_ask(server))
+    if (!failed && !ask(server))
         failed = "no memory for calls";
     if (failed) {
         (void)snprintf(ret_message, message_bytes, "%s: %s", config->address, failed);
