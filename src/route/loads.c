@@ -216,17 +216,19 @@ static bool give_one(sp_worker *worker, sp_loaded *model, asked *out)
     return ask(worker, model, SP_OP_LOAD);
 }
 
-/* Requests wait for it, or for an ensemble of which it is a step. */
-static bool is_waited_for(const sp_loaded *model)
+/* Those that requests wait for, and the steps of such. */
+static void mark_waited_for(sp_house *house)
 {
-    const sp_house *house = model->house;
-    bool waited = model->open_count > 0;
-    for (int i = house->models.count - 1; i >= 0 && !waited; i--) {
-        const sp_loaded *other = house->models.list[i];
-        for (int k = 0; k < other->step_count && other->open_count && !waited; k++)
-            waited = other->steps[k] == model->id;
+    for (int i = 0; i < house->models.count; i++)
+        house->models.list[i]->waited_for = house->models.list[i]->open_count > 0;
+    for (int i = house->models.count - 1; i >= 0; i--) { /* an ensemble stands behind its models */
+        const sp_loaded *model = house->models.list[i];
+        for (int k = 0; k < model->step_count && model->waited_for; k++) {
+            sp_loaded *step = sp_loaded_find(house, model->steps[k]);
+            if (step)
+                step->waited_for = true;
+        }
     }
-    return waited;
 }
 
 /* What somebody waits for first, then the rest. */
@@ -237,7 +239,7 @@ static void give_all(sp_worker *worker)
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < house->models.count; i++) {
             sp_loaded *model = house->models.list[i];
-            if ((pass || is_waited_for(model)) && !give_one(worker, model, &out))
+            if ((pass || model->waited_for) && !give_one(worker, model, &out))
                 return;
         }
     }
@@ -248,6 +250,7 @@ void sp_models_turn(sp_house *house)
     if (SP_LIKELY(!house->models.due) || house->ending)
         return;
     house->models.due = false;
+    mark_waited_for(house);
     for (int w = 0; w < house->worker_count; w++) {
         sp_worker *worker = &house->workers[w];
         if (worker->state != SP_WORKER_READY)

@@ -56,6 +56,7 @@ typedef struct sp_loaded {
     bool given_up;  /* nobody could load it: no worker is asked any more */
     bool told;      /* `done` was called, or must not be */
     int open_count;
+    bool waited_for; /* loads.c: by requests, or as a step of what they wait for */
     uint32_t waits_round; /* dispatch.c: in this round of a queue it was found that its requests must wait */
     sp_buf spec;
     int step_count;
