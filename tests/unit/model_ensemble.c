@@ -33,15 +33,15 @@ typedef struct rig {
 static void rig_open(rig *r)
 {
     *r = (rig){0};
-    strcpy(r->ensemble.name, "e");
+    (void)snprintf(r->ensemble.name, sizeof(r->ensemble.name), "e");
     r->ensemble.max_batch_size = r->a.max_batch_size = r->b.max_batch_size = 4;
     r->ensemble.is_ensemble = true;
     r->ensemble.inputs[r->ensemble.input_count++] = port("IN", 1, 3);
     r->ensemble.outputs[r->ensemble.output_count++] = port("OUT", 1, -1);
-    strcpy(r->a.name, "a");
+    (void)snprintf(r->a.name, sizeof(r->a.name), "a");
     r->a.inputs[r->a.input_count++] = port("x", 1, 3);
     r->a.outputs[r->a.output_count++] = port("y", 7, 5);
-    strcpy(r->b.name, "b");
+    (void)snprintf(r->b.name, sizeof(r->b.name), "b");
     r->b.inputs[r->b.input_count++] = port("q", 1, -1);
     r->b.inputs[r->b.input_count++] = port("p", 7, -1);
     r->b.outputs[r->b.output_count++] = port("unused", 1, 1);
@@ -103,7 +103,7 @@ TEST(built_in_steps_have_ports_by_place)
     rig r;
     rig_open(&r);
 
-    strcpy(r.ensemble.steps[0].model, "spillway/preprocess");
+    (void)snprintf(r.ensemble.steps[0].model, sizeof(r.ensemble.steps[0].model), "spillway/preprocess");
     r.models[0] = NULL;
     CHECK_TEXT(plan(&r), "ok");
     CHECK_INT(r.plan->steps[0].kind, SP_STEP_PREPROCESS);
