@@ -114,7 +114,9 @@ void sp_dispatch_failed(sp_request *request, int entry, const sp_worker *worker,
     sp_link *link = &house->links[request->chain->entries[entry].link];
     request->tries[entry]++;
     tell(request, link, status);
-    if (is_for_good(status) || request->pin.incarnation) { /* a sequence's state may have moved on: never twice */
+    /* The model's queue there was full, or its time in it was over: that is its policy, and the same is said again. */
+    bool policy = status == SP_BUSY && request->model && request->chain->entries[entry].worker >= 0;
+    if (is_for_good(status) || policy || request->pin.incarnation) { /* a sequence's state may have moved on: never twice */
         request->barred |= 1u << entry;
     } else if (request->live_count) {
         if (request->tries[entry] > request->chain->entries[entry].config->retry.retries)

@@ -614,6 +614,27 @@ TEST(a_model_that_fails_on_a_link_puts_no_other_model_last_there)
     stage_close(&s);
 }
 
+TEST(a_queue_that_is_full_sends_to_the_next_link_and_is_not_asked_again)
+{
+    stage s;
+    stage_open(&s, "cuda0,cpu0", NULL, 0);
+    uint32_t id = load(&s);
+    wait_place(&s, id, "cuda0", SP_LOADED_READY);
+    wait_place(&s, id, "cpu0", SP_LOADED_READY);
+    stage_script(&s, "cuda0.infer1", "status=busy");
+    asked a = { 0 };
+    one(&s, &a, id);
+    CHECK_INT(a.status, SP_OK);
+    CHECK_TEXT(a.link, "cpu0");
+    stage_script(&s, "cpu0.infer1", "status=busy");
+    one(&s, &a, id);
+    CHECK_INT(a.status, SP_BUSY);
+    CHECK_TEXT(a.code, "scripted");
+    CHECK_INT(stage_log_count(&s, "cuda0 7 1 "), 2);
+    CHECK_INT(stage_log_count(&s, "cpu0 7 1 "), 2);
+    stage_close(&s);
+}
+
 TEST(tensors_that_end_two_workers_are_refused_and_nobody_else_with_them)
 {
     stage s;
