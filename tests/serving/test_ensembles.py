@@ -116,7 +116,7 @@ def made():
         make_ensembles(repository)
         make_pictures(repository)
         make_detector(repository)
-        server = house.Server(repository)
+        server = house.Server(repository, grpc=True)
         try:
             server.wait_models(["chain", "diamond", "outer", "see", "look", "find"])
             server.sessions = {m: ort.InferenceSession(os.path.join(repository, m, "1/model.onnx")) for m in ("scale", "mix", "mean")}
@@ -259,7 +259,9 @@ def test_the_worker_dies_and_no_request_is_lost(made):
 
 
 @pytest.mark.parametrize("more", [[], ["--shared-memory=system", "--output-shared-memory-size", "4096"],
-                                  ["--input-tensor-format=json", "--output-tensor-format=json"]])
+                                  ["--input-tensor-format=json", "--output-tensor-format=json"], ["-i", "grpc"],
+                                  ["-i", "grpc", "--shared-memory=system", "--output-shared-memory-size", "4096"]])
 def test_perf_analyzer_drives_ensembles(made, more):
-    said = house.perf_analyzer("-m", "diamond", "-u", made.address, "-b", "2", "--concurrency-range", "3", *more)
+    address = made.grpc_address if "grpc" in more else made.address
+    said = house.perf_analyzer("-m", "diamond", "-u", address, "-b", "2", "--concurrency-range", "3", *more)
     assert "Throughput" in said, said

@@ -86,7 +86,7 @@ def server():
         make_oldest(repository, "oldest", 60_000_000, 8)
         make_oldest(repository, "narrow", 60_000_000, 1)
         make_oldest(repository, "hasty", 100_000, 8)
-        made = house.Server(repository)
+        made = house.Server(repository, grpc=True)
         try:
             made.wait_models(["direct", "oldest", "narrow", "hasty"])
             yield made
@@ -218,8 +218,9 @@ def test_the_death_of_its_worker_loses_a_sequence(server):
     assert value_of(ask(server, "oldest", 3, 81, start=True, end=True)) == [3]
 
 
-@pytest.mark.parametrize("model", ["direct", "oldest"])
-def test_perf_analyzer_drives_sequences(server, model):
-    kind = [] if model == "direct" else ["--sequence-id-range", "5000:6000"]
-    said = house.perf_analyzer("-m", model, "-u", server.address, "--sequence-length", "5", "--concurrency-range", "3", *kind)
+@pytest.mark.parametrize("model, more", [("direct", []), ("direct", ["-i", "grpc", "--streaming"]),
+                                         ("oldest", ["--sequence-id-range", "5000:6000"]), ("oldest", ["-i", "grpc"])])
+def test_perf_analyzer_drives_sequences(server, model, more):
+    address = server.grpc_address if "grpc" in more else server.address
+    said = house.perf_analyzer("-m", model, "-u", address, "--sequence-length", "5", "--concurrency-range", "3", *more)
     assert "Sequence count" in said and "Throughput" in said, said
