@@ -116,6 +116,51 @@ TEST(heads_that_lie_are_refused)
     close_hall();
 }
 
+/* Heads of random numbers, most of them nearly right: each gets an answer, and nothing outside of its body is touched (under
+ * AddressSanitizer that would end this). */
+TEST(random_heads_do_no_harm)
+{
+    open_hall();
+    REQUIRE(load(0, picture_spec(7)) == SP_OK);
+    REQUIRE(load(0, identity_spec(8, SP_DTYPE_BYTES)) == SP_OK);
+    static const int64_t numbers[] = { 0, 1, 2, 3, 4, 8, 9, 64, -1, 255, 65536, IMAGE, 2 * IMAGE, INT64_MAX, INT64_MIN, 1ll << 62 };
+    int answered = 0;
+    for (int turn = 0; turn < 4000; turn++) {
+        place *at = &places[1];
+        make_pictures(1, 7 + (uint32_t)(turn & 1), 2, 0);
+        uint8_t *body = malloc(2 * IMAGE); /* of its own, so that its ends are watched */
+        REQUIRE(body != NULL);
+        memcpy(body, at->body, 2 * IMAGE);
+        at->item.body = sp_view_make(body, 2 * IMAGE);
+        if (turn & 1)
+            at->head.inputs[0].dtype = SP_DTYPE_BYTES;
+        for (int change = test_random_between(0, 3); change > 0; change--) {
+            int64_t number = numbers[test_random_between(0, (int)SP_ARRAY_LEN(numbers) - 1)];
+            sp_infer_tensor *input = &at->head.inputs[test_random_between(0, 1)];
+            switch (test_random_between(0, 9)) {
+            case 0: input->port = (uint16_t)number; break;
+            case 1: input->dtype = (uint8_t)number; break;
+            case 2: input->rank = (uint8_t)number; break;
+            case 3: input->offset = (uint64_t)number; break;
+            case 4: input->bytes = (uint64_t)number; break;
+            case 5: input->dims[test_random_between(0, SP_INFER_RANK - 1)] = number; break;
+            case 6: at->head.input_count = (uint16_t)number; break;
+            case 7: at->head.wish_count = (uint16_t)number; break;
+            case 8: at->head.wishes[0] = (sp_infer_wish){ .port = (uint16_t)(number & 1), .form = (uint8_t)(number & 3),
+                                                          .classes = (uint32_t)number, .limit_bytes = (uint64_t)number }; break;
+            default: at->head.timeout_us = at->head.sequence_id = (uint64_t)number; break;
+            }
+        }
+        sp_work_item *item = submit(1, SP_OP_INFER);
+        turn_all();
+        REQUIRE(at->finished);
+        answered += item->status == SP_OK;
+        free(body);
+    }
+    CHECK(answered > 400 && answered < 3600);
+    close_hall();
+}
+
 TEST(strings_must_add_up)
 {
     open_hall();

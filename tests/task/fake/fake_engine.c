@@ -66,7 +66,8 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
                             sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr)
 {
     const float *values = inputs[0].data;
-    float *answers = outputs[0].data;
+    static _Thread_local float left[64 * CLASSES];
+    float *answers = outputs[0].data ? outputs[0].data : left;
     int64_t count = inputs[0].dims[0];
     int turn = atomic_fetch_add(&fake_engine_run_count, 1) & 255;
     fake_engine_runs[turn] = (int)count;
@@ -93,6 +94,9 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
         for (int c = 0; c < CLASSES; c++)
             answers[i * CLASSES + c] = trick == 3 ? NAN : item[c];
     }
+    if (!outputs[0].data && outputs[0].rank >= 0)
+        outputs[0] = (sp_engine_tensor){ .data = left, .size_bytes = (uint64_t)count * CLASSES * sizeof(float),
+                                         .dtype = SP_ENGINE_F32, .rank = 2, .dims = { count, CLASSES } };
     return SP_ENGINE_OK;
 }
 
