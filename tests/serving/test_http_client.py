@@ -3,7 +3,9 @@
 what is asked comes back, so each answer is known."""
 import asyncio
 import re
+import shutil
 import socket
+import subprocess
 import time
 
 import kserve_house
@@ -329,6 +331,50 @@ def test_response_cache(client, server):
     assert (after["cache_hit"]["count"], after["cache_miss"]["count"], after["success"]["count"]) == (2, 3, 5)
     page = requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10).text
     assert 'nv_cache_num_hits_per_model{model="cached",version="1"} 2\n' in page
+
+
+def test_response_cache_is_shared_through_redis():
+    """What one server has computed another one answers; clients that hang up while Redis is asked leave nothing behind."""
+    program = shutil.which("redis-server")
+    if not program:
+        pytest.skip("no redis-server here")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    redis = subprocess.Popen([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+                             stdout=subprocess.DEVNULL)
+    servers = []
+    try:
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        servers = [kserve_house.Server(f"cache: {{memory: 1MiB, redis: 'redis://127.0.0.1:{port}/0'}}\n") for _ in range(2)]
+        clients = [http.InferenceServerClient(s.address) for s in servers]
+        array = values(np.float32, (1, 50), 7)
+        for i, expected in ((0, (0, 1)), (1, (1, 0)), (1, (2, 0))):
+            until = time.monotonic() + 10
+            while True:  # it is written behind the answer
+                same(ask(clients[i], array, model="cached"), array)
+                stats = clients[i].get_inference_statistics("cached")["model_stats"][0]["inference_stats"]
+                if stats["cache_hit"]["count"] >= expected[0] or time.monotonic() > until:
+                    break
+            assert stats["cache_hit"]["count"] >= expected[0] and stats["cache_miss"]["count"] >= expected[1]
+        body, header_bytes = http.InferenceServerClient.generate_request_body([tensor("INPUT0", values(np.float32, (1, 9), 8))])
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", servers[0].port), timeout=20) as sock:
+                sock.sendall(f"POST /v2/models/cached/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+                             f"Inference-Header-Content-Length: {header_bytes}\r\n\r\n".encode() + body)
+        for client in clients:
+            client.close()
+    finally:
+        for server in servers:
+            server.stop()
+        redis.terminate()
+        redis.wait(10)
 
 
 # --- aio ------------------------------------------------------------------------------------------------------------------------
