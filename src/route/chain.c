@@ -165,6 +165,17 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
     return SP_SKIP_NONE;
 }
 
+bool sp_chain_may_take(const sp_house *house, const sp_request *request, const sp_worker *worker)
+{
+    if (request->model && request->model->places[worker->index].state != SP_PLACE_READY)
+        return false;
+    for (int e = 0; e < request->chain->count; e++) {
+        if (request->chain->entries[e].worker == worker->index && !judge_for_good(house, request, e))
+            return true;
+    }
+    return false;
+}
+
 static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool alone)
 {
     if (worker->state != SP_WORKER_READY)

@@ -30,6 +30,9 @@ sp_worker *sp_chain_pick_pool(sp_house *house, const sp_request *request, bool *
 int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *request, int entry, const sp_worker *worker,
                                   int64_t now_ns);
 
+/* Could this worker, which is ready, take the request as one of its chain, if it had room? */
+bool sp_chain_may_take(const sp_house *house, const sp_request *request, const sp_worker *worker);
+
 /* Needs what a DECODE leaves. */
 bool sp_chain_wants_output(const sp_request *request, int entry);
 

@@ -330,20 +330,18 @@ static bool may_do(const sp_worker *worker, const sp_request *request)
         return worker->role == SP_ROLE_CODEC;
     if (is_pool(request->op))
         return worker->role == SP_ROLE_NET;
-    for (int e = 0; e < request->chain->count; e++) {
-        if (request->chain->entries[e].worker == worker->index && !(request->barred & (1u << e)))
-            return true;
-    }
-    return false;
+    return sp_chain_may_take(request->house, request, worker);
 }
 
-/* A suspect needs a worker that has nothing else in hand: one is drained for it. */
+/* A suspect needs a worker that has nothing else in hand: one is drained for it. One that has nothing in hand now is not what it
+ * waits for; it would be kept for ever, because nothing comes back that could give it free. */
 static void reserve_for(sp_house *house, const sp_request *request)
 {
     sp_worker *best = NULL;
     for (int i = 0; i < house->worker_count; i++) {
         sp_worker *worker = &house->workers[i];
-        if (worker->state != SP_WORKER_READY || !may_do(worker, request))
+        bool busy = worker->in_flight > worker->models_in_flight;
+        if (worker->state != SP_WORKER_READY || !busy || !may_do(worker, request))
             continue;
         if (worker->reserved)
             return;

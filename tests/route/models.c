@@ -664,6 +664,33 @@ TEST(tensors_that_end_two_workers_are_refused_and_nobody_else_with_them)
     stage_close(&s);
 }
 
+TEST(a_suspect_keeps_no_worker_that_cannot_have_it)
+{
+    stage s;
+    stage_open(&s, "cuda0,cpu0", NULL, 0);
+    stage_script(&s, "cuda0.load1", "status=unsupported");
+    uint32_t one_has_it = load(&s), both_have_it = load(&s);
+    wait_place(&s, both_have_it, "cuda0", SP_LOADED_READY);
+    stage_script(&s, "cpu0.infer1", "delay=20 segv@66");
+    asked all[10] = { 0 };
+    int before = s.answered;
+    for (int i = 0; i < 10; i++) {
+        all[i].fill = (uint8_t)(i == 2 ? 66 : 100 + i);
+        CHECK_INT(ask(&s, &all[i], one_has_it, (sp_pin){ 0 }, NULL), SP_OK);
+    }
+    for (int i = 0; i < 20; i++) {
+        asked other = { 0 };
+        one(&s, &other, both_have_it);
+        CHECK_TEXT(other.link, "cuda0"); /* while suspects run elsewhere one by one */
+        stage_turn(&s, 10);
+    }
+    stage_wait(&s, before + 30, 20000);
+    for (int i = 0; i < 10; i++)
+        CHECK(i == 2 ? all[i].status == SP_INTERNAL : all[i].status == SP_OK);
+    nothing_is_left(&s);
+    stage_close(&s);
+}
+
 TEST(a_slow_answer_is_hedged_but_never_that_of_a_sequence)
 {
     stage s;
