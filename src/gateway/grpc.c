@@ -367,13 +367,13 @@ static void control_message(gw_grpc_call *call, const sp_slices *message)
     free(copy);
 }
 
-static void message(gw_grpc_call *call, const sp_rpc_event *event)
+static void message(gw_grpc_call *call, sp_rpc_event *event)
 {
     const sp_slices slices = { event->pieces, event->piece_count, event->bytes };
     if (call->kind == GW_GRPC_INFER)
-        gw_grpc_infer_message(call, &slices);
+        gw_grpc_infer_message(call, event);
     else if (call->kind == GW_GRPC_STREAM)
-        gw_grpc_stream_message(call, &slices);
+        gw_grpc_stream_message(call, event);
     else
         control_message(call, &slices);
 }
@@ -430,13 +430,14 @@ static int64_t work(void *context)
 {
     gw_grpc *grpc = context;
     sp_rpc_event event;
+    bool more = grpc->bigs && gw_grpc_big_step(grpc);
     int64_t due_ns = grpc->rung ? 0 : grpc->api->due(grpc->rpc, sp_clock_now_ns());
     if (due_ns)
-        return due_ns;
+        return more ? 0 : due_ns;
     grpc->rung = false;
     for (int i = 0; i < EVENTS_AT_ONCE; i++) {
         if (!grpc->api->next(grpc->rpc, &event))
-            return grpc->api->due(grpc->rpc, sp_clock_now_ns());
+            return more || grpc->bigs ? 0 : grpc->api->due(grpc->rpc, sp_clock_now_ns());
         handle(grpc, &event);
     }
     grpc->rung = true;

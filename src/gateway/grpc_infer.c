@@ -37,20 +37,8 @@ static sp_status append(void *context, const void *data, size_t bytes, sp_error 
     return sp_request_append(context, data, bytes, reterr);
 }
 
-static sp_status tensors_put(sp_call *infer, const sp_slices *message, sp_wire_request *wire, sp_error *reterr)
-{
-    sp_status s = SP_OK;
-    for (int i = 0; i < wire->raw_count && !s; i++)
-        s = sp_slices_walk(message, wire->raw[i], append, sp_call_request(infer), reterr);
-    if (s || !wire->has_typed)
-        return s;
-    const sp_kserve_sink sink = { .room = sp_call_room, .used = sp_call_room_used, .context = infer };
-    return sp_wire_request_typed(message, wire, &sink, reterr);
-}
-
-/* From the message to the house. On failure nothing is open. */
-static sp_status ask(gw_grpc_call *call, const sp_slices *message, sp_wire_request *wire, const gw_story *story, sp_call_done_fn *done,
-                     void *context, sp_call **ret_infer, int *ret_retry_after_s, sp_error *reterr)
+static sp_status call_open(gw_grpc_call *call, const sp_wire_request *wire, size_t bytes, const gw_story *story, sp_call **ret_infer,
+                           int *ret_retry_after_s, sp_error *reterr)
 {
     gw_server *server = call->grpc->server;
     int64_t received_ns = sp_clock_now_ns(), deadline_ns = deadline_of(call, received_ns);
@@ -70,25 +58,22 @@ static sp_status ask(gw_grpc_call *call, const sp_slices *message, sp_wire_reque
             .header = fact_header,
             .parameter = fact_header, /* a call has no query: metadata is all there is */
             .facts_context = call,
-            .body_bytes_hint = message->bytes,
+            .body_bytes_hint = bytes,
             .body_limit_bytes = gw_config(server)->http_max_input_bytes,
         },
     };
-    const sp_call_body body = { .named = &wire->request, .grpc = true };
-    sp_call *infer = NULL;
-    sp_status s = sp_call_open(serving_of(call), &params, &infer, ret_retry_after_s, reterr);
-    if (s)
-        return s;
-    s = tensors_put(infer, message, wire, reterr);
-    if (!s)
-        s = sp_call_submit(infer, &body, done, context, reterr);
-    if (s) {
-        sp_call_close(infer);
-        return s;
-    }
     server->longest_deadline_ns = SP_MAX(server->longest_deadline_ns, deadline_ns);
-    *ret_infer = infer;
-    return SP_OK;
+    return sp_call_open(serving_of(call), &params, ret_infer, ret_retry_after_s, reterr);
+}
+
+/* Raw contents are in the slot; typed ones go there now. */
+static sp_status submit(sp_call *infer, const sp_slices *message, sp_wire_request *wire, sp_call_done_fn *done, void *context,
+                        sp_error *reterr)
+{
+    const sp_kserve_sink sink = { .room = sp_call_room, .used = sp_call_room_used, .context = infer };
+    const sp_call_body body = { .named = &wire->request, .grpc = true };
+    sp_status s = wire->has_typed ? sp_wire_request_typed(message, wire, &sink, reterr) : SP_OK;
+    return s ? s : sp_call_submit(infer, &body, done, context, reterr);
 }
 
 /* --- the answer ----------------------------------------------------------------------------------------------------- */
@@ -158,18 +143,6 @@ static void infer_done(sp_call *infer, const sp_call_result *result, void *conte
     sp_call_close(infer);
 }
 
-void gw_grpc_infer_message(gw_grpc_call *call, const sp_slices *message)
-{
-    static sp_wire_request wire; /* 40 KiB; the loop's thread only */
-    sp_error err = { 0 };
-    int retry_after_s = 0;
-    sp_status s = sp_wire_request_read(message, &wire, &err);
-    if (!s)
-        s = ask(call, message, &wire, &call->story, infer_done, call, &call->infer, &retry_after_s, &err);
-    if (s)
-        gw_grpc_fail(call, s, &err, retry_after_s);
-}
-
 /* --- ModelStreamInfer ------------------------------------------------------------------------------------------------- */
 
 /* One request of a stream, in the house. */
@@ -196,11 +169,12 @@ struct gw_grpc_stream {
     size_t queued_bytes;
     bool sending, half_closed, paused;
     bool asked_once; /* access was asked for when the call came */
+    bool taking;     /* its last message is still being copied */
 };
 
 static bool has_room(const gw_grpc_stream *stream)
 {
-    return stream->open < GW_GRPC_STREAM_OPEN && stream->queued_bytes < GW_GRPC_STREAM_BYTES;
+    return !stream->taking && stream->open < GW_GRPC_STREAM_OPEN && stream->queued_bytes < GW_GRPC_STREAM_BYTES;
 }
 
 static void go_on(gw_grpc_call *call)
@@ -373,11 +347,154 @@ static bool may_ask(gw_grpc_call *call, sp_error *reterr)
     return gw_grpc_access(call, reterr, &http_status, &retry_after_s);
 }
 
-void gw_grpc_stream_message(gw_grpc_call *call, const sp_slices *message)
+/* --- from the message to the house ------------------------------------------------------------------------------------- */
+
+/* A message that is copied over several turns. */
+struct gw_grpc_big {
+    gw_grpc_big *next;
+    gw_grpc_call *call;
+    item *it;       /* of a stream; NULL = the call's own */
+    sp_call *infer; /* open, not submitted */
+    sp_rpc_event event;
+    int raw;        /* which of the raw contents, and how far */
+    size_t at;
+    sp_wire_request wire;
+};
+
+static void refuse(gw_grpc_call *call, item *it, sp_status status, sp_error *err, int retry_after_s)
+{
+    if (!it) {
+        gw_grpc_fail(call, status, err, retry_after_s);
+        return;
+    }
+    err->status = status;
+    push_error(call, err, it->id);
+    (void)snprintf(it->story.code, sizeof(it->story.code), "%.31s", *err->code ? err->code : sp_status_name(status));
+    gw_grpc_story_end(call, &it->story, it->received_ns, gw_grpc_code(status, err, 0));
+    item_free(it);
+}
+
+static sp_status go(gw_grpc_call *call, item *it, sp_call *infer, const sp_slices *message, sp_wire_request *wire, sp_error *reterr)
+{
+    sp_status s = it ? submit(infer, message, wire, item_done, it, reterr) : submit(infer, message, wire, infer_done, call, reterr);
+    if (!s)
+        *(it ? &it->infer : &call->infer) = infer;
+    return s;
+}
+
+static void big_free(gw_grpc_big *big)
+{
+    gw_grpc *grpc = big->call->grpc;
+    gw_grpc_big **link = &grpc->bigs;
+    while (*link != big)
+        link = &(*link)->next;
+    *link = big->next;
+    if (big->infer)
+        sp_call_cancel(big->infer);
+    grpc->api->release(&big->event);
+    if (big->it)
+        big->call->stream->taking = false;
+    free(big);
+}
+
+static sp_status big_begin(gw_grpc_call *call, item *it, sp_call *infer, sp_rpc_event *event, const sp_wire_request *wire, sp_error *reterr)
+{
+    gw_grpc_big *big = malloc(sizeof(*big));
+    if (!big)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for a large message");
+    *big = (gw_grpc_big){ .next = call->grpc->bigs, .call = call, .it = it, .infer = infer, .event = *event, .wire = *wire };
+    call->grpc->bigs = big;
+    event->pieces = NULL;
+    event->lent = NULL;
+    if (it)
+        call->stream->taking = true;
+    return SP_OK;
+}
+
+/* As much as one turn may take. */
+static sp_status big_copy(gw_grpc_big *big, const sp_slices *message, sp_error *reterr)
+{
+    size_t left = GW_GRPC_AT_ONCE;
+    while (big->raw < big->wire.raw_count && left) {
+        const sp_wire_part *whole = &big->wire.raw[big->raw];
+        size_t n = SP_MIN(whole->bytes - big->at, left);
+        sp_status s = sp_slices_walk(message, (sp_wire_part){ whole->offset + big->at, n }, append, sp_call_request(big->infer), reterr);
+        if (s)
+            return s;
+        left -= n;
+        big->at += n;
+        if (big->at == whole->bytes) {
+            big->raw++;
+            big->at = 0;
+        }
+    }
+    return SP_OK;
+}
+
+bool gw_grpc_big_step(gw_grpc *grpc)
+{
+    gw_grpc_big *next;
+    for (gw_grpc_big *big = grpc->bigs; big; big = next) {
+        const sp_slices message = { big->event.pieces, big->event.piece_count, big->event.bytes };
+        gw_grpc_call *call = big->call;
+        item *it = big->it;
+        sp_error err = { 0 };
+        next = big->next;
+        sp_status s = big_copy(big, &message, &err);
+        bool through = s || big->raw == big->wire.raw_count;
+        if (!s && through) {
+            s = go(call, it, big->infer, &message, &big->wire, &err);
+            if (!s)
+                big->infer = NULL;
+        }
+        if (through)
+            big_free(big);
+        if (s)
+            refuse(call, it, s, &err, 0);
+        if (through && it)
+            go_on(call);
+    }
+    return grpc->bigs != NULL;
+}
+
+/* `it`: of a stream; NULL = a call of its own. */
+static void message_take(gw_grpc_call *call, item *it, sp_rpc_event *event)
 {
     static sp_wire_request wire; /* 40 KiB; the loop's thread only */
+    const sp_slices message = { event->pieces, event->piece_count, event->bytes };
+    const gw_story *story = it ? &it->story : &call->story;
     sp_error err = { 0 };
+    sp_call *infer = NULL;
     int retry_after_s = 0;
+    wire.request.id[0] = 0;
+    sp_status s = !it || may_ask(call, &err) ? sp_wire_request_read(&message, &wire, &err) : err.status;
+    if (it) {
+        memcpy(it->id, wire.request.id, sizeof(it->id));
+        text_clean(it->id);
+    }
+    if (!s)
+        s = call_open(call, &wire, message.bytes, story, &infer, &retry_after_s, &err);
+    if (!s && wire.raw_count && message.bytes > GW_GRPC_AT_ONCE) {
+        s = big_begin(call, it, infer, event, &wire, &err);
+    } else if (!s) {
+        for (int i = 0; i < wire.raw_count && !s; i++)
+            s = sp_slices_walk(&message, wire.raw[i], append, sp_call_request(infer), &err);
+        if (!s)
+            s = go(call, it, infer, &message, &wire, &err);
+    }
+    if (s && infer)
+        sp_call_close(infer);
+    if (s)
+        refuse(call, it, s, &err, retry_after_s);
+}
+
+void gw_grpc_infer_message(gw_grpc_call *call, sp_rpc_event *event)
+{
+    message_take(call, NULL, event);
+}
+
+void gw_grpc_stream_message(gw_grpc_call *call, sp_rpc_event *event)
+{
     if (!stream_begin(call))
         return;
     item *it = item_new(call);
@@ -385,19 +502,8 @@ void gw_grpc_stream_message(gw_grpc_call *call, const sp_slices *message)
         gw_grpc_finish(call, 8, "no memory for a request of the stream", NULL);
         return;
     }
-    it->story.bytes_in = message->bytes;
-    wire.request.id[0] = 0;
-    sp_status s = may_ask(call, &err) ? sp_wire_request_read(message, &wire, &err) : err.status;
-    memcpy(it->id, wire.request.id, sizeof(it->id));
-    text_clean(it->id);
-    if (!s)
-        s = ask(call, message, &wire, &it->story, item_done, it, &it->infer, &retry_after_s, &err);
-    if (s) {
-        push_error(call, &err, it->id);
-        (void)snprintf(it->story.code, sizeof(it->story.code), "%.31s", *err.code ? err.code : sp_status_name(s));
-        gw_grpc_story_end(call, &it->story, it->received_ns, gw_grpc_code(s, &err, 0));
-        item_free(it);
-    }
+    it->story.bytes_in = event->bytes;
+    message_take(call, it, event);
     call->stream->paused = true;
     go_on(call);
 }
@@ -437,6 +543,12 @@ bool gw_grpc_stream_idle(const gw_grpc_call *call)
 
 void gw_grpc_infer_drop(gw_grpc_call *call)
 {
+    gw_grpc_big *next;
+    for (gw_grpc_big *big = call->grpc->bigs; big; big = next) {
+        next = big->next;
+        if (big->call == call)
+            big_free(big);
+    }
     gw_grpc_stream *stream = SP_STEAL(call->stream);
     if (call->infer)
         sp_call_cancel(SP_STEAL(call->infer));
