@@ -36,7 +36,7 @@ static int64_t later(int64_t now_ns, int64_t by_ns)
     return by_ns >= NEVER - now_ns ? NEVER : now_ns + by_ns;
 }
 
-/* --- lists ------------------------------------------------------------------------------------------------------------ */
+/* --- lists -------------------------------------------------------------------------------------------------------- */
 
 static void append(sp_batcher_item **first, sp_batcher_item **last, sp_batcher_item *item)
 {
@@ -62,7 +62,7 @@ static void unlink_item(sp_batcher_item **first, sp_batcher_item **last, sp_batc
     item->next = item->previous = NULL;
 }
 
-/* --- coming and going --------------------------------------------------------------------------------------------------- */
+/* --- coming and going --------------------------------------------------------------------------------------------- */
 
 /* Triton gives what names no level the default one. */
 static uint32_t level_of(const sp_batcher *batcher, const sp_batcher_item *item)
@@ -119,7 +119,7 @@ void sp_batcher_remove(sp_batcher *batcher, sp_batcher_item *item)
     batcher->expiring -= item->expires_ns != NEVER;
 }
 
-/* --- time-outs ---------------------------------------------------------------------------------------------------------- */
+/* --- time-outs ---------------------------------------------------------------------------------------------------- */
 
 /* A late one has no time-out any more: it runs when nobody of its level or of one above it waits. */
 static void make_late(sp_batcher *batcher, sp_batcher_item *item)
@@ -156,7 +156,7 @@ int sp_batcher_expire(sp_batcher *batcher, int64_t now_ns, sp_batcher_item **ret
     return count;
 }
 
-/* --- the walk ----------------------------------------------------------------------------------------------------------- */
+/* --- the walk ----------------------------------------------------------------------------------------------------- */
 
 static sp_batcher_item *walk_next(walk *w)
 {

@@ -48,7 +48,7 @@ struct sp_sequencer {
     int64_t look_ns; /* no idle or backlog time-out before this */
 };
 
-/* --- making ------------------------------------------------------------------------------------------------------------- */
+/* --- making ------------------------------------------------------------------------------------------------------- */
 
 static sp_status check(const sp_sequence_settings *settings, sp_error *reterr)
 {
@@ -107,7 +107,7 @@ void sp_sequencer_free(sp_sequencer *sequencer)
     free(sequencer);
 }
 
-/* --- the table ------------------------------------------------------------------------------------------------------------ */
+/* --- the table ---------------------------------------------------------------------------------------------------- */
 
 static sp_sequence **bucket_of(sp_sequencer *q, uint64_t id)
 {
@@ -155,7 +155,7 @@ static void look_by(sp_sequencer *q, int64_t at_ns)
     q->look_ns = at_ns < q->look_ns ? at_ns : q->look_ns;
 }
 
-/* --- slots and backlog -------------------------------------------------------------------------------------------------- */
+/* --- slots and backlog -------------------------------------------------------------------------------------------- */
 
 /* The lowest free slot of all instances, so that sequences spread over the instances and batches stay short. */
 static void place(sp_sequencer *q, sp_sequence *sequence, uint32_t at)
@@ -289,7 +289,7 @@ static void look_round(sp_sequencer *q, int64_t now_ns)
     }
 }
 
-/* --- coming ---------------------------------------------------------------------------------------------------------------- */
+/* --- coming ------------------------------------------------------------------------------------------------------- */
 
 static sp_status refuse_unstarted(const sp_sequencer *q, const sp_sequence_item *item, const char *text, sp_error *reterr)
 {
@@ -349,7 +349,7 @@ sp_status sp_sequencer_add(sp_sequencer *q, sp_sequence_item *item, int64_t now_
     return SP_OK;
 }
 
-/* --- running --------------------------------------------------------------------------------------------------------------- */
+/* --- running ------------------------------------------------------------------------------------------------------ */
 
 static void take(sp_sequencer *q, sp_sequence_item *item)
 {
@@ -468,7 +468,7 @@ void sp_sequencer_done(sp_sequencer *q, sp_sequence_item *item, int64_t now_ns)
     fill_from_backlog(q, now_ns);
 }
 
-/* --- time-outs and withdrawal ------------------------------------------------------------------------------------------- */
+/* --- time-outs and withdrawal ------------------------------------------------------------------------------------- */
 
 static void drop_first(sp_sequencer *q, sp_sequence *sequence)
 {

@@ -43,7 +43,7 @@ struct sp_hall_builtin {
     sp_engine_port inputs[SP_INFER_PORTS], outputs[SP_INFER_PORTS];
 };
 
-/* --- settings ---------------------------------------------------------------------------------------------------------------- */
+/* --- settings ----------------------------------------------------------------------------------------------------- */
 
 static const char *parameter(const sp_model_config *config, const char *key)
 {
@@ -86,7 +86,7 @@ static sp_hall_model *model_of(sp_hall *hall, const sp_hall_model *ensemble, int
     return step >= 0 && ensemble->spec->step_models[step] ? sp_hall_find(hall, ensemble->spec->step_models[step]) : NULL;
 }
 
-/* --- preprocess --------------------------------------------------------------------------------------------------------------- */
+/* --- preprocess --------------------------------------------------------------------------------------------------- */
 
 static int port_that_takes(const sp_ensemble_planned *step, int tensor)
 {
@@ -230,7 +230,7 @@ static sp_status run_preprocess(sp_hall_builtin *b, sp_hall_request *request, co
     return s;
 }
 
-/* --- postprocess -------------------------------------------------------------------------------------------------------------- */
+/* --- postprocess -------------------------------------------------------------------------------------------------- */
 
 static sp_status make_postprocess(sp_hall_builtin *b, sp_hall *hall, const sp_hall_model *ensemble, const sp_ensemble_plan *plan,
                                   int step, sp_error *reterr)
@@ -432,7 +432,7 @@ static sp_status run_boxes(sp_hall_builtin *b, sp_hall_request *request, const s
     return SP_OK;
 }
 
-/* --- both ------------------------------------------------------------------------------------------------------------------------ */
+/* --- both --------------------------------------------------------------------------------------------------------- */
 
 sp_status sp_hall_builtin_new(sp_hall *hall, const sp_hall_model *ensemble, const sp_ensemble_plan *plan, int step,
                               sp_hall_builtin **ret_builtin, sp_error *reterr)

@@ -14,7 +14,7 @@
 #define REGION_KEEP_BYTES ((size_t)256 * 1024)
 #define STEPS_KEPT 64
 
-/* --- binding --------------------------------------------------------------------------------------------------------------- */
+/* --- binding ------------------------------------------------------------------------------------------------------ */
 
 sp_status sp_hall_ensemble_bind(sp_hall *hall, sp_hall_model *model, sp_error *reterr)
 {
@@ -64,7 +64,7 @@ void sp_hall_ensemble_free(sp_hall_model *model)
     free(model->ensemble);
 }
 
-/* --- pools ------------------------------------------------------------------------------------------------------------------ */
+/* --- pools -------------------------------------------------------------------------------------------------------- */
 
 static sp_hall_step *step_get(sp_hall *hall)
 {
@@ -75,8 +75,8 @@ static sp_hall_step *step_get(sp_hall *hall)
         hall->unused_step_count--;
     } else {
         step = calloc(1, sizeof(*step));
-        void *region = step ? mmap(NULL, SP_ANSWER_STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-                            : MAP_FAILED;
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void *region = step ? mmap(NULL, SP_ANSWER_STRIDE, PROT_READ | PROT_WRITE, flags, -1, 0) : MAP_FAILED;
         if (region == MAP_FAILED) {
             free(step);
             return NULL;
@@ -147,7 +147,7 @@ void sp_hall_courses_free(sp_hall *hall)
     }
 }
 
-/* --- chores ----------------------------------------------------------------------------------------------------------------- */
+/* --- chores ------------------------------------------------------------------------------------------------------- */
 
 static void chore_append(sp_hall *hall, sp_hall_chore *chore, sp_hall_chore_kind kind, sp_hall_course *course, sp_hall_step *step)
 {
@@ -181,7 +181,7 @@ sp_hall_request *sp_hall_lease(sp_hall_request *request)
     return request;
 }
 
-/* --- steps ------------------------------------------------------------------------------------------------------------------ */
+/* --- steps -------------------------------------------------------------------------------------------------------- */
 
 static void fail_course(sp_hall_course *course, sp_status status, const sp_error *err)
 {
@@ -189,9 +189,10 @@ static void fail_course(sp_hall_course *course, sp_status status, const sp_error
         return; /* the first one says why */
     course->status = status;
     course->error = *err;
-    /* A message has less room than a prefix before a long message needs: its end is cut. */
-    (void)snprintf(course->error.message, sizeof(course->error.message), "in ensemble '%.100s', %.*s", course->model->config->name,
-                   (int)(sizeof(course->error.message) - 120), err->message);
+    char *text = course->error.message;
+    size_t room = sizeof(course->error.message);
+    int used = snprintf(text, room, "in ensemble '%.100s', ", course->model->config->name);
+    (void)snprintf(text + used, room - (size_t)used, "%.*s", (int)(room - (size_t)used) - 1, err->message);
 }
 
 static bool is_there(const sp_hall_course *course, int tensor)
@@ -312,7 +313,7 @@ static void advance(sp_hall *hall, sp_hall_course *course, int64_t now_ns)
         chore_append(hall, &course->chore, SP_HALL_FINISH, course, NULL);
 }
 
-/* --- what a step has made --------------------------------------------------------------------------------------------------- */
+/* --- what a step has made ----------------------------------------------------------------------------------------- */
 
 static void tell(sp_hall_course *course, const sp_hall_step *step)
 {
@@ -389,7 +390,7 @@ void sp_hall_step_over(sp_hall *hall, sp_hall_step *step, int64_t now_ns)
     advance(hall, course, now_ns);
 }
 
-/* --- begin, finish ---------------------------------------------------------------------------------------------------------- */
+/* --- begin, finish ------------------------------------------------------------------------------------------------ */
 
 sp_status sp_hall_course_begin(sp_hall *hall, sp_hall_request *request, int64_t now_ns, sp_error *reterr)
 {
@@ -460,7 +461,8 @@ static sp_status put_outputs(sp_hall_course *course, sp_hall_writer *writer, sp_
         const sp_infer_wish *wish = &request->wishes[i];
         int tensor = tensor_of_output(course->model->ensemble->plan, wish->port);
         if (tensor < 0 || !course->values[tensor].given)
-            return SP_FAIL(reterr, SP_INVALID, "unexpected deadlock, output '%s' is not set while no more ensemble steps can be made",
+            return SP_FAIL(reterr, SP_INVALID,
+                           "unexpected deadlock, output '%s' is not set while no more ensemble steps can be made",
                            course->model->config->outputs[wish->port].name);
         sp_status s = sp_hall_writer_put(writer, course->model, &course->scratch, wish, &course->values[tensor], reterr);
         if (s)

@@ -22,7 +22,7 @@ static int64_t ns_of(uint64_t us)
     return (int64_t)SP_MIN(us, (uint64_t)INT64_MAX / 1000) * 1000;
 }
 
-/* --- making and going ------------------------------------------------------------------------------------------------------ */
+/* --- making and going --------------------------------------------------------------------------------------------- */
 
 sp_status sp_hall_sequence_new(sp_hall_model *model, sp_error *reterr)
 {
@@ -65,7 +65,7 @@ void sp_hall_sequence_free(sp_hall_model *model)
     sp_sequencer_free(model->sequences);
 }
 
-/* --- queues ---------------------------------------------------------------------------------------------------------------- */
+/* --- queues ------------------------------------------------------------------------------------------------------- */
 
 void sp_hall_sequence_read(sp_hall_request *request, const sp_infer_head *head)
 {
@@ -100,7 +100,7 @@ int sp_hall_sequence_next(sp_hall_model *model, int64_t now_ns, sp_hall_request 
     return 0;
 }
 
-/* --- rows ------------------------------------------------------------------------------------------------------------------ */
+/* --- rows --------------------------------------------------------------------------------------------------------- */
 
 int sp_hall_sequence_row(const sp_hall_model *model, const sp_hall_request *request, int index)
 {
@@ -116,7 +116,7 @@ int sp_hall_sequence_rows(const sp_hall_model *model, sp_hall_request *const *re
     return rows;
 }
 
-/* --- controls -------------------------------------------------------------------------------------------------------------- */
+/* --- controls ----------------------------------------------------------------------------------------------------- */
 
 static void write_value(uint8_t *at, int dtype, double value)
 {
@@ -215,7 +215,7 @@ static sp_status fill_control(sp_hall_model *model, const sp_sequence_control *c
     return SP_OK;
 }
 
-/* --- state ----------------------------------------------------------------------------------------------------------------- */
+/* --- state -------------------------------------------------------------------------------------------------------- */
 
 static sp_hall_kept *kept_of(sp_hall_model *model, const sp_hall_request *request, int state)
 {
@@ -257,8 +257,9 @@ static sp_status fill_state(sp_hall_model *model, int state, sp_hall_buffer *buf
             return SP_FAIL(reterr, SP_NOMEM, "no memory for state '%s'", config->input);
         first = first ? first : kept;
         if (!same_dims(first, kept))
-            return SP_FAIL(reterr, SP_UNSUPPORTED, "'%s': state '%s' has another shape in each sequence; only equal ones can be "
-                                                   "batched (max_batch_size: 0 would serve them)", model->config->name, config->input);
+            return SP_FAIL(reterr, SP_UNSUPPORTED,
+                           "'%s': state '%s' has another shape in each sequence; only equal ones can be batched "
+                           "(max_batch_size: 0 would serve them)", model->config->name, config->input);
     }
     uint8_t *data = sp_hall_buffer_room(buffer, first->bytes * (uint64_t)rows);
     if (!data)
@@ -301,7 +302,7 @@ static sp_status keep_state(sp_hall_model *model, int state, const sp_engine_ten
     return SP_OK;
 }
 
-/* --- what a run asks for --------------------------------------------------------------------------------------------------- */
+/* --- what a run asks for ------------------------------------------------------------------------------------------ */
 
 int sp_hall_sequence_port(const sp_model_config *config, const char *name)
 {

@@ -319,7 +319,7 @@ TEST(times_far_away_do_not_overflow)
     CHECK_INT(r.batcher.waiting, 1);
 }
 
-/* --- random days ------------------------------------------------------------------------------------------------------ */
+/* --- random days -------------------------------------------------------------------------------------------------- */
 
 /* The plain model: one array, sorted before every question by (level, late, turn). */
 typedef struct plain {

@@ -393,7 +393,7 @@ TEST(settings_are_bounded)
     CHECK_INT(sp_sequencer_new(&s, &q, &err), SP_INVALID);
 }
 
-/* --- random days ---------------------------------------------------------------------------------------------------------- */
+/* --- random days -------------------------------------------------------------------------------------------------- */
 
 /* The plain model: sequences in a list that only grows, requests as numbers; every question is answered by looking at all. */
 #define DAY 300
