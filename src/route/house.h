@@ -257,8 +257,9 @@ typedef bool sp_share_fn(void *context, const char *name, int64_t window_s, int6
 void sp_house_set_share(sp_house *house, sp_share_fn *share, void *context);
 
 /* --- served models (tasks infer and detect) ----------------------------------------------------------------------------
- * The house knows loaded versions by number. A load goes to every device worker of the infer chain; a worker that starts
- * again is given all that it should have before it gets leases of them. Files are read by workers only. */
+ * The house knows loaded versions by number. A load goes to every device worker of the chains of infer and detect (and, where a
+ * remote stands in infer's, to net workers, which take the names from it); a worker that starts again is given all that it
+ * should have before it gets leases of them. Files are read by workers only. */
 typedef enum sp_loaded_state { SP_LOADED_ABSENT, SP_LOADED_LOADING, SP_LOADED_READY, SP_LOADED_FAILED } sp_loaded_state;
 typedef struct sp_loaded_info {
     const char *worker;

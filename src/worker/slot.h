@@ -60,7 +60,7 @@ typedef enum sp_output_kind {
     SP_OUTPUT_NONE = 0,
     SP_OUTPUT_RGB8 = 1,
     SP_OUTPUT_TENSOR = 2,
-    SP_OUTPUT_BYTES = 3, /* of a FETCH */
+    SP_OUTPUT_BYTES = 3, /* of a FETCH; of an UNPACK: tensors, for an INFER (or REMOTE) whose inputs say in_output */
 } sp_output_kind;
 
 /* sp_slot_request.flags */
@@ -148,7 +148,7 @@ typedef struct sp_answer_classes {
 _Static_assert(sizeof(sp_answer_classes) <= SP_LIMIT_ANSWER_BYTES, "classes fit an answer");
 
 /* answer[slot] of SP_OP_REMOTE: who answered over there and what was tried, then the answer itself: sp_answer_classes for
- * classify, the bytes for noop. */
+ * classify, the bytes for noop, for infer an sp_infer_answer with its tensors (offsets count from its own start). */
 typedef struct sp_remote_attempt {
     char link[32];
     uint32_t status; /* sp_status */
