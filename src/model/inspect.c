@@ -237,6 +237,23 @@ static void guess_backend(inspection *in)
 
 /* --- model files -------------------------------------------------------------------------------------------------------------- */
 
+/* Will the engine read it as ONNX, whatever it is called? ONNX Runtime takes any file for it that is not named .ort; OpenVINO
+ * looks at the content, and its own form is XML. */
+static bool is_onnx(const sp_backend *backend, const char *path)
+{
+    const char *dot = strrchr(path, '.');
+
+    if (strcmp(backend->name, "openvino"))
+        return !dot || strcmp(dot, ".ort");
+    FILE *file = fopen(path, "re");
+    int c = file ? getc(file) : EOF;
+    while (c == ' ' || c == '\n' || c == '\r' || c == '\t' || c == 0xEF || c == 0xBB || c == 0xBF)
+        c = getc(file);
+    if (file)
+        (void)fclose(file); /* it was only read */
+    return c != '<';
+}
+
 static sp_status locate_files(inspection *in)
 {
     sp_model_card *card = in->card;
@@ -262,8 +279,7 @@ static sp_status locate_files(inspection *in)
                            version->number, name);
         sp_status status = digest_file(version, in->reterr);
         bool dynamic = false;
-        const char *dot = strrchr(name, '.');
-        if (!status && backend->described && dot && !strcmp(dot, ".onnx"))
+        if (!status && backend->described && is_onnx(backend, version->path))
             status = sp_external_check(version->path, card->directory, &dynamic, in->reterr);
         if (status)
             return status;

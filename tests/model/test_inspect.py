@@ -169,6 +169,14 @@ def test_external_data_outside_is_refused(tmp_path, location):
     assert answer["code"] == "external_data" and "external data" in answer["error"], answer
 
 
+@pytest.mark.parametrize("backend,name", [("onnxruntime", "model.bin"), ("openvino", "model.xml")])
+def test_no_name_hides_external_data(tmp_path, backend, name):
+    base = with_external(tmp_path, "m", "/etc/hostname")
+    os.rename(os.path.join(base, "1", "model.onnx"), os.path.join(base, "1", name))
+    repositories.write(tmp_path, "m", None, f'backend: "{backend}" default_model_filename: "{name}"')
+    assert inspect(tmp_path, "m")["code"] == "external_data"
+
+
 def test_external_data_in_a_subgraph_is_seen(tmp_path):
     inner = onnx.TensorProto(name="w", data_type=T.FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
     inner.external_data.add(key="location", value="/etc/hostname")
