@@ -63,17 +63,22 @@ def served():
         liar = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Liar)
         liar.handle_error = lambda *args: None  # a connection that is reset because its answer is too long
         threading.Thread(target=liar.serve_forever, daemon=True).start()
-        back = house.Server(f"{folder}/models", args=["--data-dir", f"{folder}/back"])
-        house.write(f"{folder}/front.yaml", FRONT % (back.port, liar.server_port))
-        front = house.Server(f"{folder}/models", workers="codec0,cpu0,net0",
-                             args=["--config", f"{folder}/front.yaml", "--data-dir", f"{folder}/front"])
-        back.wait_models(["plain", "batched"])
-        front.wait_models(["plain", "batched"])
-        yield front, back
-        liar.shutdown()
-        front.stop()
-        if back.process.poll() is None:
-            back.stop()
+        servers = []
+        try:
+            back = house.Server(f"{folder}/models", args=["--data-dir", f"{folder}/back"])
+            servers.append(back)
+            house.write(f"{folder}/front.yaml", FRONT % (back.port, liar.server_port))
+            front = house.Server(f"{folder}/models", workers="codec0,cpu0,net0",
+                                 args=["--config", f"{folder}/front.yaml", "--data-dir", f"{folder}/front"])
+            servers.append(front)
+            back.wait_models(["plain", "batched"])
+            front.wait_models(["plain", "batched"])
+            yield front, back
+        finally:
+            liar.shutdown()
+            for server in servers:
+                if server.process.poll() is None:
+                    server.stop()
 
 
 def ask(server, name, rows=None, count=5, binary=True, limit=None):
