@@ -38,11 +38,6 @@ def write(path, text):
         file.write(text)
 
 
-def has_option(name):
-    return name in subprocess.run([os.path.join(BUILD, "spillway"), "serve", "--help"], capture_output=True, text=True, check=False,
-                                  timeout=30).stdout
-
-
 class Server:
     """`spillway serve` on free ports until stop(); with gRPC when it is asked for."""
 

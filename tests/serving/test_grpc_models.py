@@ -58,9 +58,7 @@ def repository():
 
 @pytest.fixture(scope="module")
 def server(repository):
-    explicit = ("--model-control-mode", "explicit", "--load-model", "*") if house.has_option("--model-control-mode") else ()
-    server = house.Server(repository, args=explicit, grpc=True)
-    server.explicit = bool(explicit)
+    server = house.Server(repository, args=("--model-control-mode", "explicit", "--load-model", "*"), grpc=True)
     server.wait_models(sorted(os.listdir(repository)))
     yield server
     server.stop()
@@ -140,8 +138,6 @@ def test_sequences_over_a_stream(server):
 
 
 def test_models_come_and_go_under_load(server, client):
-    if not server.explicit:
-        pytest.skip("this build has no --model-control-mode")
     stop, failures, asked = threading.Event(), [], []
 
     def load():
