@@ -409,6 +409,16 @@ static bool all_ready(executor *e)
     return ready;
 }
 
+/* A worker that was hit a moment ago may still be called ready, under its old pid. */
+static bool anyone_awaited(const sp_chaos *chaos)
+{
+    for (int i = 0; i < atomic_load(&chaos->open_count); i++) { /* only this thread adds and removes */
+        if (chaos->open[i].waits_for_worker && !chaos->open[i].ready_ns)
+            return true;
+    }
+    return false;
+}
+
 /* No new faults; everything that was stopped goes on; until the house is whole again, or settle_ns is over. */
 static sp_status settle(executor *e, sp_error *reterr)
 {
@@ -428,7 +438,7 @@ static sp_status settle(executor *e, sp_error *reterr)
         watch(e, now_ns, true);
         children_reap(e);
         ready = all_ready(e);
-        if (ready && !e->child_count)
+        if (ready && !e->child_count && !anyone_awaited(chaos))
             break;
         (void)nanosleep(&(struct timespec){ .tv_nsec = WATCH_NS }, NULL);
     }
