@@ -432,6 +432,8 @@ static void emit_events(const sp_request *r)
     char kind[32], topic[80], tenant[48], text[256];
     int count = 1;
     size_t n = SP_MIN(r->payload_bytes, sizeof(text) - 1);
+    if (!n)
+        return; /* there may be no body to add an offset to */
     memcpy(text, r->body + r->offset, n);
     text[n] = 0;
     if (sscanf(text, "EVENT=%31[^|]|%79[^|]|%47[^|]|%d", kind, topic, tenant, &count) < 3)
