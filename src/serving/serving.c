@@ -28,6 +28,19 @@ served_model *sp_model_of(sp_serving *serving, const char *name)
     return model;
 }
 
+/* The first of which nothing is loaded and nobody waits for anything: its directory may be gone, and if it is not, the next
+ * look finds it again. */
+static void forget_one(sp_serving *serving)
+{
+    for (served_model *model = serving->models; model; model = model->next) {
+        if (model->current || model->leaving || model->ops || !(model->was_unloaded || model->failed))
+            continue;
+        model->present = false;
+        sp_model_forget(serving, model);
+        return;
+    }
+}
+
 served_model *sp_model_make(sp_serving *serving, const char *name)
 {
     served_model *model = sp_model_of(serving, name), **at = &serving->models;
@@ -35,6 +48,8 @@ served_model *sp_model_make(sp_serving *serving, const char *name)
 
     if (model)
         return model;
+    if (serving->model_count == SP_LIMIT_REPOSITORY_MODELS)
+        forget_one(serving);
     if (serving->model_count == SP_LIMIT_REPOSITORY_MODELS || strlen(name) >= sizeof(model->name))
         return NULL;
     model = calloc(1, sizeof(*model));
