@@ -244,7 +244,7 @@ static sp_status echo(sp_request *r, sp_infer_answer *infer, sp_answer_memory *m
         }
         if (wish->form == SP_FORM_JSON)
             bytes = sp_kserve_data_write(out->dtype, data, bytes, (char *)memory->bytes + at, room - at);
-        else
+        else if (bytes) /* an empty tensor of an empty body is nowhere */
             memcpy(memory->bytes + at, data, bytes);
         out->bytes = bytes;
         at = SP_ALIGN_UP(at + bytes, (size_t)64);
