@@ -312,7 +312,11 @@ def test_statistics(client, server):
     assert 'nv_inference_count{model="identity_UINT16",version="1"} %d\n' % after["inference_count"] in page
     assert 'nv_inference_request_failure{model="identity_UINT16",reason="REJECTED",version="1"} 0\n' in page
     assert 'nv_inference_pending_request_count{model="identity_UINT16",version="1"} 0\n' in page
-    page = requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10).text
+    for _ in range(200):  # the kernel counts in ticks: two pages within one have no utilization between them
+        page = requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10).text
+        if 'nv_cpu_utilization ' in page:
+            break
+        time.sleep(0.05)
     assert 'nv_cpu_memory_used_bytes ' in page and 'nv_cpu_utilization ' in page
     assert 'spillway_model_request_seconds_count{model="identity_UINT16",version="1"} ' in page
 
