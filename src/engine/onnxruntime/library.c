@@ -5,9 +5,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #ifndef ORT_BUILD_LIBDIR
@@ -19,19 +17,6 @@
 static pthread_mutex_t library_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the two below */
 static ort_library library;
 static bool library_open;
-
-sp_engine_status ort_fail(sp_engine_error *reterr, sp_engine_status status, const char *format, ...)
-{
-    if (reterr) {
-        va_list args;
-        va_start(args, format);
-        memset(reterr, 0, sizeof(*reterr));
-        (void)snprintf(reterr->origin, sizeof(reterr->origin), "onnxruntime");
-        (void)vsnprintf(reterr->message, sizeof(reterr->message), format, args);
-        va_end(args);
-    }
-    return status;
-}
 
 /* The library has one code for most failures at run time, so memory, cancellation and a lost device are told by its
  * words; the list is of 1.16 to 1.31. */
@@ -124,38 +109,6 @@ sp_engine_status ort_check(const ort_library *lib, OrtStatus *status, ort_phase 
     return result;
 }
 
-static void *open_file(const char *path, char *why, size_t why_size)
-{
-    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    const char *text = handle ? NULL : dlerror();
-    if (text)
-        (void)snprintf(why, why_size, "%s", text);
-    return handle;
-}
-
-/* The first place that has the file decides: a broken library is reported, not silently replaced by another. */
-static void *open_library(char *why, size_t why_size)
-{
-    const char *chosen = getenv("SPILLWAY_ONNXRUNTIME");
-    if (chosen && *chosen)
-        return open_file(chosen, why, why_size);
-    char path[1024];
-    Dl_info self;
-    if (dladdr((void *)&library_lock, &self) && self.dli_fname && strchr(self.dli_fname, '/')) {
-        int dir_length = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
-        (void)snprintf(path, sizeof(path), "%.*s/" LIBRARY_FILE, dir_length, self.dli_fname);
-        void *handle = open_file(path, why, why_size);
-        if (handle)
-            return handle;
-    }
-    if (*ORT_BUILD_LIBDIR) {
-        void *handle = open_file(ORT_BUILD_LIBDIR "/" LIBRARY_FILE, why, why_size);
-        if (handle)
-            return handle;
-    }
-    return open_file(LIBRARY_FILE, why, why_size);
-}
-
 /* Every failure comes back as a status, so the library need not write lines of its own into our log. */
 static void ORT_API_CALL drop_line(void *param, OrtLoggingLevel severity, const char *category, const char *logid,
                                    const char *code_location, const char *message)
@@ -190,7 +143,7 @@ static sp_engine_status start_library(ort_library *lib, const OrtApiBase *base, 
 static sp_engine_status open_locked(sp_engine_error *reterr)
 {
     char why[512] = LIBRARY_FILE;
-    void *handle = open_library(why, sizeof(why));
+    void *handle = plug_library_open("SPILLWAY_ONNXRUNTIME", LIBRARY_FILE, ORT_BUILD_LIBDIR, why, sizeof(why));
     if (!handle)
         return ort_fail(reterr, SP_ENGINE_UNSUPPORTED, "library missing: %s", why);
     const OrtApiBase *(*get_base)(void) = NULL;

@@ -27,8 +27,7 @@ void ort_library_close(void); /* gives the environment back; the code stays mapp
 bool ort_library_has(const ort_library *library, const char *provider);
 
 /* Our own complaint. */
-sp_engine_status ort_fail(sp_engine_error *reterr, sp_engine_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+#define ort_fail(reterr, status, ...) plug_fail((reterr), "onnxruntime", (status), __VA_ARGS__)
 
 /* Where a foreign status came from decides what some of its codes mean. */
 typedef enum ort_phase { ORT_PHASE_LOAD, ORT_PHASE_RUN } ort_phase;

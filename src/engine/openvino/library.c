@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #ifndef OV_BUILD_LIBDIR
@@ -112,37 +111,6 @@ sp_engine_status ovp_check(const ov_library *lib, ov_status_e status, ovp_phase 
     return result;
 }
 
-static void *open_file(const char *path, char *why, size_t why_size)
-{
-    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    const char *text = handle ? NULL : dlerror();
-    if (text)
-        (void)snprintf(why, why_size, "%s", text);
-    return handle;
-}
-
-static void *open_library(char *why, size_t why_size)
-{
-    const char *chosen = getenv("SPILLWAY_OPENVINO");
-    if (chosen && *chosen)
-        return open_file(chosen, why, why_size);
-    char path[1024];
-    Dl_info self;
-    if (dladdr((void *)&library_lock, &self) && self.dli_fname && strchr(self.dli_fname, '/')) {
-        int dir_length = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
-        (void)snprintf(path, sizeof(path), "%.*s/" LIBRARY_FILE, dir_length, self.dli_fname);
-        void *handle = open_file(path, why, why_size);
-        if (handle)
-            return handle;
-    }
-    if (*OV_BUILD_LIBDIR) {
-        void *handle = open_file(OV_BUILD_LIBDIR "/" LIBRARY_FILE, why, why_size);
-        if (handle)
-            return handle;
-    }
-    return open_file(LIBRARY_FILE, why, why_size);
-}
-
 static sp_engine_status find_calls(void *handle, ov_library *lib, sp_engine_error *reterr)
 {
     const char *missing = NULL;
@@ -197,7 +165,7 @@ static sp_engine_status start_library(void *handle, ov_library *lib, sp_engine_e
 static sp_engine_status open_locked(sp_engine_error *reterr)
 {
     char why[512] = LIBRARY_FILE;
-    void *handle = open_library(why, sizeof(why));
+    void *handle = plug_library_open("SPILLWAY_OPENVINO", LIBRARY_FILE, OV_BUILD_LIBDIR, why, sizeof(why));
     if (!handle)
         return plug_fail(reterr, OV_ORIGIN, SP_ENGINE_UNSUPPORTED, "library missing: %.200s", why);
     ov_library fresh = { 0 };

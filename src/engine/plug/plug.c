@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/plug/plug.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 sp_engine_status plug_fail(sp_engine_error *reterr, const char *origin, sp_engine_status status, const char *format, ...)
@@ -16,6 +18,38 @@ sp_engine_status plug_fail(sp_engine_error *reterr, const char *origin, sp_engin
         va_end(args);
     }
     return status;
+}
+
+static void *open_file(const char *path, char *why, size_t why_size)
+{
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    const char *text = handle ? NULL : dlerror();
+    if (text)
+        (void)snprintf(why, why_size, "%s", text);
+    return handle;
+}
+
+void *plug_library_open(const char *variable, const char *file, const char *build_dir, char *why, size_t why_size)
+{
+    const char *chosen = getenv(variable);
+    if (chosen && *chosen)
+        return open_file(chosen, why, why_size);
+    char path[1024];
+    Dl_info self; /* this code is in the plug-in */
+    if (dladdr((void *)open_file, &self) && self.dli_fname && strchr(self.dli_fname, '/')) {
+        int dir_length = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
+        (void)snprintf(path, sizeof(path), "%.*s/%s", dir_length, self.dli_fname, file);
+        void *handle = open_file(path, why, why_size);
+        if (handle)
+            return handle;
+    }
+    if (*build_dir) {
+        (void)snprintf(path, sizeof(path), "%s/%s", build_dir, file);
+        void *handle = open_file(path, why, why_size);
+        if (handle)
+            return handle;
+    }
+    return open_file(file, why, why_size);
 }
 
 size_t plug_dtype_bytes(int32_t dtype)

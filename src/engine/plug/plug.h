@@ -13,6 +13,10 @@
 sp_engine_status plug_fail(sp_engine_error *reterr, const char *origin, sp_engine_status status, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* dlopen of the library behind a plug-in: the file that the environment's `variable` names and no other, else `file` beside the
+ * plug-in, in `build_dir` ("" = none), where the system looks. NULL: `why` is the linker's last word. */
+void *plug_library_open(const char *variable, const char *file, const char *build_dir, char *why, size_t why_size);
+
 /* Bytes of one element; 0 = strings, or a type that does not cross the ABI. */
 size_t plug_dtype_bytes(int32_t dtype);
 
