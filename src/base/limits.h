@@ -37,6 +37,16 @@
 /* Longest side; 65,500 is JPEG's own bound, and it keeps width * 4 far below INT_MAX. SP_TOO_LARGE. */
 #define SP_LIMIT_IMAGE_SIDE 65500
 
+/* Largest video: an hour of 1080p at 2 Mbit/s. It is spooled to disk, never held in memory. Beyond: SP_TOO_LARGE. */
+#define SP_LIMIT_VIDEO_BODY_BYTES (1024ull * 1024 * 1024)
+
+/* Pixels of one frame of a video: 8K (7,680 x 4,320) fits; the analysis holds about 120 bytes a pixel. Frames and seconds of one
+ * video: six hours at 30 a second; the index has 8 bytes a frame, and the result of one chunk must fit an answer (64 MiB).
+ * SP_TOO_LARGE, decided from the packets, before a frame is decoded. */
+#define SP_LIMIT_VIDEO_PIXELS (34u * 1000 * 1000)
+#define SP_LIMIT_VIDEO_FRAMES 650000u
+#define SP_LIMIT_VIDEO_SECONDS 21600.0
+
 /* Scans of one progressive JPEG. Encoders write about ten; each costs a pass over every coefficient, so a few KB of
  * empty scans could otherwise hold a core for minutes. SP_TOO_LARGE. */
 #define SP_LIMIT_JPEG_SCANS 100
