@@ -90,6 +90,10 @@ typedef struct sp_answer {
     struct sp_answer_memory *memory;
     sp_pin pin;                       /* infer: who answered; a sequence goes on there */
     sp_answer_sent sent;              /* send */
+    /* index, analyze: `payload` is the answer's bytes (an sp_video_index; sp_segments one behind the other), checked by nobody
+     * yet. report: a file, made of a worker's output and sealed; the callee's to close if it takes it (sets it to -1). */
+    int output_fd;
+    uint64_t output_bytes;
     int64_t microdollars;    /* estimate of what this answer cost, hedges and failed tries included */
     int64_t device_ns;       /* of the device that answered */
     bool simpler;            /* by a link that is marked simpler: do not cache, say so */
@@ -176,6 +180,13 @@ void sp_request_set_pin(sp_request *request, sp_pin pin);
 /* These bytes of the body are an encoded picture: a codec decodes it first, and the worker finds RGB8 pixels as the lease's
  * output, beside the body. Not together with set_unpack. */
 void sp_request_set_picture(sp_request *request, size_t offset, size_t size_bytes);
+
+/* index, analyze, report: the media file that the body is about: a descriptor (duplicated; a spool file or a sealed memfd, which
+ * nobody writes any more) that every link reads with pread. Requests on one file share it. `key` names its content, for the memory
+ * of bodies that crash workers. Before submit. */
+sp_status sp_request_set_media(sp_request *request, int fd, uint64_t size_bytes, const uint8_t key[32], sp_error *reterr);
+/* analyze: frames that the link which has it now has analysed; any time between submit and done. */
+uint32_t sp_request_progress(const sp_request *request);
 
 /* Later than it was (never earlier); any time before `done`. A group of callers who wait for one answer uses it. */
 void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns);
