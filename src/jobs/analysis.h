@@ -74,15 +74,15 @@ typedef void sp_analysis_done_fn(sp_analysis_run *run, sp_status status, const s
                                  void *context);
 
 /* `media_fd`: the file; duplicated. */
-sp_status sp_analysis_begin(sp_house *house, sp_loop *loop, int media_fd, uint64_t media_bytes,
+sp_status sp_analysis_run_begin(sp_house *house, sp_loop *loop, int media_fd, uint64_t media_bytes,
                             const sp_analysis_settings *settings, const sp_analysis_parts *parts, sp_analysis_done_fn *done,
                             void *context, sp_analysis_run **ret_run, sp_error *reterr);
-sp_analysis_phase sp_analysis_state(const sp_analysis_run *run, sp_analysis_summary *ret_summary); /* live: frames of chunks in hand too */
-const sp_video_index *sp_analysis_index(const sp_analysis_run *run); /* NULL before it is known */
-void sp_analysis_poke(sp_analysis_run *run); /* ask `arrived` and `claim` again */
-void sp_analysis_cancel(sp_analysis_run *run); /* no `done` will come; frees */
-void sp_analysis_free(sp_analysis_run *run);   /* after done */
+sp_analysis_phase sp_analysis_run_state(const sp_analysis_run *run, sp_analysis_summary *ret_summary); /* live: frames of chunks in hand too */
+const sp_video_index *sp_analysis_run_index(const sp_analysis_run *run); /* NULL before it is known */
+void sp_analysis_run_poke(sp_analysis_run *run); /* ask `arrived` and `claim` again */
+void sp_analysis_run_cancel(sp_analysis_run *run); /* no `done` will come; frees */
+void sp_analysis_run_free(sp_analysis_run *run);   /* after done */
 /* run.json: times, cost, who computed what, failed attempts. */
-void sp_analysis_write_run(const sp_analysis_run *run, sp_buf *out);
+void sp_analysis_run_write(const sp_analysis_run *run, sp_buf *out);
 
 #endif

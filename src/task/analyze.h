@@ -121,6 +121,8 @@ sp_status sp_analyze_order_check(sp_view body, sp_analyze_order *ret_order, cons
                                  sp_view *ret_segments, sp_error *reterr);
 
 /* --- the whole video --- */
+struct sp_media_api; /* media/image.h */
+
 typedef struct sp_analysis sp_analysis;
 /* `segments`: all of them, in any order, one behind the other. SP_INVALID: one is missing, twice or not of this video; SP_NOMEM.
  * index stays borrowed. */
