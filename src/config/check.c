@@ -122,7 +122,7 @@ static void check_chains(const sp_config *config, const names *n, const sp_yaml_
         if (!known) {
             const char *nearest = sp_nearest(chain->task, sp_config_tasks, task_count);
             sp_complain(complainer, node ? node->key_line : 0, path, "no such task; %s%s%s",
-                        nearest ? "did you mean " : "tasks are noop, classify, infer, detect", nearest ? nearest : "",
+                        nearest ? "did you mean " : "tasks are noop, classify, infer, detect, analyze", nearest ? nearest : "",
                         nearest ? "?" : "");
         }
         const sp_yaml_node *at = list && list->kind == SP_YAML_LIST ? list->first : NULL;

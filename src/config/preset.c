@@ -13,18 +13,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const sp_config_tasks[] = { "noop", "classify", "infer", "detect", NULL };
+const char *const sp_config_tasks[] = { "noop", "classify", "infer", "detect", "analyze", NULL };
 
 bool sp_config_remote_serves(const sp_remote_config *remote, const char *task)
 {
     if (!strcmp(task, "infer"))
         return remote->kind == SP_REMOTE_KSERVE;
-    return strcmp(task, "detect") != 0;
+    return strcmp(task, "detect") != 0 && strcmp(task, "analyze") != 0;
 }
 
 bool sp_config_noop_serves(const char *task)
 {
-    return strcmp(task, "infer") != 0 && strcmp(task, "detect") != 0;
+    return strcmp(task, "infer") != 0 && strcmp(task, "detect") != 0 && strcmp(task, "analyze") != 0;
 }
 
 typedef struct preset {

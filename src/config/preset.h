@@ -18,7 +18,7 @@ sp_link_role sp_link_role_of(const char *worker);
 /* Tasks that a chain can be written for. Ends with NULL. */
 extern const char *const sp_config_tasks[];
 /* Can a remote of that kind answer the task? Served models: infer goes to KServe servers, which speak of tensors; detect
- * stays here. A no-op says nothing of this machine when it is done elsewhere, but a Spillway would. */
+ * and analyze (of videos) stay here. A no-op says nothing of this machine when it is done elsewhere, but a Spillway would. */
 bool sp_config_remote_serves(const sp_remote_config *remote, const char *task);
 bool sp_config_noop_serves(const char *task); /* can a no-op worker? */
 

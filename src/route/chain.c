@@ -57,7 +57,9 @@ int sp_chain_queue_depth(const sp_house *house, const sp_request *request)
     int running = 0;
     for (int e = 0; e < request->chain->count; e++) {
         int w = request->chain->entries[e].worker;
-        if (w >= 0 && house->workers[w].state == SP_WORKER_READY)
+        if (w >= 0 && house->workers[w].state == SP_WORKER_READY && request->task == SP_TASK_ANALYZE)
+            running += house->workers[w].analyze_in_flight;
+        else if (w >= 0 && house->workers[w].state == SP_WORKER_READY)
             running += SP_MIN(house->workers[w].in_flight, (int)house->workers[w].card.executors);
     }
     return SP_MAX(house->active[request->task] - running, 0);
@@ -159,6 +161,8 @@ static sp_skip judge_for_good(const sp_house *house, const sp_request *request, 
         return SP_SKIP_DOWN;
     if (request->model)
         return judge_place(house, request, worker);
+    if (request->task == SP_TASK_ANALYZE && worker->has_card && !worker->card.analyze_window)
+        return SP_SKIP_CANNOT;
     if (request->task == SP_TASK_CLASSIFY &&
         worker->has_card && request->answer.model[0] && strcmp(worker->card.model, request->answer.model) != 0)
         return SP_SKIP_CANNOT;
@@ -187,8 +191,10 @@ static sp_skip room_at(const sp_worker *worker, const sp_request *request, bool 
     to_remote &= request->op == SP_OP_INFER;
     if ((served || to_remote) && request->model->places[worker->index].state != SP_PLACE_READY)
         return SP_SKIP_LOADING;
+    if (request->op == SP_OP_ANALYZE) /* one takes seconds to minutes; others go on beside it, and do not wait behind it */
+        return worker->analyze_in_flight < (int)worker->card.analyze_window ? SP_SKIP_NONE : SP_SKIP_FULL;
     uint32_t out = (uint32_t)(served ? worker->infer_in_flight - worker->models_in_flight
-                                     : worker->in_flight - worker->infer_in_flight);
+                                     : worker->in_flight - worker->infer_in_flight - worker->analyze_in_flight);
     return out < (served ? worker->card.infer_window : worker->card.window) ? SP_SKIP_NONE : SP_SKIP_FULL;
 }
 
@@ -222,7 +228,7 @@ static const sp_latency *latency_of(const sp_house *house, const sp_request *req
 int64_t sp_chain_p50_ns(const sp_house *house, const sp_request *request, const sp_chain_entry *entry)
 {
     int64_t seen_ns = latency_of(house, request, entry)->p50_ns;
-    if (seen_ns || request->model)
+    if (seen_ns || request->model || request->task == SP_TASK_ANALYZE) /* the card speaks of classify */
         return seen_ns;
     return entry->worker >= 0 ? house->workers[entry->worker].card.p50_ns : 0;
 }
@@ -239,7 +245,7 @@ static int64_t p99_of(const sp_house *house, const sp_request *request, const sp
         return seen_ns;
     if (entry->worker < 0)
         return UNKNOWN_REMOTE_NS;
-    return request->model ? 0 : house->workers[entry->worker].card.p99_ns;
+    return request->model || request->task == SP_TASK_ANALYZE ? 0 : house->workers[entry->worker].card.p99_ns;
 }
 
 /* --- the choice -------------------------------------------------------------------------------------------------- */
@@ -380,7 +386,8 @@ void sp_chain_pick(sp_house *house, sp_request *request, bool hedge, sp_pick *re
 
 static sp_worker_role pool_role(sp_op op)
 {
-    return op == SP_OP_DECODE || op == SP_OP_UNPACK ? SP_ROLE_CODEC : SP_ROLE_NET;
+    bool net = op == SP_OP_FETCH || op == SP_OP_SEND;
+    return net ? SP_ROLE_NET : SP_ROLE_CODEC;
 }
 
 sp_worker *sp_chain_pick_pool(sp_house *house, const sp_request *request, bool *ret_possible)
@@ -428,6 +435,8 @@ int64_t sp_chain_attempt_deadline(const sp_house *house, const sp_request *reque
 {
     int64_t deadline_ns = request->shared->deadline_ns, timeout_ns = house->config.link_timeout_ns, later_ns = INT64_MAX;
     bool again = false;
+    if (sp_request_is_of_video(request))
+        timeout_ns = 0; /* how long it takes is the file's business; the worker's progress is watched, and a chain may say more */
     if (request->task == SP_TASK_MODELS)
         return deadline_ns; /* this worker is meant, nobody can take over */
     if (entry < 0) { /* a step of its own: another worker of the same role takes over */

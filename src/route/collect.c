@@ -39,8 +39,8 @@ static void note_times(sp_worker *worker, sp_request *request, const sp_completi
     answer->postprocess_ns += SP_CLAMP(done->postprocess_ns, (int64_t)0, t->took_ns);
     answer->batch_run_ns = SP_CLAMP(done->batch_run_ns, (int64_t)0, t->took_ns);
     answer->batch_size = SP_CLAMP(done->batch_size, 1u, (uint32_t)SP_LIMIT_BATCH);
-    if (request->model)
-        return; /* what it took in the queue of its model, too */
+    if (request->model || sp_request_is_of_video(request))
+        return; /* what it took in the queue of its model, too; and a video says nothing of how long a picture takes */
     int64_t item_ns = t->took_ns / answer->batch_size;
     worker->service_ns = worker->service_ns ? (worker->service_ns * 7 + item_ns) / 8 : item_ns;
 }
@@ -138,6 +138,23 @@ static sp_status take_content(const sp_worker *worker, sp_request *request, cons
     return SP_OK;
 }
 
+/* Tens of megabytes: whoever wants them copies them, and then checks the copy. */
+static sp_status take_video(const sp_worker *worker, sp_request *request, const sp_lease *given, const sp_completion *done)
+{
+    sp_answer *answer = &request->answer;
+    if (given->link >= 0)
+        name_the_link(worker, &worker->house->links[given->link], request);
+    else
+        (void)snprintf(answer->link, sizeof(answer->link), "%s", worker->name);
+    if (given->op == SP_OP_REPORT)
+        return sp_request_adopt_report(request, done->output_bytes, &answer->error);
+    if (!done->answer_bytes || done->answer_bytes > SP_ANSWER_STRIDE)
+        return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
+    answer->payload = sp_view_make(worker->answers + (size_t)done->slot * SP_ANSWER_STRIDE, done->answer_bytes);
+    answer->memory = worker->memory;
+    return SP_OK;
+}
+
 static sp_status take_answer(const sp_worker *worker, sp_request *request, const sp_lease *given, const sp_completion *done)
 {
     uint32_t offset = 0, size_bytes = done->answer_bytes;
@@ -146,6 +163,8 @@ static sp_status take_answer(const sp_worker *worker, sp_request *request, const
         name_the_link(worker, &worker->house->links[given->link], request);
         return sp_infer_take(worker, request, done, 0, size_bytes);
     }
+    if (sp_request_is_of_video(request))
+        return take_video(worker, request, given, done);
     if (done->answer_bytes > (request->task == SP_TASK_INFER ? SP_ANSWER_STRIDE : SP_LIMIT_ANSWER_BYTES))
         return SP_FAIL(&answer->error, SP_INTERNAL, "%s wrote an answer of %u bytes", worker->name, done->answer_bytes);
     sp_status s = SP_OK;

@@ -20,12 +20,12 @@
 #define WAITING_LOOKED_AT 64
 
 /* Chains before DECODE: what is found to need pixels there is decoded in the same turn. */
-static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND, SP_OP_NOOP,   SP_OP_CLASSIFY,
-                                    SP_OP_INFER, SP_OP_DETECT, SP_OP_DECODE, SP_OP_UNPACK };
+static const sp_op turn_order[] = { SP_OP_FETCH, SP_OP_SEND,   SP_OP_NOOP,   SP_OP_CLASSIFY, SP_OP_INFER, SP_OP_DETECT,
+                                    SP_OP_DECODE, SP_OP_UNPACK, SP_OP_INDEX, SP_OP_REPORT,   SP_OP_ANALYZE };
 
 void sp_dispatch_answer_poisoned(sp_request *request)
 {
-    bool decoder = request->op == SP_OP_DECODE || request->op == SP_OP_UNPACK;
+    bool decoder = request->op == SP_OP_DECODE || request->op == SP_OP_UNPACK || request->op == SP_OP_INDEX;
     sp_metric_add(request->house->poison_metric, 1);
     sp_status s = SP_FAIL_CODE(&request->answer.error, decoder ? SP_REFUSED : SP_INTERNAL,
                                decoder ? "crashed_decoder" : "crashed_model",
@@ -110,7 +110,8 @@ static sp_op chain_op(const sp_request *request)
 {
     static const sp_op ops[SP_TASK_COUNT] = { [SP_TASK_NOOP] = SP_OP_NOOP,   [SP_TASK_CLASSIFY] = SP_OP_CLASSIFY,
                                               [SP_TASK_SEND] = SP_OP_SEND,   [SP_TASK_INFER] = SP_OP_INFER,
-                                              [SP_TASK_DETECT] = SP_OP_DETECT };
+                                              [SP_TASK_DETECT] = SP_OP_DETECT, [SP_TASK_INDEX] = SP_OP_INDEX,
+                                              [SP_TASK_ANALYZE] = SP_OP_ANALYZE, [SP_TASK_REPORT] = SP_OP_REPORT };
     return ops[request->task];
 }
 
@@ -296,9 +297,14 @@ static verdict try_pool(sp_house *house, sp_queue *queue, sp_request *request)
     return worker ? give(queue, request, worker, -1, -1) : WAITS;
 }
 
+static bool is_codecs(sp_op op)
+{
+    return op == SP_OP_DECODE || op == SP_OP_UNPACK || op == SP_OP_INDEX || op == SP_OP_REPORT;
+}
+
 static bool is_pool(sp_op op)
 {
-    return op == SP_OP_DECODE || op == SP_OP_UNPACK || op == SP_OP_FETCH || op == SP_OP_SEND;
+    return is_codecs(op) || op == SP_OP_FETCH || op == SP_OP_SEND;
 }
 
 /* One request of a queue: leased, left waiting, or taken out (answered or moved). */
@@ -326,7 +332,7 @@ static verdict try_one(sp_house *house, sp_queue *queue, sp_request *request)
 
 static bool may_do(const sp_worker *worker, const sp_request *request)
 {
-    if (request->op == SP_OP_DECODE || request->op == SP_OP_UNPACK)
+    if (is_codecs(request->op))
         return worker->role == SP_ROLE_CODEC;
     if (is_pool(request->op))
         return worker->role == SP_ROLE_NET;

@@ -22,13 +22,14 @@ const char *sp_task_name(sp_task task)
 {
     static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify",
                                          [SP_TASK_SEND] = "send", [SP_TASK_INFER] = "infer", [SP_TASK_DETECT] = "detect",
-                                         [SP_TASK_MODELS] = "models" };
+                                         [SP_TASK_MODELS] = "models", [SP_TASK_INDEX] = "index",
+                                         [SP_TASK_ANALYZE] = "analyze", [SP_TASK_REPORT] = "report" };
     return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
 }
 
 bool sp_task_parse(const char *text, sp_task *ret_task)
 {
-    static const sp_task asked_for[] = { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_DETECT }; /* by name; infer has a protocol */
+    static const sp_task asked_for[] = { SP_TASK_NOOP, SP_TASK_CLASSIFY, SP_TASK_DETECT }; /* by name; the others have ways of their own */
     for (size_t i = 0; i < SP_ARRAY_LEN(asked_for); i++) {
         if (strcmp(text, sp_task_name(asked_for[i])) == 0) {
             *ret_task = asked_for[i];
@@ -173,7 +174,8 @@ static void init_requests(sp_house *house)
     sp_slot_request *shared = (sp_slot_request *)(void *)(house->memory + SP_REQUEST_MEMFD_REQUESTS_OFFSET);
     for (uint32_t i = 0; i < SP_LIMIT_SLOTS; i++) {
         sp_request *request = &house->requests[i];
-        *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .output_fd = -1 };
+        *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .media_fd = -1, .output_fd = -1,
+                                   .answer.output_fd = -1 };
         request->shared = &shared[i];
         request->inline_body = house->memory + SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)i * SP_LIMIT_SLOT_INLINE_BYTES;
         request->head = (sp_infer_head *)(void *)(house->memory + SP_REQUEST_MEMFD_HEADS_OFFSET + (size_t)i * SP_INFER_HEAD_STRIDE);

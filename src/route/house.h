@@ -19,9 +19,12 @@ typedef enum sp_task {
     SP_TASK_INFER,  /* plain tensors to a served model (KServe) */
     SP_TASK_DETECT, /* a picture to boxes, by a served model */
     SP_TASK_MODELS, /* the house's own: loads and unloads of served models */
+    SP_TASK_INDEX,   /* the house's own, by a codec worker: what a video file holds (media/video.h) */
+    SP_TASK_ANALYZE, /* a run of a video's segments, by a device worker (task/analyze.h) */
+    SP_TASK_REPORT,  /* the house's own, by a codec worker: all segments to the files of a report */
     SP_TASK_COUNT
 } sp_task;
-const char *sp_task_name(sp_task task); /* "noop", "classify", "send", "infer", "detect", "models" */
+const char *sp_task_name(sp_task task); /* the word above, in small letters */
 bool sp_task_parse(const char *text, sp_task *ret_task);
 
 typedef struct sp_house_config {
@@ -90,8 +93,9 @@ typedef struct sp_answer {
     struct sp_answer_memory *memory;
     sp_pin pin;                       /* infer: who answered; a sequence goes on there */
     sp_answer_sent sent;              /* send */
-    /* index, analyze: `payload` is the answer's bytes (an sp_video_index; sp_segments one behind the other), checked by nobody
-     * yet. report: a file, made of a worker's output and sealed; the callee's to close if it takes it (sets it to -1). */
+    /* index, analyze: `payload` is the answer's bytes (an sp_video_index; sp_segments one behind the other) where the worker
+     * wrote them: copy first, then check the copy. They stay until the callback returns, or as long as `memory` is referenced
+     * and the request not closed. report: a sealed file (a tar), the house's until sp_request_take_output; else -1. */
     int output_fd;
     uint64_t output_bytes;
     int64_t microdollars;    /* estimate of what this answer cost, hedges and failed tries included */
@@ -185,8 +189,10 @@ void sp_request_set_picture(sp_request *request, size_t offset, size_t size_byte
  * nobody writes any more) that every link reads with pread. Requests on one file share it. `key` names its content, for the memory
  * of bodies that crash workers. Before submit. */
 sp_status sp_request_set_media(sp_request *request, int fd, uint64_t size_bytes, const uint8_t key[32], sp_error *reterr);
-/* analyze: frames that the link which has it now has analysed; any time between submit and done. */
+/* analyze: frames that the link which has it now has analysed; any time between submit and done. A worker's claim. */
 uint32_t sp_request_progress(const sp_request *request);
+/* report: the file of the answer, the caller's to close from now on; -1 = there is none. Between `done` and close. */
+int sp_request_take_output(sp_request *request);
 
 /* Later than it was (never earlier); any time before `done`. A group of callers who wait for one answer uses it. */
 void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns);

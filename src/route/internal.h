@@ -91,6 +91,7 @@ typedef struct sp_worker {
     sp_lease leases[SP_LIMIT_SLOTS];
     int in_flight, infer_in_flight; /* leases out; of them those of served models */
     int models_in_flight;           /* of those LOADs and UNLOADs, which hold up nothing else */
+    int analyze_in_flight;          /* chunks of videos; they have a window of their own */
     uint32_t output_serials[SP_LIMIT_SLOTS]; /* which output descriptor it holds, 0 = none */
 
     /* Across incarnations: */
@@ -143,6 +144,8 @@ struct sp_request {
     uint64_t body_limit_bytes;
     uint64_t body_expected_bytes; /* Content-Length, within the limit; 0 = unknown */
     int body_fd;
+    int media_fd; /* of a video: what its links read with pread; shared with other requests */
+    uint8_t media_key[32];
 
     int output_fd; /* made at the first DECODE, kept for the slot's next requests */
     uint32_t output_serial;
@@ -316,6 +319,12 @@ sp_status sp_request_hand_over(sp_request *request, sp_worker *worker, sp_op op,
                                sp_error *reterr);
 /* What a FETCH left in the output becomes the body: sealed against writing, mapped read-only. */
 sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_error *reterr);
+/* What a REPORT left there becomes the answer's file, sealed likewise. */
+sp_status sp_request_adopt_report(sp_request *request, uint64_t size_bytes, sp_error *reterr);
+static inline bool sp_request_is_of_video(const sp_request *request)
+{
+    return request->task == SP_TASK_INDEX || request->task == SP_TASK_ANALYZE || request->task == SP_TASK_REPORT;
+}
 void sp_queue_push(sp_queue *queue, sp_request *request);
 void sp_queue_push_front(sp_queue *queue, sp_request *request);
 void sp_queue_remove(sp_queue *queue, sp_request *request);

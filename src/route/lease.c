@@ -16,14 +16,14 @@
 
 static bool writes_output(sp_op op)
 {
-    return op == SP_OP_DECODE || op == SP_OP_FETCH || op == SP_OP_UNPACK;
+    return op == SP_OP_DECODE || op == SP_OP_FETCH || op == SP_OP_UNPACK || op == SP_OP_REPORT;
 }
 
 static sp_status give_output(sp_worker *worker, sp_request *request, sp_op op, sp_error *reterr)
 {
     /* A stale lease may still be writing the old output: what the new one writes must be out of its reach. And what is
-     * fetched will be sealed against writing, which needs a memfd that nobody ever mapped. */
-    if ((writes_output(op) && request->leases_out > 0) || op == SP_OP_FETCH)
+     * fetched, or a report, will be sealed against writing, which needs a memfd that nobody ever mapped. */
+    if ((writes_output(op) && request->leases_out > 0) || op == SP_OP_FETCH || op == SP_OP_REPORT)
         sp_fd_closep(&request->output_fd);
     if (request->output_fd < 0) {
         int fd = memfd_create("spillway-output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -62,6 +62,7 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
         return request->output_kind;
     case SP_OP_FETCH:
     case SP_OP_UNPACK:
+    case SP_OP_REPORT:
         return SP_OUTPUT_BYTES;
     case SP_OP_REMOTE:
         if (request->task == SP_TASK_INFER)
@@ -71,6 +72,8 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
     case SP_OP_SEND:
     case SP_OP_LOAD:
     case SP_OP_UNLOAD:
+    case SP_OP_INDEX:
+    case SP_OP_ANALYZE:
         break;
     }
     return SP_OUTPUT_NONE;
@@ -83,6 +86,10 @@ static sp_status give_descriptors(sp_worker *worker, sp_request *request, sp_op 
     if (request->body_fd >= 0 && wants_body) {
         sp_control word = { .kind = SP_CONTROL_BODY, .slot = request->slot, .serial = request->shared->body_memfd_serial };
         s = sp_control_send(worker->control_fd, &word, &request->body_fd, 1, reterr);
+    }
+    if (!s && request->media_fd >= 0) {
+        sp_control word = { .kind = SP_CONTROL_MEDIA, .slot = request->slot, .serial = request->shared->media_serial };
+        s = sp_control_send(worker->control_fd, &word, &request->media_fd, 1, reterr);
     }
     if (!s && output_kind != SP_OUTPUT_NONE)
         s = give_output(worker, request, op, reterr);
@@ -154,6 +161,7 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int k
     worker->in_flight++;
     worker->infer_in_flight += is_served(op);
     worker->models_in_flight += op == SP_OP_LOAD || op == SP_OP_UNLOAD;
+    worker->analyze_in_flight += op == SP_OP_ANALYZE;
     worker->reserved |= request->suspect; /* nobody beside it until it is back */
     house->leased_count++;
     request->state = SP_REQUEST_LEASED;
@@ -234,6 +242,7 @@ void sp_lease_returned(sp_worker *worker, sp_request *request, sp_verdict verdic
     worker->in_flight--;
     worker->infer_in_flight -= is_served(lease->op);
     worker->models_in_flight -= lease->op == SP_OP_LOAD || lease->op == SP_OP_UNLOAD;
+    worker->analyze_in_flight -= lease->op == SP_OP_ANALYZE;
     worker->house->leased_count--;
     request->leases_out--;
     if (worker->in_flight == worker->models_in_flight)

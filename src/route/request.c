@@ -128,15 +128,22 @@ static sp_status check_task(const sp_house *house, const sp_request_params *para
                             SP_LIMIT_SEND_HEADERS_BYTES - 1);
     if (params->task == SP_TASK_SEND || params->task == SP_TASK_MODELS)
         return SP_OK;
+    if (params->task == SP_TASK_INDEX || params->task == SP_TASK_REPORT) {
+        if (house->role_counts[SP_ROLE_CODEC])
+            return SP_OK;
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_codec", "nobody here can read videos: start with a codec worker "
+                            "(--workers codec0,cpu0)");
+    }
     if (params->only_link && find_only(house, chain, params->only_link) < 0)
         return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "no_such_link", "'%.31s' is no link of %s; GET /v1/links names them",
                             params->only_link, sp_task_name(params->task));
     if (!chain->count && (params->task == SP_TASK_INFER || params->task == SP_TASK_DETECT))
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
                             "no worker here can run models: start with a device worker (--workers codec0,cpu0)");
-    if (!chain->count && params->task == SP_TASK_CLASSIFY)
+    if (!chain->count && (params->task == SP_TASK_CLASSIFY || params->task == SP_TASK_ANALYZE))
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link",
-                            "no worker here can classify: start with a device worker (--workers codec0,cpu0)");
+                            "no worker here can %s: start with a device worker (--workers codec0,cpu0)",
+                            sp_task_name(params->task));
     if (!chain->count)
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_link", "no worker is configured for %s", sp_task_name(params->task));
     return params->task == SP_TASK_CLASSIFY ? check_model(house, chain, params->model, reterr) : SP_OK;
@@ -175,7 +182,8 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
     shared->target[0] = shared->send_headers[0] = 0;
     atomic_store_explicit(&shared->cancelled_lease, 0, memory_order_relaxed);
     atomic_store_explicit(&shared->spared_lease, 0, memory_order_relaxed);
-    shared->fetch_limit_bytes = 0;
+    shared->fetch_limit_bytes = shared->media_bytes = 0;
+    shared->media_serial = 0;
     if (params->request_id && *params->request_id)
         copy_text(shared->request_id, sizeof(shared->request_id), params->request_id);
     else
@@ -249,6 +257,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     request->body_expected_bytes = SP_MIN(params->body_bytes_hint, request->body_limit_bytes);
     request->output_kind = SP_OUTPUT_NONE;
     memset(&request->answer, 0, offsetof(sp_answer, attempts)); /* attempt_count says how many of the rest are valid */
+    request->answer.output_fd = -1;
     request->answer.received_ns = params->received_ns;
     take_facts(request, params);
     fill_shared(request, params);
@@ -371,6 +380,42 @@ void sp_request_set_detect(sp_request *request, float threshold, float iou)
     request->shared->iou = iou;
 }
 
+sp_status sp_request_set_media(sp_request *request, int fd, uint64_t size_bytes, const uint8_t key[32], sp_error *reterr)
+{
+    SP_ASSERT(request->state == SP_REQUEST_FILLING && sp_request_is_of_video(request));
+    int own = -1;
+    /* Opened anew it is read-only whatever the caller's is; where /proc is closed, or the file may not be opened, it is the same. */
+    if (sp_shm_reopen_read_only(fd, &own, NULL))
+        own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (own < 0)
+        return SP_FAIL_ERRNO(reterr, SP_NOMEM, "no descriptor for the media file");
+    sp_fd_closep(&request->media_fd);
+    request->media_fd = own;
+    memcpy(request->media_key, key, sizeof(request->media_key));
+    request->shared->media_bytes = size_bytes;
+    request->shared->media_serial = ++request->house->next_serial;
+    return SP_OK;
+}
+
+uint32_t sp_request_progress(const sp_request *request)
+{
+    for (int i = 0; request->state == SP_REQUEST_LEASED && i < request->live_count; i++) {
+        const sp_worker *worker = &request->house->workers[request->live_workers[i]];
+        sp_worker_page *page = worker->page; /* a const atomic cannot be loaded */
+        uint64_t told = page ? atomic_load_explicit(&page->progress[request->slot], memory_order_relaxed) : 0;
+        if (worker->leases[request->slot].op == SP_OP_ANALYZE && (uint32_t)(told >> 32) == worker->leases[request->slot].number)
+            return (uint32_t)told;
+    }
+    return 0;
+}
+
+int sp_request_take_output(sp_request *request)
+{
+    int fd = request->answer.output_fd;
+    request->answer.output_fd = -1;
+    return fd;
+}
+
 const char *sp_request_id(const sp_request *request)
 {
     return request->shared->request_id;
@@ -418,6 +463,20 @@ sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_err
     shared->payload_offset = 0;
     shared->body_in_memfd = 1;
     shared->body_memfd_serial = ++house->next_serial;
+    return SP_OK;
+}
+
+sp_status sp_request_adopt_report(sp_request *request, uint64_t size_bytes, sp_error *reterr)
+{
+    struct stat st;
+    if (request->output_fd < 0 || !size_bytes || fstat(request->output_fd, &st) < 0 || (uint64_t)st.st_size != size_bytes)
+        return SP_FAIL(reterr, SP_INTERNAL, "the report is not as long as was said");
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL; /* whoever wrote it cannot change it any more */
+    if (fcntl(request->output_fd, F_ADD_SEALS, seals) < 0)
+        return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "sealing the report");
+    request->answer.output_fd = request->output_fd;
+    request->output_fd = -1;
+    request->answer.output_bytes = size_bytes;
     return SP_OK;
 }
 
@@ -518,6 +577,8 @@ void sp_request_recycle_if_done(sp_request *request)
         return;
     sp_house *house = request->house;
     drop_body(request);
+    sp_fd_closep(&request->media_fd);
+    sp_fd_closep(&request->answer.output_fd); /* nobody took the report */
     struct stat st;
     if (request->output_fd >= 0 && (fstat(request->output_fd, &st) < 0 || st.st_size > SP_OUTPUT_KEEP_BYTES)) {
         sp_fd_closep(&request->output_fd);

@@ -21,9 +21,12 @@ static bool serves(const sp_worker *worker, sp_task task)
     case SP_TASK_CLASSIFY:
     case SP_TASK_INFER:
     case SP_TASK_DETECT:
+    case SP_TASK_ANALYZE:
         return worker->role == SP_ROLE_DEVICE;
     case SP_TASK_SEND:
     case SP_TASK_MODELS:
+    case SP_TASK_INDEX:
+    case SP_TASK_REPORT:
     case SP_TASK_COUNT:
         break;
     }
@@ -42,6 +45,9 @@ static bool remote_serves(const sp_remote_config *remote, sp_task task)
     case SP_TASK_DETECT:
     case SP_TASK_SEND:
     case SP_TASK_MODELS:
+    case SP_TASK_INDEX:
+    case SP_TASK_ANALYZE: /* a file is not sent away to be analysed: `spillway` there has its own jobs */
+    case SP_TASK_REPORT:
     case SP_TASK_COUNT:
         break;
     }

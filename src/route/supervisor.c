@@ -218,6 +218,7 @@ static sp_status take_card(sp_worker *worker, sp_error *reterr)
                        card.max_batch);
     card.window = SP_CLAMP(card.window, 1u, (uint32_t)SP_LIMIT_SLOTS);
     card.infer_window = SP_MIN(card.infer_window, (uint32_t)SP_LIMIT_SLOTS);
+    card.analyze_window = SP_MIN(card.analyze_window, (uint32_t)SP_LIMIT_SLOTS);
     card.p50_ns = SP_CLAMP(card.p50_ns, (int64_t)0, 60 * SP_NS_PER_S);
     card.p99_ns = SP_CLAMP(card.p99_ns, card.p50_ns, 60 * SP_NS_PER_S);
     worker->card = card;

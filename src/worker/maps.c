@@ -62,7 +62,7 @@ sp_status sp_maps_open(sp_maps *maps, int control_fd, sp_error *reterr)
 {
     maps->control_fd = control_fd;
     for (int i = 0; i < SP_LIMIT_SLOTS; i++)
-        maps->slots[i] = (sp_slot_map){ .body_fd = -1, .output_fd = -1 };
+        maps->slots[i] = (sp_slot_map){ .body_fd = -1, .output_fd = -1, .media_fd = -1 };
     struct pollfd ready = { .fd = control_fd, .events = POLLIN };
     if (poll(&ready, 1, HELLO_WAIT_MS) != 1)
         return SP_FAIL(reterr, SP_UNAVAILABLE, "no word from the gateway on descriptor %d", control_fd);
@@ -89,6 +89,13 @@ static void take_body(sp_slot_map *map, uint32_t serial, int fd)
     map->body_serial = serial;
 }
 
+static void take_media(sp_slot_map *map, uint32_t serial, int fd)
+{
+    sp_fd_closep(&map->media_fd);
+    map->media_fd = fd;
+    map->media_serial = serial;
+}
+
 static void take_output(sp_slot_map *map, uint32_t serial, int fd)
 {
     unmap(&map->output, &map->output_bytes);
@@ -113,6 +120,8 @@ sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr)
             take_body(&maps->slots[message.slot], message.serial, fds[0]);
         else if (used && message.kind == SP_CONTROL_OUTPUT)
             take_output(&maps->slots[message.slot], message.serial, fds[0]);
+        else if (used && message.kind == SP_CONTROL_MEDIA)
+            take_media(&maps->slots[message.slot], message.serial, fds[0]);
         else if (fd_count == 1 && message.kind == SP_CONTROL_CONFIG && maps->on_config)
             maps->on_config(maps->on_config_context, message.serial, fds[0]);
         else
@@ -188,6 +197,16 @@ void sp_maps_answered(sp_maps *maps, uint32_t slot, size_t touched_bytes)
     maps->answers_touched[slot] = SP_MAX(maps->answers_touched[slot], SP_MIN(touched_bytes, SP_ANSWER_STRIDE));
 }
 
+sp_status sp_maps_media(const sp_maps *maps, uint32_t slot, int *ret_fd, sp_error *reterr)
+{
+    const sp_slot_map *map = &maps->slots[slot];
+    uint32_t serial = maps->requests[slot].media_serial;
+    if (map->media_fd < 0 || !serial || map->media_serial != serial)
+        return SP_FAIL(reterr, SP_INTERNAL, "the media file of slot %u never arrived", slot);
+    *ret_fd = map->media_fd;
+    return SP_OK;
+}
+
 static sp_slot_map *output_of(sp_maps *maps, uint32_t slot, uint32_t serial)
 {
     sp_slot_map *map = &maps->slots[slot];
@@ -197,7 +216,8 @@ static sp_slot_map *output_of(sp_maps *maps, uint32_t slot, uint32_t serial)
 sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr)
 {
     *ret_input = (sp_view){ 0 };
-    if (submission->output_kind == SP_OUTPUT_NONE || submission->op == SP_OP_DECODE || submission->op == SP_OP_FETCH)
+    if (submission->output_kind == SP_OUTPUT_NONE || submission->op == SP_OP_DECODE || submission->op == SP_OP_FETCH ||
+        submission->op == SP_OP_REPORT)
         return SP_OK;
     sp_slot_map *map = output_of(maps, submission->slot, submission->output_serial);
     if (!map)
@@ -259,6 +279,8 @@ void sp_maps_release(sp_maps *maps, uint32_t slot)
     unmap(&map->body, &map->body_bytes);
     sp_fd_closep(&map->body_fd);
     map->body_serial = 0;
+    sp_fd_closep(&map->media_fd);
+    map->media_serial = 0;
     if (map->output_bytes > SP_OUTPUT_KEEP_BYTES)
         sp_maps_drop_output(maps, slot);
 }

@@ -19,6 +19,8 @@ typedef struct sp_slot_map {
     uint8_t *output; /* read-write when the gateway sent it writable (codec), else read-only */
     size_t output_bytes;
     bool output_writable;
+    uint32_t media_serial; /* 0 = none */
+    int media_fd;          /* for pread */
 } sp_slot_map;
 
 typedef struct sp_maps {
@@ -58,6 +60,9 @@ const sp_infer_head *sp_maps_infer_head(const sp_maps *maps, uint32_t slot);
 uint8_t *sp_maps_answer(sp_maps *maps, uint32_t slot);
 void sp_maps_answered(sp_maps *maps, uint32_t slot, size_t touched_bytes);
 
+/* The media file that goes with the slot's request: borrowed until it is released. SP_INTERNAL: it never came. */
+sp_status sp_maps_media(const sp_maps *maps, uint32_t slot, int *ret_fd, sp_error *reterr);
+
 /* The first `size_bytes` of the slot's output, for reading. */
 sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr);
 
@@ -69,7 +74,7 @@ sp_status sp_maps_output_fd(sp_maps *maps, const sp_submission *submission, int 
 /* Lets go of the slot's output, which has become something else. */
 void sp_maps_drop_output(sp_maps *maps, uint32_t slot);
 
-/* The request is through here: lets go of its body, and of an output too large to keep. */
+/* The request is through here: lets go of its body, of its media file, and of an output too large to keep. */
 void sp_maps_release(sp_maps *maps, uint32_t slot);
 
 #endif

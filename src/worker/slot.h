@@ -26,7 +26,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 5u
+#define SP_SLOT_ABI 6u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -52,8 +52,12 @@ typedef enum sp_op {
     /* A codec worker's: */
     SP_OP_UNPACK = 11, /* body: a KServe request that is compressed, or whose tensors are JSON -> output: its tensors, packed;
                         * answer: its JSON header, rewritten to the binary form (binary_data_size in place of data) */
+    /* Of a video (the slot's media file; task/analyze.h says what lies in the body): */
+    SP_OP_INDEX = 12,   /* codec: file -> sp_video_index as the answer */
+    SP_OP_ANALYZE = 13, /* device: sp_analyze_order, index; file -> sp_segments one behind the other as the answer */
+    SP_OP_REPORT = 14,  /* codec: order, index, all segments; file -> output: a tar, written with pwrite like a FETCH's */
 } sp_op;
-#define SP_OP_COUNT 12
+#define SP_OP_COUNT 15
 
 /* What lies in a slot's output memfd. */
 typedef enum sp_output_kind {
@@ -96,6 +100,8 @@ typedef struct sp_slot_request {
     char target[SP_LIMIT_TARGET_BYTES];              /* FETCH, SEND: URL; "" = none */
     char send_headers[SP_LIMIT_SEND_HEADERS_BYTES];  /* SEND: "Name: value\n" each */
     uint64_t fetch_limit_bytes;
+    uint64_t media_bytes;  /* INDEX, ANALYZE, REPORT: of the media file, which many requests may share */
+    uint32_t media_serial; /* names its descriptor sent over the control socket; 0 = none */
     /* A lease whose number is <= cancelled_lease is no longer wanted, unless it is spared_lease: a hedged request has two
      * leases out, and the younger one may be the one that is withdrawn. sp_work_item_cancelled() reads them. */
     _Atomic uint32_t cancelled_lease, spared_lease;
@@ -252,6 +258,7 @@ typedef struct sp_worker_card {
     uint32_t executors;     /* threads that take work */
     uint32_t window;        /* leases it is useful to have out: executors * max_batch * 2 */
     uint32_t infer_window;  /* the same of served models (INFER, DETECT), counted apart: their queues are the worker's */
+    uint32_t analyze_window; /* the same of chunks of videos (ANALYZE), which take seconds to minutes */
     int64_t p50_ns, p99_ns; /* of one batch of one, measured at load */
     sp_prep_spec prep;
 } sp_worker_card;
@@ -285,6 +292,8 @@ typedef struct sp_worker_page {
     sp_worker_card card;
     sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES]; /* a sampler's; a simulated device's own */
     sp_device_counters counters;
+    /* ANALYZE: the lease in the upper half, frames analysed for it in the lower. */
+    _Alignas(64) _Atomic uint64_t progress[SP_LIMIT_SLOTS];
 } sp_worker_page;
 
 #define SP_REQUEST_MEMFD_REQUESTS_OFFSET 4096u
@@ -311,6 +320,7 @@ typedef enum sp_control_kind {
     SP_CONTROL_FAILED = 5, /* worker -> gateway: cannot serve (any more); `text` says why; the process ends */
     SP_CONTROL_CONFIG = 6, /* gateway -> net worker: a sealed memfd with the YAML of snapshot `serial`; the worker keeps the
                             * last four */
+    SP_CONTROL_MEDIA = 7,  /* gateway -> worker: the media file of `slot`, `serial`; read-only, for pread */
 } sp_control_kind;
 
 typedef struct sp_control {

@@ -111,6 +111,18 @@ sp_status sp_worker_output_fd(const sp_work_item *item, int *ret_fd, sp_error *r
     return sp_maps_output_fd(&sp_process.maps, item->submission, ret_fd, reterr);
 }
 
+sp_status sp_worker_media(const sp_work_item *item, int *ret_fd, uint64_t *ret_size_bytes, sp_error *reterr)
+{
+    *ret_size_bytes = item->request->media_bytes;
+    return sp_maps_media(&sp_process.maps, item->submission->slot, ret_fd, reterr);
+}
+
+void sp_worker_progress(const sp_work_item *item, uint32_t frames)
+{
+    uint64_t told = (uint64_t)item->submission->lease << 32 | frames;
+    atomic_store_explicit(&sp_process.maps.page->progress[item->submission->slot], told, memory_order_relaxed);
+}
+
 void sp_process_complete(sp_work_item *item, int64_t begun_ns)
 {
     sp_completion *done = &item->done;
@@ -126,6 +138,8 @@ void sp_process_complete(sp_work_item *item, int64_t begun_ns)
         done->answer_bytes = more ? sizeof(sp_answer_remote_failure) : sizeof(item->error);
     }
     pthread_mutex_lock(&sp_process.answer_lock);
+    if (item->submission->op == SP_OP_REPORT && !item->status)
+        sp_maps_drop_output(&sp_process.maps, done->slot); /* it is a file of the gateway's now */
     sp_maps_answered(&sp_process.maps, done->slot, item->answer_touched);
     sp_maps_release(&sp_process.maps, done->slot); /* before the lease goes back: the slot may come again at once */
     bool pushed = sp_completions_push(&sp_process.maps.page->completions, &sp_process.completion_tail, done);

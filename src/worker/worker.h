@@ -14,7 +14,7 @@ typedef struct sp_work_item {
     const sp_submission *submission;
     sp_view body;   /* the payload (file), read-only */
     sp_view input;  /* output memfd's content left by an earlier link; empty if none */
-    uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES; of an INFER SP_ANSWER_STRIDE */
+    uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES; of INFER, INDEX and ANALYZE SP_ANSWER_STRIDE */
     /* The kind sets: */
     sp_status status;
     sp_error error;
@@ -122,6 +122,13 @@ uint8_t *sp_worker_output(const sp_work_item *item, size_t size_bytes, sp_error 
 
 /* The slot's output as a descriptor for pwrite, for a FETCH. Borrowed. SP_INTERNAL: it never came. */
 sp_status sp_worker_output_fd(const sp_work_item *item, int *ret_fd, sp_error *reterr);
+
+/* The media file that goes with the request (INDEX, ANALYZE, REPORT), for pread; *ret_size_bytes: how much of it counts.
+ * Borrowed while the item is in hand. SP_INTERNAL: it never came. */
+sp_status sp_worker_media(const sp_work_item *item, int *ret_fd, uint64_t *ret_size_bytes, sp_error *reterr);
+
+/* ANALYZE: so many frames of it are done; any thread. */
+void sp_worker_progress(const sp_work_item *item, uint32_t frames);
 
 /* True when the gateway no longer wants this item; cheap, call between stages. */
 bool sp_work_item_cancelled(const sp_work_item *item);

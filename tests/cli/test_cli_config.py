@@ -11,7 +11,7 @@ TREE = pathlib.Path(__file__).resolve().parents[2]
 def test_the_example_is_good(run):
     done = run("config", "check", TREE / "deploy/spillway.yaml")
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout == f"{TREE}/deploy/spillway.yaml: good: 4 chains, 0 remotes, 0 tokens\n"
+    assert done.stdout == f"{TREE}/deploy/spillway.yaml: good: 5 chains, 0 remotes, 0 tokens\n"
 
 
 def test_check_prints_every_complaint_a_line(run, tmp_path):

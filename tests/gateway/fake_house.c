@@ -126,7 +126,7 @@ static void gate_open(const sp_request *opener)
 
 static void answer(sp_request *r)
 {
-    sp_answer a = { .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode_fast = r->decode_fast };
+    sp_answer a = { .output_fd = -1, .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode_fast = r->decode_fast };
     int64_t now = sp_clock_now_ns();
     char text[200] = "";
     a.received_ns = r->received_ns;
@@ -255,7 +255,7 @@ static sp_status echo(sp_request *r, sp_infer_answer *infer, sp_answer_memory *m
 static void infer_answer(sp_request *r)
 {
     static sp_infer_answer infer;
-    sp_answer a = { .attempt_count = 1, .pin = { 1, 1 } };
+    sp_answer a = { .output_fd = -1, .attempt_count = 1, .pin = { 1, 1 } };
     sp_answer_memory *memory = calloc(1, sizeof(*memory));
     memory->references = 1;
     infer = (sp_infer_answer){ .batch_rows = 1, .batch_leader = 1, .queue_ns = 1000, .input_ns = 1000, .infer_ns = 5000, .output_ns = 1000 };

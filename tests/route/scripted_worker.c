@@ -311,6 +311,32 @@ static sp_status detect(const work *w, sp_completion *done, uint8_t *answer)
     return SP_OK;
 }
 
+/* INDEX and ANALYZE answer with the media file's beginning and the body behind it; a REPORT is a file that holds both. */
+static sp_status video(const work *w, sp_completion *done, uint8_t *answer, sp_view body)
+{
+    uint32_t slot = w->submission.slot;
+    int media = -1, out = -1;
+    size_t most = SP_MIN(maps.requests[slot].media_bytes, (uint64_t)SP_LIMIT_ANSWER_BYTES);
+    sp_status s = sp_maps_media(&maps, slot, &media, NULL);
+    if (s)
+        return s;
+    ssize_t n = pread(media, answer, most, 0);
+    if (n < 0 || write(media, "x", 1) >= 0) /* it is not ours to write */
+        return SP_INTERNAL;
+    memcpy(answer + n, body.data, body.size_bytes);
+    done->answer_bytes = (uint32_t)((size_t)n + body.size_bytes);
+    if (w->submission.op != SP_OP_REPORT)
+        return SP_OK;
+    s = sp_maps_output_fd(&maps, &w->submission, &out, NULL);
+    if (!s && pwrite(out, answer, done->answer_bytes, 0) != (ssize_t)done->answer_bytes)
+        s = SP_INTERNAL;
+    done->output_kind = SP_OUTPUT_BYTES;
+    done->output_bytes = done->answer_bytes;
+    if (!s)
+        sp_maps_drop_output(&maps, slot);
+    return s;
+}
+
 static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
 {
     sp_view body = { 0 };
@@ -343,6 +369,10 @@ static sp_status run(const work *w, sp_completion *done, uint8_t *answer)
         return detect(w, done, answer);
     case SP_OP_UNPACK:
         return unpack(w, done, answer, body);
+    case SP_OP_INDEX:
+    case SP_OP_ANALYZE:
+    case SP_OP_REPORT:
+        return video(w, done, answer, body);
     }
     return SP_UNSUPPORTED;
 }
@@ -404,6 +434,8 @@ static void take_in(void)
         *w = (work){ .submission = next, .script = read_script(&next), .begun_ns = sp_clock_now_ns() };
         w->due_ns = w->begun_ns + w->script.delay_ms * SP_NS_PER_MS;
         note(w);
+        if (next.op == SP_OP_ANALYZE)
+            atomic_store(&maps.page->progress[next.slot], (uint64_t)next.lease << 32 | 7);
     }
 }
 
@@ -428,6 +460,7 @@ static void say_ready(void)
     if (strcmp(kind, "cpu") == 0 || strcmp(kind, "cuda") == 0 || strcmp(kind, "sim") == 0)
         (void)snprintf(card.model, sizeof(card.model), "m");
     card.infer_window = SP_LIMIT_SLOTS;
+    card.analyze_window = 1;
     card.prep = (sp_prep_spec){ .resize_w = 8, .resize_h = 8, .crop_w = 8, .crop_h = 8 };
     if (read_file("window", text, sizeof(text)))
         card.window = (uint32_t)strtol(text, NULL, 10);
