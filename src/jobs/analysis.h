@@ -25,7 +25,8 @@ typedef void sp_parts_saved_fn(sp_status status, const sp_error *err, void *cont
 typedef struct sp_analysis_parts {
     void *context;
     void (*load)(void *context, sp_parts_loaded_fn *reply, void *reply_context);
-    /* The segments of one chunk. The run goes on without waiting; it ends only when all are saved or have failed to be. */
+    /* The segments of one chunk; they stay where they are until the reply, which has to come even when the run is cancelled
+     * meanwhile. The run goes on without waiting; it ends only when all are saved or have failed to be. */
     void (*save)(void *context, uint32_t first_segment, sp_view segments, sp_parts_saved_fn *reply, void *reply_context);
     /* Optional, several servers on one video. claim: may this chunk be worked on here now? false = somebody else has it (or the
      * answer comes later by sp_analysis_run_poke). arrived: segments that others have finished since. */
@@ -41,7 +42,9 @@ typedef struct sp_analysis_settings {
     const char *tier, *tenant, *request_id; /* copied */
     bool local_only, force_cpu;
     int priority;
-    int64_t chunk_timeout_ns; /* of one chunk's request; 0 = an hour */
+    int64_t chunk_timeout_ns; /* of one chunk's request, counted again when another one is finished; 0 = an hour */
+    int outstanding;         /* chunks that are with the house at once, those that wait in its queues too; 0 = two a ready
+                              * device worker, which is fair to others. A house with one video may have more */
     sp_video_limits limits;
     const char *(*header)(void *context, const char *name);    /* for conditions; as in sp_request_params */
     const char *(*parameter)(void *context, const char *name);

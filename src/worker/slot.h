@@ -53,7 +53,7 @@ typedef enum sp_op {
     SP_OP_UNPACK = 11, /* body: a KServe request that is compressed, or whose tensors are JSON -> output: its tensors, packed;
                         * answer: its JSON header, rewritten to the binary form (binary_data_size in place of data) */
     /* Of a video (the slot's media file; task/analyze.h says what lies in the body): */
-    SP_OP_INDEX = 12,   /* codec: file -> sp_video_index as the answer */
+    SP_OP_INDEX = 12,   /* codec: file -> sp_video_index as the answer. Body: sp_video_limits, or nothing for the usual ones */
     SP_OP_ANALYZE = 13, /* device: sp_analyze_order, index; file -> sp_segments one behind the other as the answer */
     SP_OP_REPORT = 14,  /* codec: order, index, all segments; file -> output: a tar, written with pwrite like a FETCH's */
 } sp_op;
