@@ -58,7 +58,8 @@ typedef struct sp_analysis_link {
     int64_t busy_ns, device_ns, microdollars;
 } sp_analysis_link;
 typedef struct sp_analysis_summary {
-    uint32_t frames_done, frames_total, chunks_done, chunks_total, segments_kept; /* kept: taken from `parts` */
+    uint32_t frames_done, frames_total, /* analysed; of the index, lost ones too */
+        chunks_done, chunks_total, segments_kept; /* kept: taken from `parts` */
     int64_t begun_ns, ended_ns, index_ns, analyze_ns, report_ns;
     int64_t microdollars;
     int link_count;
@@ -85,6 +86,11 @@ const sp_video_index *sp_analysis_run_index(const sp_analysis_run *run); /* NULL
 void sp_analysis_run_poke(sp_analysis_run *run); /* ask `arrived` and `claim` again */
 void sp_analysis_run_cancel(sp_analysis_run *run); /* no `done` will come; frees */
 void sp_analysis_run_free(sp_analysis_run *run);   /* after done */
+/* "cpu", "gpu" (any device that is no CPU), "gpu+cpu"; "kept" = nothing had to be computed. */
+const char *sp_analysis_mode(const sp_analysis_summary *summary);
+/* The link that did most of the frames; NULL = none did any. */
+const sp_analysis_link *sp_analysis_main_link(const sp_analysis_summary *summary);
+double sp_analysis_rate(const sp_analysis_run *run, const sp_analysis_link *link); /* dollars an hour, by the rates; 0 = unknown */
 /* run.json: times, cost, who computed what, failed attempts. */
 void sp_analysis_run_write(const sp_analysis_run *run, sp_buf *out);
 
