@@ -50,7 +50,7 @@ typedef struct sp_frame_region {
 } sp_frame_region;
 typedef struct sp_frame_record {
     uint32_t number;                 /* of the index */
-    uint8_t has_pair, damaged, key, cut; /* cut: a scene ends with this frame */
+    uint8_t has_pair, damaged, key, cut; /* cut: pair: looks like the end of a scene (the merge decides) */
     int64_t pts;
     uint32_t mean, deviation;        /* grey, thousandths */
     uint32_t dark, bright;           /* pixels below 16, above 239: thousandths of all */
@@ -83,8 +83,9 @@ typedef struct sp_analyze_timing {
 void sp_analyzer_timing(const sp_analyzer *analyzer, sp_analyze_timing *ret_timing);
 
 /* Analyses `count` frames that follow each other: grey[i] is h rows, stride_bytes apart; grey[count] too when has_next (the
- * frame behind the last one). frames[i] has number, pts, damaged, key; missing[i] (NULL = none): the next frame of the index
- * was lost, so frame i has no pair. Fills ret_records. Allocates nothing. Each frame is expanded once. */
+ * frame behind the last one), and frames[count] with it. frames[i] has number, pts, damaged, key. Where a number does not follow
+ * the one before (the frame between was lost), there is no pair. Fills ret_records. Allocates nothing. Each frame is expanded
+ * once. */
 void sp_analyzer_run(sp_analyzer *analyzer, const uint8_t *const *grey, size_t stride_bytes, const sp_video_frame *frames,
                      int count, bool has_next, sp_frame_record *ret_records);
 
@@ -97,9 +98,10 @@ typedef struct sp_segment_head {
     uint8_t file_sha256[32], params_sha256[32];
     uint32_t segment, record_count;
     sp_video_loss loss;
-    uint64_t check;      /* xxh64 of everything behind the head */
+    uint64_t check;      /* xxh64 of everything behind the head, seeded with that of everything before this */
 } sp_segment_head;
-/* Appends one segment. Records in rising number. Fails as sp_buf does. */
+/* Appends one segment. Records in rising number, at most those of the segment; `loss` (NULL = none) gives error_count and
+ * reason, lost and damaged frames are counted here. Fails as sp_buf does. */
 void sp_segment_write(sp_buf *out, const sp_video_index *index, const sp_analyze_params *params, uint32_t segment,
                       const sp_frame_record *records, uint32_t record_count, const sp_video_loss *loss);
 /* Is this (8-byte aligned) a segment of that video under those parameters, whole and in order? *ret_bytes: how long it is;
