@@ -75,6 +75,8 @@ typedef struct sp_box_planes {
 /* Floats that nms_f32 wants as `spare`, 64-byte aligned. */
 #define SP_NMS_SPARE(most) (6 * SP_ALIGN_UP((size_t)(most), (size_t)16))
 
+struct sp_flow_measure;
+
 /* weights: axis->weight from axis->first and axis->count; zero beyond count. Each double operation is the reference's, in
  *   its order; only taps are computed side by side.
  * pack_h, pack_v: bring axis->weight into the level's own order in axis->packed (may set axis->mode).
@@ -94,7 +96,8 @@ typedef struct sp_box_planes {
  * order_f32: the indices of all n scores in topk_f32's order. spare: 2 * n.
  * nms_f32: greedy suppression. A box is kept unless it overlaps a box that was kept before it (and is of its class) by
  *   intersection / union > iou, as arith.h computes it; at most `most` are kept, their indices rising. Returns how many.
- *   iou >= 0. Boxes without area or with a NaN neither suppress nor are suppressed. */
+ *   iou >= 0. Boxes without area or with a NaN neither suppress nor are suppressed.
+ * The ops on grey planes: plane_rows.h. */
 #define SP_KERNEL(name, result, parameters) typedef result sp_##name##_fn parameters;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL

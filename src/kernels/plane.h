@@ -34,7 +34,7 @@ SP_DEFINE_CLEANUP(sp_plane_scratch, sp_plane_scratch_free)
 void sp_grey_from_y8(uint8_t *dst, const uint8_t *y, int n, bool limited);
 /* Samples of `bits` 9 .. 16 in native-endian uint16_t: first to 8 bits, (y + half) >> (bits - 8) clamped to 255, then as above. */
 void sp_grey_from_y16(uint8_t *dst, const uint16_t *y, int n, int bits, bool limited);
-/* Full-range BT.601: (4899 R + 9617 G + 1868 B + 8192) >> 14, as cv2's RGB to grey. `step`: bytes from pixel to pixel (3, 4);
+/* Full-range BT.601: (9798 R + 19235 G + 3735 B + 16384) >> 15, as cv2's RGB to grey. `step`: bytes from pixel to pixel (3, 4);
  * r, g, b: the offsets of the channels in a pixel. */
 void sp_grey_from_rgb8(uint8_t *dst, const uint8_t *rgb, int n, int step, int r, int g, int b);
 

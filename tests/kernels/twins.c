@@ -6,6 +6,7 @@
 #include "kernels/axis.h"
 #include "kernels/kernels.h"
 #include "kernels/math.h"
+#include "plane_twins.h"
 #include "test.h"
 
 #include <math.h>

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Gaussian and box blur as OpenCV 5 computes them on 8-bit pictures.
+ *
+ * Gaussian: the kernel in double, then to 8 fractional bits by error diffusion from the rim inwards (its sum is exactly
+ * 256); across into 16 bits, which is exact; down with one rounding. Box: exact sums; up to 256 pixels under the window the
+ * division is a multiplication with 23 fractional bits, above that a multiplication in float, and in double for the last
+ * w % 8 columns, where OpenCV's vectors end. */
+#include "kernels/kernels.h"
+#include "kernels/plane_rows.h"
+
+#include <math.h>
+#include <string.h>
+
+#define GAUSSIAN_MAX 31
+#define BOX_MAX 255
+
+/* A row with `reach` reflected pixels on both sides; returns its pixel 0. */
+static uint8_t *reflected(uint8_t *line, const uint8_t *src, int w, int reach)
+{
+    uint8_t *row = line + SP_ALIGN_UP(reach, 64);
+    memcpy(row, src, (size_t)w);
+    for (int i = 1; i <= reach; i++) {
+        row[-i] = src[sp_reflect(-i, w)];
+        row[w - 1 + i] = src[sp_reflect(w - 1 + i, w)];
+    }
+    return row;
+}
+
+size_t sp_blur_room(int w, int h)
+{
+    size_t line = SP_PLANE_TAKEN((size_t)w + 2 * 128 + BOX_MAX), sums = SP_PLANE_TAKEN((size_t)w * 4);
+    (void)h;
+    return line + (GAUSSIAN_MAX + 1 + 2) * sums + 2 * BOX_MAX * sizeof(void *);
+}
+
+/* The kernel's taps in 1/256. */
+static void gaussian_weights(uint16_t *weight, int taps, double sigma)
+{
+    static const uint16_t small[4][5] = { { 256 }, { 64, 128 }, { 16, 64, 96 }, { 8, 28, 56, 72 } };
+    static const uint16_t nine[5] = { 4, 13, 30, 51, 60 };
+    int half = taps / 2;
+    double value[GAUSSIAN_MAX / 2 + 1], sum = 0, err = 0;
+    if (!(sigma > 0) && taps <= 9) {
+        for (int i = 0; i <= half; i++)
+            weight[i] = weight[taps - 1 - i] = taps == 9 ? nine[i] : small[half][i];
+        return;
+    }
+    double s = sigma > 0 ? sigma : fma(taps, 0.15, 0.35), scale = -0.125 / (s * s);
+    for (int i = 0; i < half; i++) {
+        int x = 2 * i + 1 - taps;
+        value[i] = exp((double)(x * x) * scale);
+        sum += value[i];
+    }
+    double unit = 1.0 / (2 * sum + 1);
+    int total = 0;
+    for (int i = 0; i < half; i++) {
+        double v = value[i] * unit * 256 + err, whole = rint(v);
+        err = v - whole;
+        weight[i] = weight[taps - 1 - i] = (uint16_t)whole;
+        total += 2 * (int)whole;
+    }
+    weight[half] = (uint16_t)(256 - total);
+}
+
+void sp_blur_gaussian(sp_plane dst, sp_plane src, int ksize, double sigma, sp_plane_scratch *scratch)
+{
+    sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
+    int w = src.w, h = src.h, half = ksize / 2;
+    uint16_t weight[GAUSSIAN_MAX];
+    uint16_t *ring[GAUSSIAN_MAX];
+    gaussian_weights(weight, ksize, sigma);
+    uint8_t *line = sp_plane_take(&room, (size_t)w + 256);
+    for (int i = 0; i < ksize; i++)
+        ring[i] = sp_plane_take(&room, (size_t)w * 2);
+    int made = 0; /* rows across, row y in ring[y % ksize] */
+    for (int y = 0; y < h; y++) {
+        const uint16_t *rows[GAUSSIAN_MAX];
+        for (; made < h && made <= y + half; made++) {
+            const uint8_t *row = reflected(line, sp_plane_row(src, made), w, half);
+            sp_kernels.blur_across(ring[made % ksize], row - half, weight, ksize, w);
+        }
+        for (int t = 0; t < ksize; t++)
+            rows[t] = ring[sp_reflect(y + t - half, h) % ksize];
+        sp_kernels.blur_down(sp_plane_row_out(dst, y), rows, weight, ksize, w);
+    }
+}
+
+/* sums[i] = the sum of k pixels from row[i] on. */
+static void sum_across(uint32_t *sums, const uint8_t *row, int k, int n)
+{
+    uint32_t sum = 0;
+    for (int i = 0; i < k; i++)
+        sum += row[i];
+    for (int i = 0; i < n; i++) {
+        sums[i] = sum;
+        sum += (uint32_t)row[i + k] - row[i];
+    }
+}
+
+/* column += sums of the row that comes, -= of the row that goes. */
+static void box_row(uint32_t *column, const uint8_t *row, uint32_t *sums, int k, int n, bool comes)
+{
+    sum_across(sums, row, k, n);
+    if (comes) {
+        for (int i = 0; i < n; i++)
+            column[i] += sums[i];
+    } else {
+        for (int i = 0; i < n; i++)
+            column[i] -= sums[i];
+    }
+}
+
+static void box_divide(uint8_t *dst, const uint32_t *column, int k, int n)
+{
+    int area = k * k, vectors = n & ~7;
+    if (area == 1) {
+        for (int i = 0; i < n; i++)
+            dst[i] = (uint8_t)column[i];
+        return;
+    }
+    if (area <= 256) {
+        uint32_t scale = (1u << 23) / (uint32_t)area, rest = (1u << 23) % (uint32_t)area, half = (uint32_t)area / 2;
+        if (2 * rest < (uint32_t)area)
+            half++;
+        else
+            scale++;
+        for (int i = 0; i < n; i++)
+            dst[i] = (uint8_t)((column[i] + half) * scale >> 23);
+        return;
+    }
+    float scale = (float)(1.0 / area);
+    for (int i = 0; i < vectors; i++)
+        dst[i] = (uint8_t)rintf((float)(int32_t)column[i] * scale);
+    for (int i = vectors; i < n; i++)
+        dst[i] = (uint8_t)rint(column[i] * (1.0 / area));
+}
+
+void sp_blur_box(sp_plane dst, sp_plane src, int ksize, sp_plane_scratch *scratch)
+{
+    sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
+    int w = src.w, h = src.h, before = ksize / 2, after = ksize - 1 - before;
+    uint8_t *line = sp_plane_take(&room, (size_t)w + 256 + BOX_MAX);
+    uint32_t *column = sp_plane_take(&room, (size_t)w * 4), *sums = sp_plane_take(&room, (size_t)w * 4);
+    memset(column, 0, (size_t)w * 4);
+    for (int t = -before; t < after; t++) {
+        const uint8_t *row = reflected(line, sp_plane_row(src, sp_reflect(t, h)), w, before + 1);
+        box_row(column, row - before, sums, ksize, w, true);
+    }
+    for (int y = 0; y < h; y++) {
+        const uint8_t *row = reflected(line, sp_plane_row(src, sp_reflect(y + after, h)), w, before + 1);
+        box_row(column, row - before, sums, ksize, w, true);
+        box_divide(sp_plane_row_out(dst, y), column, ksize, w);
+        row = reflected(line, sp_plane_row(src, sp_reflect(y - before, h)), w, before + 1);
+        box_row(column, row - before, sums, ksize, w, false);
+    }
+}
