@@ -339,14 +339,14 @@ TEST(a_slow_link_is_hedged_and_the_first_answer_wins)
     CHECK_INT(s.attempt_count, 2);
     CHECK_INT(s.microdollars, 30000); /* both were asked, both are counted */
     CHECK_INT(stage_counter("spillway_link_hedges_won_total", "task=\"noop\",link=\"noop1\""), 1);
-    stage_turn(&s, 100);
+    stage_settle(&s);
     CHECK_INT(sp_house_leased_count(s.house), 0); /* the loser was withdrawn and came back */
     /* The hedge loses: the younger lease is withdrawn, the elder one answers. */
     stage_script(&s, "noop0", "delay=120");
     stage_script(&s, "noop1", "delay=2000");
     stage_one(&s, NULL, "elder");
     CHECK_TEXT(s.link, "noop0");
-    stage_turn(&s, 100);
+    stage_settle(&s);
     CHECK_INT(sp_house_leased_count(s.house), 0);
     /* The first fails while the hedge is out: the hedge answers. */
     stage_script(&s, "noop0", "delay=60 status=internal");
@@ -637,7 +637,7 @@ TEST(a_slow_remote_is_hedged_by_a_device_that_needs_pixels)
     stage_one(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
     CHECK_TEXT(s.link, "cpu0");
     CHECK_INT(stage_log_count(&s, "codec0 2 0 0 pict"), 1);
-    stage_turn(&s, 50);
+    stage_settle(&s);
     CHECK_INT(sp_house_leased_count(s.house), 0);
     stage_close(&s);
 }
@@ -731,13 +731,22 @@ static void turn_until_quarantined(stage *s, int at_most_ms)
         stage_turn(s, 5);
 }
 
+/* Each link's answers to the golden inputs have been compared. */
+static void wait_checks(stage *s, int64_t before)
+{
+    for (int64_t until_ns = sp_clock_now_ns() + 10000 * MS;
+         stage_counter("spillway_guard_checks_total", "") < before + 3 && sp_clock_now_ns() < until_ns;)
+        stage_turn(s, 5);
+    stage_settle(s);
+}
+
 TEST(a_link_that_becomes_ready_is_held_to_golden_inputs)
 {
     stage s;
     purged = 0;
     int64_t checks = stage_counter("spillway_guard_checks_total", "");
     stage_open(&s, "codec0,cuda0,cpu0", guarded, 0);
-    stage_turn(&s, 300);
+    wait_checks(&s, checks);
     CHECK_INT(stage_counter("spillway_guard_checks_total", "") - checks, 3);
     CHECK(!stage_link(&s, "classify", "cuda0").quarantined);
     CHECK_INT(sp_house_open_count(s.house), 0);
@@ -745,9 +754,11 @@ TEST(a_link_that_becomes_ready_is_held_to_golden_inputs)
     sp_house_on_quarantine(s.house, purge, NULL);
     stage_script(&s, "cuda0", "die");
     stage_ask(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
-    stage_turn(&s, 20);
+    int64_t until_ns = sp_clock_now_ns() + 10000 * MS;
+    while (!stage_log_count(&s, "cuda0 3 0 0 pict") && sp_clock_now_ns() < until_ns)
+        stage_turn(&s, 1); /* until it has read that it is to die; the next one is not to */
     stage_script(&s, "cuda0", "p=0.7575");
-    turn_until_quarantined(&s, 3000);
+    turn_until_quarantined(&s, 10000);
     CHECK(stage_link(&s, "classify", "cuda0").quarantined);
     CHECK_INT(purged, 1);
     stage_wait(&s, 1, 2000);
@@ -760,8 +771,9 @@ TEST(a_link_that_becomes_ready_is_held_to_golden_inputs)
 TEST(a_link_made_wrong_by_one_percent_is_caught_within_2000_requests)
 {
     stage s;
+    int64_t checks = stage_counter("spillway_guard_checks_total", "");
     stage_open(&s, "codec0,cuda0,cpu0", guarded, 0); /* guard.per_mille: 1, the default */
-    stage_turn(&s, 200);
+    wait_checks(&s, checks);
     CHECK(!stage_link(&s, "classify", "cuda0").quarantined);
     stage_script(&s, "cuda0", "p=0.7575");
     int asked = 0;
@@ -770,7 +782,7 @@ TEST(a_link_made_wrong_by_one_percent_is_caught_within_2000_requests)
             stage_ask(&s, &(sp_request_params){ .task = SP_TASK_CLASSIFY }, "picture");
         stage_wait(&s, asked, 5000);
     }
-    turn_until_quarantined(&s, 3000); /* the last one may still lie with the reference */
+    turn_until_quarantined(&s, 10000); /* the last one may still lie with the reference */
     CHECK(stage_link(&s, "classify", "cuda0").quarantined);
     CHECK(strstr(stage_link(&s, "classify", "cuda0").reason, "a live answer") != NULL);
     CHECK_INT(s.ok, asked);

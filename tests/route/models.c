@@ -191,8 +191,7 @@ static void one(stage *s, asked *a, uint32_t id)
 
 static void nothing_is_left(stage *s)
 {
-    for (int64_t until_ns = sp_clock_now_ns() + 5 * SP_NS_PER_S; s->house->leased_count && sp_clock_now_ns() < until_ns;)
-        (void)sp_loop_turn(s->loop, 20 * MS, NULL);
+    stage_settle(s);
     CHECK_INT(s->house->open_count, 0);
     CHECK_INT(s->house->leased_count, 0);
     CHECK_INT(s->house->free_count, SP_LIMIT_SLOTS);

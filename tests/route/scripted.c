@@ -166,6 +166,13 @@ void stage_turn(stage *s, int ms)
         (void)sp_loop_turn(s->loop, SP_NS_PER_MS, NULL);
 }
 
+void stage_settle(stage *s)
+{
+    for (int64_t until_ns = sp_clock_now_ns() + 10 * SP_NS_PER_S;
+         (sp_house_leased_count(s->house) || sp_house_open_count(s->house)) && sp_clock_now_ns() < until_ns;)
+        (void)sp_loop_turn(s->loop, 20 * SP_NS_PER_MS, NULL);
+}
+
 int stage_ok_of(const stage *s, const char *link)
 {
     for (int i = 0; i < 16; i++) {

@@ -31,6 +31,8 @@ void stage_script(stage *s, const char *worker, const char *text); /* from now o
 sp_request *stage_ask(stage *s, const sp_request_params *params, const char *body); /* fills task's defaults: noop, 5 s */
 void stage_wait(stage *s, int answers, int at_most_ms);
 void stage_one(stage *s, const sp_request_params *params, const char *body); /* ask and wait for its answer */
+/* Until no lease is out and nothing is open, the house's own checks of its links included; at most 10 s. */
+void stage_settle(stage *s);
 void stage_turn(stage *s, int ms); /* lets time pass */
 int stage_ok_of(const stage *s, const char *link);
 int64_t stage_counter(const char *name, const char *labels);
