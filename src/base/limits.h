@@ -40,6 +40,11 @@
 /* Largest video: an hour of 1080p at 2 Mbit/s. It is spooled to disk, never held in memory. Beyond: SP_TOO_LARGE. */
 #define SP_LIMIT_VIDEO_BODY_BYTES (1024ull * 1024 * 1024)
 
+/* Bodies of videos that are being handed in, all together, on disk: four of the largest. Beyond: SP_BUSY. And how many at once: each
+ * holds two buffers (512 KiB) between the loop and the thread that writes. */
+#define SP_LIMIT_UPLOADS_BYTES (4ull * SP_LIMIT_VIDEO_BODY_BYTES)
+#define SP_LIMIT_UPLOADS 64
+
 /* Pixels of one frame of a video: 8K (7,680 x 4,320) fits; the analysis holds about 120 bytes a pixel. Frames and seconds of one
  * video: six hours at 30 a second; the index has 8 bytes a frame, and the result of one chunk must fit an answer (64 MiB).
  * SP_TOO_LARGE, decided from the packets, before a frame is decoded. */

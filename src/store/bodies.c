@@ -16,6 +16,22 @@
 #define NAMES_BYTES (1024u * 1024) /* of one group: 256 works, each with one name or a sweep's erased ones */
 static const char scratch[] = ".new"; /* one thread writes, so one name is enough */
 
+/* Those of a process that was killed in mid-write. */
+static void remove_unfinished(sp_bodies *bodies)
+{
+    int fd = openat(bodies->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir) {
+        sp_fd_closep(&fd);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.' && strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            (void)unlinkat(bodies->dir_fd, entry->d_name, 0);
+    }
+    (void)closedir(dir);
+}
+
 sp_status sp_bodies_open(sp_bodies *bodies, const char *data_dir, sp_error *reterr)
 {
     char path[1024];
@@ -29,7 +45,7 @@ sp_status sp_bodies_open(sp_bodies *bodies, const char *data_dir, sp_error *rete
     bodies->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (bodies->dir_fd < 0)
         return SP_FAIL_FROM(reterr, SP_UNAVAILABLE, "open", errno, "cannot open %s: %s", path, strerror(errno));
-    (void)unlinkat(bodies->dir_fd, scratch, 0); /* from a process that was killed in mid-write; mostly there is none */
+    remove_unfinished(bodies);
     return SP_OK;
 }
 
@@ -98,16 +114,70 @@ static sp_status fail(int e, const char *what, sp_error *reterr)
                         "cannot %s: %s%s", what, strerror(e), full ? "; free some space under the data directory" : "");
 }
 
+static sp_status note_fresh(sp_bodies *bodies, const char *name, sp_error *reterr)
+{
+    sp_buf_append(&bodies->fresh, name, strlen(name) + 1);
+    return sp_buf_ok(&bodies->fresh) ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory to note a body file");
+}
+
 sp_status sp_bodies_write(sp_bodies *bodies, const char *name, sp_view body, sp_error *reterr)
 {
-    sp_buf_append(&bodies->fresh, name, strlen(name) + 1); /* first: what is written must be known to be undone */
-    if (!sp_buf_ok(&bodies->fresh))
-        return SP_FAIL(reterr, SP_NOMEM, "no memory to note a body file");
+    sp_status s = note_fresh(bodies, name, reterr); /* first: what is written must be known to be undone */
+    if (s)
+        return s;
     int e = write_file(bodies, name, body);
     if (e)
         return fail(e, "write a job's body to disk", reterr);
     bodies->dirty = true;
     return SP_OK;
+}
+
+static sp_status give_name(sp_bodies *bodies, const char *file, const char *name, sp_error *reterr)
+{
+    sp_status s = note_fresh(bodies, name, reterr);
+    int e = s ? 0 : faulted();
+    if (!s && !e && renameat(bodies->dir_fd, file, bodies->dir_fd, name) != 0)
+        e = errno;
+    if (e)
+        s = fail(e, "name a job's file", reterr);
+    bodies->dirty = bodies->dirty || !s;
+    return s;
+}
+
+sp_status sp_bodies_adopt(sp_bodies *bodies, const char *file, const char *name, sp_error *reterr)
+{
+    return give_name(bodies, file, name, reterr);
+}
+
+static int grow_file(sp_bodies *bodies, const char *path, uint64_t offset_bytes, sp_view piece, bool last)
+{
+    int fd = openat(bodies->dir_fd, path, O_WRONLY | O_CREAT | O_CLOEXEC | (offset_bytes ? 0 : O_TRUNC), 0600);
+    if (fd < 0)
+        return errno;
+    int e = lseek(fd, (off_t)offset_bytes, SEEK_SET) < 0 ? errno : write_all(fd, piece);
+    if (!e && last)
+        e = sync_fd(fd);
+    if (close(fd) != 0 && !e)
+        e = errno;
+    return e;
+}
+
+sp_status sp_bodies_grow(sp_bodies *bodies, const char *name, uint64_t offset_bytes, sp_view piece, bool last, sp_error *reterr)
+{
+    char path[80];
+    (void)snprintf(path, sizeof(path), ".put-%s", name);
+    int e = grow_file(bodies, path, offset_bytes, piece, last);
+    sp_status s = e ? fail(e, "write a job's report to disk", reterr) : SP_OK;
+    if (!s && last)
+        s = give_name(bodies, path, name, reterr);
+    if (s)
+        (void)unlinkat(bodies->dir_fd, path, 0);
+    return s;
+}
+
+bool sp_bodies_there(const sp_bodies *bodies, const char *name)
+{
+    return faccessat(bodies->dir_fd, name, F_OK, 0) == 0;
 }
 
 sp_status sp_bodies_read(sp_bodies *bodies, const char *name, int *ret_fd, sp_error *reterr)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -77,5 +78,28 @@ sp_status sp_store_directory_lock(const char *data_dir, const char *name, int *r
     if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)length, 0) < 0) { /* only the message of another would miss it */ }
     *ret_fd = fd;
     fd = -1;
+    return SP_OK;
+}
+
+sp_status sp_store_directory_file(const char *data_dir, char *ret_name, int *ret_fd, sp_error *reterr)
+{
+    char path[1024];
+    sp_status s = sp_store_directory_make(data_dir, reterr);
+    if (s)
+        return s;
+    (void)snprintf(path, sizeof(path), "%.900s/bodies", data_dir);
+    if (mkdir(path, 0700) == 0)
+        (void)sp_store_directory_sync(data_dir); /* what is renamed into it is synced there, once it matters */
+    (void)snprintf(path, sizeof(path), "%.900s/bodies/.up-XXXXXX", data_dir);
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return sp_error_set(reterr, errno == ENOMEM ? SP_NOMEM : SP_UNAVAILABLE,
+                            errno == ENOSPC || errno == EDQUOT ? "disk_full" : "", "open", errno, __FILE__, __LINE__,
+                            "cannot make a file under %.200s: %s", data_dir, strerror(errno));
+    if (ret_name)
+        (void)snprintf(ret_name, 64, "%s", strrchr(path, '/') + 1);
+    else
+        (void)unlink(path);
+    *ret_fd = fd;
     return SP_OK;
 }

@@ -88,6 +88,19 @@ sp_status jobs_bytes_copy(jobs_bytes *bytes, const void *data, size_t size_bytes
     return SP_OK;
 }
 
+sp_status jobs_bytes_append(jobs_bytes *bytes, const void *data, size_t size_bytes, sp_error *reterr)
+{
+    uint8_t *grown = realloc(bytes->data, bytes->size_bytes + size_bytes + 1);
+    if (!grown)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for %zu bytes of a job", bytes->size_bytes + size_bytes);
+    if (size_bytes)
+        memcpy(grown + bytes->size_bytes, data, size_bytes);
+    bytes->data = grown;
+    bytes->size_bytes += size_bytes;
+    grown[bytes->size_bytes] = 0;
+    return SP_OK;
+}
+
 int64_t jobs_unix_ms(void)
 {
     return sp_clock_wall_ns() / SP_NS_PER_MS;
@@ -174,6 +187,7 @@ void sp_jobs_close(sp_jobs *jobs)
 static void run_op(sp_store_work *work)
 {
     jobs_op *op = (jobs_op *)work;
+    op->again = false;
     if (op->refused) /* on the loop's side already; answered in turn, like all others */
         work->status = SP_FAIL(&work->error, op->refused, "%s", op->why);
     else
@@ -196,6 +210,12 @@ static void free_op(jobs_op *op)
 static void done_op(sp_store_work *work)
 {
     jobs_op *op = (jobs_op *)work;
+    if (op->again && !work->status) { /* behind whoever came meanwhile */
+        op->again = false;
+        op->step++;
+        sp_store_submit_or_refuse(op->jobs->thread, work);
+        return;
+    }
     /* A conflict may bring what is there instead: the other's job and result. */
     bool tells = work->status == SP_OK || work->status == SP_CONFLICT;
     sp_job_reply reply = {
@@ -208,6 +228,7 @@ static void done_op(sp_store_work *work)
         .result = tells ? sp_view_make(op->result_out.data, op->result_out.size_bytes) : (sp_view){ 0 },
         .cursor = op->next_cursor,
         .existed = op->existed,
+        .next = op->next,
     };
     if (work->status == SP_OK)
         reply.body_fd = op->body_fd;
@@ -234,18 +255,19 @@ static jobs_op *new_op(sp_jobs *jobs, jobs_call call, sp_job_reply_fn *reply, vo
     op->call = call;
     op->reply = reply;
     op->context = context;
-    op->body_fd = -1;
+    op->body_fd = op->file.fd = -1;
+    op->file.name = "";
     op->state = -1;
     return op;
 }
 
-static void submit(jobs_op *op)
+void jobs_op_submit(jobs_op *op)
 {
     sp_store_submit_or_refuse(op->jobs->thread, &op->work);
 }
 
-static jobs_op *new_op_of(sp_jobs *jobs, jobs_call call, const char *tenant, const char *id, uint64_t fence,
-                          sp_job_reply_fn *reply, void *context)
+jobs_op *jobs_op_new(sp_jobs *jobs, jobs_call call, const char *tenant, const char *id, uint64_t fence, sp_job_reply_fn *reply,
+                     void *context)
 {
     jobs_op *op = new_op(jobs, call, reply, context);
     if (!op)
@@ -264,49 +286,49 @@ void sp_jobs_add(sp_jobs *jobs, const sp_job *job, sp_view body, sp_job_reply_fn
         return;
     op->job = *job;
     op->body = body;
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_get(sp_jobs *jobs, const char *tenant, const char *id, sp_job_reply_fn *reply, void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_GET, tenant, id, 0, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_GET, tenant, id, 0, reply, context);
     if (op)
-        submit(op);
+        jobs_op_submit(op);
 }
 
 void sp_jobs_list(sp_jobs *jobs, const char *tenant, int state, const char *task, const char *cursor, int limit,
                   sp_job_reply_fn *reply, void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_LIST, tenant, "", 0, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_LIST, tenant, "", 0, reply, context);
     if (!op)
         return;
     (void)snprintf(op->job.task, sizeof(op->job.task), "%s", task ? task : "");
     (void)snprintf(op->cursor, sizeof(op->cursor), "%s", cursor ? cursor : "");
     op->state = state;
     op->limit = SP_CLAMP(limit, 1, SP_LIMIT_JOBS_LISTED);
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_claim(sp_jobs *jobs, sp_job_reply_fn *reply, void *context)
 {
     jobs_op *op = new_op(jobs, JOBS_CLAIM, reply, context);
     if (op)
-        submit(op);
+        jobs_op_submit(op);
 }
 
 void sp_jobs_renew(sp_jobs *jobs, const char *id, uint64_t fence, int progress_percent, sp_job_reply_fn *reply, void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_RENEW, NULL, id, fence, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_RENEW, NULL, id, fence, reply, context);
     if (!op)
         return;
     op->job.progress_percent = SP_CLAMP(progress_percent, 0, 100);
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_finish(sp_jobs *jobs, const char *id, uint64_t fence, sp_job_state state, sp_view result, sp_job_reply_fn *reply,
                     void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_FINISH, NULL, id, fence, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_FINISH, NULL, id, fence, reply, context);
     if (!op)
         return;
     op->job.state = state;
@@ -321,25 +343,25 @@ void sp_jobs_finish(sp_jobs *jobs, const char *id, uint64_t fence, sp_job_state 
         op->refused = SP_NOMEM;
         (void)snprintf(op->why, sizeof(op->why), "no memory for a job's result");
     }
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_release(sp_jobs *jobs, const char *id, uint64_t fence, bool counts, const char *why, sp_job_reply_fn *reply,
                      void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_RELEASE, NULL, id, fence, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_RELEASE, NULL, id, fence, reply, context);
     if (!op)
         return;
     op->counts = counts;
     (void)snprintf(op->why, sizeof(op->why), "%s", why ? why : "");
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_delete(sp_jobs *jobs, const char *tenant, const char *id, sp_job_reply_fn *reply, void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_DELETE, tenant, id, 0, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_DELETE, tenant, id, 0, reply, context);
     if (op)
-        submit(op);
+        jobs_op_submit(op);
 }
 
 void sp_jobs_webhooks_due(sp_jobs *jobs, int limit, sp_job_reply_fn *reply, void *context)
@@ -348,25 +370,30 @@ void sp_jobs_webhooks_due(sp_jobs *jobs, int limit, sp_job_reply_fn *reply, void
     if (!op)
         return;
     op->limit = SP_CLAMP(limit, 1, SP_LIMIT_JOBS_LISTED);
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_webhook_done(sp_jobs *jobs, const char *id, bool delivered, int64_t next_unix_ms, sp_job_reply_fn *reply,
                           void *context)
 {
-    jobs_op *op = new_op_of(jobs, JOBS_WEBHOOK_DONE, NULL, id, 0, reply, context);
+    jobs_op *op = jobs_op_new(jobs, JOBS_WEBHOOK_DONE, NULL, id, 0, reply, context);
     if (!op)
         return;
     op->delivered = delivered;
     op->job.webhook_at_unix_ms = next_unix_ms;
-    submit(op);
+    jobs_op_submit(op);
 }
 
 void sp_jobs_sweep(sp_jobs *jobs, sp_job_reply_fn *reply, void *context)
 {
     jobs_op *op = new_op(jobs, JOBS_SWEEP, reply, context);
     if (op)
-        submit(op);
+        jobs_op_submit(op);
+}
+
+bool sp_jobs_several(const sp_jobs *jobs)
+{
+    return jobs->config.redis[0] != 0;
 }
 
 int sp_jobs_queue_depth(const sp_jobs *jobs)

@@ -56,8 +56,9 @@ typedef struct sp_job_reply {
     const sp_error *error;
     const sp_job *jobs; /* borrowed until the callback returns; get, claim: one; list: count */
     int count;
-    sp_view body;       /* claim: of the one job, when it has one */
-    int body_fd;        /* claim: a large body's file, the callback's to close; -1 = none */
+    sp_view body;       /* claim, body: of the one job, when it has one; parts_get, report_read: the bytes */
+    int body_fd;        /* claim, body: a large body's file, the callback's to close; -1 = none */
+    uint64_t next;      /* parts_get: `from` of the next look */
     sp_view result;     /* get, finish: JSON, when there is one */
     const char *cursor; /* list: where to go on; "" = the end */
     bool existed;       /* add: the idempotency key was known; jobs[0] is that job */
@@ -98,6 +99,46 @@ void sp_jobs_webhook_done(sp_jobs *jobs, const char *id, bool delivered, int64_t
 /* Erases what has expired, bodies without a job, jobs without a body. */
 void sp_jobs_sweep(sp_jobs *jobs, sp_job_reply_fn *reply, void *context);
 int sp_jobs_renew_ms(const sp_jobs *jobs);
+
+/* --- large ones (jobs_bulk.c): bodies from files, what is kept of a job that is half done, its report --- */
+
+/* Bytes of a report that one read gives at most, and of one piece of whatever lies in Redis. */
+#define SP_JOBS_PIECE_BYTES (256u * 1024)
+/* Parts of one job. Beyond: SP_TOO_LARGE; what was not kept is computed again after a crash. */
+#define SP_LIMIT_JOB_PARTS 4096
+
+/* A body that lies on disk and is durable (store/upload.h). */
+typedef struct sp_body_file {
+    int fd;
+    const char *name; /* in data_dir/bodies; "" = it has none */
+    uint64_t size_bytes;
+} sp_body_file;
+
+/* As sp_jobs_add. SQLite renames the file (it needs a name), Redis gets a copy in pieces. Borrowed until the answer. */
+void sp_jobs_add_file(sp_jobs *jobs, const sp_job *job, const sp_body_file *file, sp_job_reply_fn *reply, void *context);
+/* The body of a job that is queued or running, whoever has it, as a claim gives it: one server helps another. */
+void sp_jobs_body(sp_jobs *jobs, const char *id, sp_job_reply_fn *reply, void *context);
+
+/* One more part of a running job: bytes (borrowed until the answer) that a later claim starts from. They go when the job
+ * ends. `fence` 0: of somebody who helps and has no claim. SP_CONFLICT: the claim is not ours, or the job is not running. */
+void sp_jobs_part_put(sp_jobs *jobs, const char *id, uint64_t fence, sp_view bytes, sp_job_reply_fn *reply, void *context);
+/* The parts from the `from`-th on, in the order they came, one behind the other in reply->body. */
+void sp_jobs_parts_get(sp_jobs *jobs, const char *id, uint64_t from, sp_job_reply_fn *reply, void *context);
+
+/* What a job leaves besides its result: one file (an archive), there until the job is erased. Before finish, under the claim;
+ * a second one replaces the first. `fd` is borrowed until the answer. */
+void sp_jobs_report_put(sp_jobs *jobs, const char *id, uint64_t fence, int fd, uint64_t size_bytes, sp_job_reply_fn *reply,
+                        void *context);
+/* Bytes of it from `offset` on, at least one and at most SP_JOBS_PIECE_BYTES; none = the end. SP_NOT_FOUND: there is none. */
+void sp_jobs_report_read(sp_jobs *jobs, const char *tenant, const char *id, uint64_t offset, sp_job_reply_fn *reply, void *context);
+
+/* Several servers on one job (Redis; over SQLite there is nobody else: shared gives none, a chunk is always ours).
+ * share: others may help with this one, until three renewals have been missed. shared: running ones that are shared. */
+void sp_jobs_share(sp_jobs *jobs, const char *id, uint64_t fence, sp_job_reply_fn *reply, void *context);
+void sp_jobs_shared(sp_jobs *jobs, int limit, sp_job_reply_fn *reply, void *context);
+/* This chunk of it is ours for three renewals; again = renewed. SP_BUSY: somebody else's. SP_CONFLICT: it is not running. */
+void sp_jobs_chunk_claim(sp_jobs *jobs, const char *id, uint32_t chunk, sp_job_reply_fn *reply, void *context);
+bool sp_jobs_several(const sp_jobs *jobs); /* others may work on the same jobs */
 int sp_jobs_queue_depth(const sp_jobs *jobs); /* queued, as last known */
 
 #endif

@@ -2,78 +2,56 @@
  * Durable jobs in Redis, shared by any number of servers. What happens to a job is one run of jobs_redis.lua; here are the
  * connection's check (is it durable enough?), the arguments, and the answers. All runs on the store thread. */
 #include "base/clock.h"
-#include "store/bodies.h"
-#include "store/jobs_internal.h"
 #include "jobs_redis_lua.h"
-#include "store/redis.h"
+#include "store/bodies.h"
+#include "store/jobs_redis.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PREFIX "spillway:jobs:"
 #define CALL_NS (2000 * SP_NS_PER_MS)
-/* A body that no job came to name (the server died in between) goes by itself. */
-#define BODY_ORPHAN_S "3600"
 #define LIST_LOOKS 2000  /* ids looked at by one list; a page may be short, with a cursor */
 #define SWEEP_ROWS 200
 #define CONSUMER_IDLE_MS 3600000
-#define ARGS 80
-
-struct jobs_store {
-    const sp_jobs_config *config;
-    int64_t renew_ns;
-    atomic_int *depth;
-    char owner[64];
-    sp_redis redis;
-    sp_redis_script script;
-    sp_durability durability; /* as the last greeting found it */
-    uint64_t nonce;
-};
 
 /* --- the arguments of one run ------------------------------------------------------------------------------------ */
 
-typedef struct run_args {
-    sp_view words[ARGS];
-    int count;
-    char numbers[ARGS][24]; /* of the words that are numbers */
-} run_args;
-
-static void arg(run_args *args, sp_view word)
+void jobs_redis_arg(jobs_redis_args *args, sp_view word)
 {
-    SP_ASSERT(args->count < ARGS);
+    SP_ASSERT(args->count < JOBS_REDIS_ARGS);
     args->words[args->count++] = word;
 }
 
-static void arg_text(run_args *args, const char *text)
+void jobs_redis_arg_text(jobs_redis_args *args, const char *text)
 {
-    arg(args, sp_view_of(text));
+    jobs_redis_arg(args, sp_view_of(text));
 }
 
-static void arg_number(run_args *args, int64_t number)
+void jobs_redis_arg_number(jobs_redis_args *args, int64_t number)
 {
     char *text = args->numbers[args->count];
     (void)snprintf(text, sizeof(args->numbers[0]), "%" PRId64, number);
-    arg_text(args, text);
+    jobs_redis_arg_text(args, text);
 }
 
-static void args_begin(run_args *args, const char *call)
+void jobs_redis_args_begin(jobs_redis_args *args, const char *call)
 {
     args->count = 0;
-    arg_text(args, PREFIX);
-    arg_number(args, jobs_unix_ms());
-    arg_text(args, call);
+    jobs_redis_arg_text(args, PREFIX);
+    jobs_redis_arg_number(args, jobs_unix_ms());
+    jobs_redis_arg_text(args, call);
 }
 
-static void arg_tenant(run_args *args, const jobs_op *op)
+void jobs_redis_arg_tenant(jobs_redis_args *args, const jobs_op *op)
 {
-    arg_text(args, op->any_tenant ? "*" : op->job.tenant);
+    jobs_redis_arg_text(args, op->any_tenant ? "*" : op->job.tenant);
 }
 
 /* --- answers ----------------------------------------------------------------------------------------------------- */
 
-static const redisReply *element(const redisReply *reply, size_t i)
+const redisReply *jobs_redis_element(const redisReply *reply, size_t i)
 {
     return reply->type == REDIS_REPLY_ARRAY && i < reply->elements ? reply->element[i] : NULL;
 }
@@ -109,11 +87,11 @@ static sp_status read_job(jobs_op *op, const redisReply *hash, char *ret_body, s
 }
 
 /* {word, queued, job, result} into the operation. *ret_word is good until the reply is freed. */
-static sp_status read_answer(jobs_store *store, jobs_op *op, const redisReply *reply, sp_view *ret_word, char *ret_body,
+sp_status jobs_redis_read_answer(jobs_store *store, jobs_op *op, const redisReply *reply, sp_view *ret_word, char *ret_body,
                              sp_error *reterr)
 {
-    const redisReply *queued = element(reply, 1), *job = element(reply, 2), *result = element(reply, 3);
-    *ret_word = sp_redis_text(element(reply, 0));
+    const redisReply *queued = jobs_redis_element(reply, 1), *job = jobs_redis_element(reply, 2), *result = jobs_redis_element(reply, 3);
+    *ret_word = sp_redis_text(jobs_redis_element(reply, 0));
     if (!queued || queued->type != REDIS_REPLY_INTEGER)
         return SP_FAIL(reterr, SP_INTERNAL, "Redis at %s answered something else than the script does", sp_redis_name(&store->redis));
     atomic_store(store->depth, (int)SP_CLAMP(queued->integer, 0, INT32_MAX));
@@ -125,19 +103,19 @@ static sp_status read_answer(jobs_store *store, jobs_op *op, const redisReply *r
     return s;
 }
 
-static sp_status run_script(jobs_store *store, const run_args *args, redisReply **ret_reply, sp_error *reterr)
+sp_status jobs_redis_run_script(jobs_store *store, const jobs_redis_args *args, redisReply **ret_reply, sp_error *reterr)
 {
     return sp_redis_run(&store->redis, &store->script, args->count, args->words, ret_reply, reterr);
 }
 
 /* Runs it; a job that is not there or not ours becomes its status. */
-static sp_status run_simple(jobs_store *store, jobs_op *op, const run_args *args, sp_error *reterr)
+sp_status jobs_redis_run_simple(jobs_store *store, jobs_op *op, const jobs_redis_args *args, sp_error *reterr)
 {
     SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
     sp_view word;
-    sp_status s = run_script(store, args, &reply, reterr);
+    sp_status s = jobs_redis_run_script(store, args, &reply, reterr);
     if (!s)
-        s = read_answer(store, op, reply, &word, NULL, reterr);
+        s = jobs_redis_read_answer(store, op, reply, &word, NULL, reterr);
     if (s)
         return s;
     if (sp_view_equals(word, "none"))
@@ -149,32 +127,32 @@ static sp_status run_simple(jobs_store *store, jobs_op *op, const run_args *args
 }
 
 /* {word, queued, cursor, job, job, ...} */
-static sp_status run_several(jobs_store *store, jobs_op *op, const run_args *args, sp_error *reterr)
+sp_status jobs_redis_run_several(jobs_store *store, jobs_op *op, const jobs_redis_args *args, sp_error *reterr)
 {
     SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
-    sp_status s = run_script(store, args, &reply, reterr);
+    sp_status s = jobs_redis_run_script(store, args, &reply, reterr);
     if (s)
         return s;
-    sp_view cursor = sp_redis_text(element(reply, 2));
+    sp_view cursor = sp_redis_text(jobs_redis_element(reply, 2));
     (void)snprintf(op->next_cursor, sizeof(op->next_cursor), "%.*s", (int)cursor.size_bytes, (const char *)cursor.data);
-    for (size_t i = 3; !s && element(reply, i); i++)
-        s = read_job(op, element(reply, i), NULL, reterr);
+    for (size_t i = 3; !s && jobs_redis_element(reply, i); i++)
+        s = read_job(op, jobs_redis_element(reply, i), NULL, reterr);
     return s;
 }
 
 /* --- add --------------------------------------------------------------------------------------------------------- */
 
-static void add_fields(run_args *args, const sp_job *job)
+static void add_fields(jobs_redis_args *args, const sp_job *job)
 {
     for (int i = 0; i < JOBS_FIELDS; i++) {
         const jobs_field *field = &jobs_fields[i];
-        arg_text(args, field->name);
+        jobs_redis_arg_text(args, field->name);
         if (field->kind == JOBS_TEXT)
-            arg_text(args, jobs_text(job, field));
+            jobs_redis_arg_text(args, jobs_text(job, field));
         else if (field->kind == JOBS_SHA256)
-            arg(args, sp_view_make(job->request_sha256, sizeof(job->request_sha256)));
+            jobs_redis_arg(args, sp_view_make(job->request_sha256, sizeof(job->request_sha256)));
         else
-            arg_number(args, jobs_number(job, field));
+            jobs_redis_arg_number(args, jobs_number(job, field));
     }
 }
 
@@ -197,29 +175,34 @@ static sp_status run_add(jobs_store *store, jobs_op *op, sp_error *reterr)
     SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
     char body[160] = "";
     sp_view word;
-    run_args args;
+    jobs_redis_args args;
     if (!sp_body_name_is_safe(op->job.id))
         return SP_FAIL(reterr, SP_INVALID, "a job's id has letters, digits, - and _ only");
     op->job.state = SP_JOB_QUEUED;
     op->job.fence = 0;
     op->job.tries = 0;
-    if (op->body.size_bytes)
+    sp_status s = SP_OK;
+    if (op->file.fd >= 0) {
+        s = jobs_redis_copy_out(store, op, "pieces", reterr);
+        (void)snprintf(body, sizeof(body), "%s", op->key);
+    } else if (op->body.size_bytes) {
         (void)snprintf(body, sizeof(body), PREFIX "body:%s:%016" PRIx64, op->job.id, ++store->nonce);
-    sp_status s = body[0] ? put_body(store, body, op->body, reterr) : SP_OK;
-    if (s)
+        s = put_body(store, body, op->body, reterr);
+    }
+    if (s || op->again)
         return s;
-    args_begin(&args, "add");
-    arg_text(&args, op->job.id);
-    arg_text(&args, op->job.tenant);
-    arg_text(&args, op->job.idempotency_key);
-    arg(&args, sp_view_make(op->job.request_sha256, sizeof(op->job.request_sha256)));
-    arg_text(&args, op->job.priority > 0 ? "high" : op->job.priority < 0 ? "low" : "normal");
-    arg_text(&args, body);
-    arg_number(&args, op->job.expires_unix_ms);
+    jobs_redis_args_begin(&args, "add");
+    jobs_redis_arg_text(&args, op->job.id);
+    jobs_redis_arg_text(&args, op->job.tenant);
+    jobs_redis_arg_text(&args, op->job.idempotency_key);
+    jobs_redis_arg(&args, sp_view_make(op->job.request_sha256, sizeof(op->job.request_sha256)));
+    jobs_redis_arg_text(&args, op->job.priority > 0 ? "high" : op->job.priority < 0 ? "low" : "normal");
+    jobs_redis_arg_text(&args, body);
+    jobs_redis_arg_number(&args, op->job.expires_unix_ms);
     add_fields(&args, &op->job);
-    s = run_script(store, &args, &reply, reterr);
+    s = jobs_redis_run_script(store, &args, &reply, reterr);
     if (!s)
-        s = read_answer(store, op, reply, &word, NULL, reterr);
+        s = jobs_redis_read_answer(store, op, reply, &word, NULL, reterr);
     if (s || sp_view_equals(word, "ok"))
         return s;
     drop_key(store, body);
@@ -253,23 +236,23 @@ static sp_status read_body(jobs_store *store, jobs_op *op, const char *key, sp_e
     return jobs_bytes_copy(&op->body_out, reply->str, (size_t)reply->len, reterr);
 }
 
-static void add_error(run_args *args, const char *code, const char *why, char *text, size_t size_bytes)
+static void add_error(jobs_redis_args *args, const char *code, const char *why, char *text, size_t size_bytes)
 {
     jobs_error_json(code, why, text, size_bytes);
-    arg_text(args, text);
+    jobs_redis_arg_text(args, text);
 }
 
 static sp_status give_up_body(jobs_store *store, const sp_job *job, sp_error *reterr)
 {
     SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
     char text[256];
-    run_args args;
-    args_begin(&args, "body_lost");
-    arg_text(&args, job->id);
-    arg_number(&args, (int64_t)job->fence);
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, "body_lost");
+    jobs_redis_arg_text(&args, job->id);
+    jobs_redis_arg_number(&args, (int64_t)job->fence);
     add_error(&args, "body_lost", "the job's body is gone from Redis", text, sizeof(text));
-    arg_number(&args, store->config->ttl_s * 1000);
-    return run_script(store, &args, &reply, reterr);
+    jobs_redis_arg_number(&args, store->config->ttl_s * 1000);
+    return jobs_redis_run_script(store, &args, &reply, reterr);
 }
 
 static sp_status claim_one(jobs_store *store, jobs_op *op, char *ret_body, sp_error *reterr)
@@ -277,31 +260,63 @@ static sp_status claim_one(jobs_store *store, jobs_op *op, char *ret_body, sp_er
     SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
     char text[256];
     sp_view word;
-    run_args args;
-    args_begin(&args, "claim");
-    arg_text(&args, store->owner);
-    arg_number(&args, 3 * store->renew_ns / SP_NS_PER_MS);
-    arg_number(&args, SP_LIMIT_JOB_OWNER_DEATHS);
-    arg_number(&args, store->config->ttl_s * 1000);
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, "claim");
+    jobs_redis_arg_text(&args, store->owner);
+    jobs_redis_arg_number(&args, 3 * store->renew_ns / SP_NS_PER_MS);
+    jobs_redis_arg_number(&args, SP_LIMIT_JOB_OWNER_DEATHS);
+    jobs_redis_arg_number(&args, store->config->ttl_s * 1000);
     add_error(&args, "owner_died", "the servers that worked on it died each time", text, sizeof(text));
-    sp_status s = run_script(store, &args, &reply, reterr);
-    return s ? s : read_answer(store, op, reply, &word, ret_body, reterr);
+    sp_status s = jobs_redis_run_script(store, &args, &reply, reterr);
+    return s ? s : jobs_redis_read_answer(store, op, reply, &word, ret_body, reterr);
+}
+
+/* Lies at `key`, in one or in pieces. Leaves op->again when there is more to copy. */
+sp_status jobs_redis_read_body(jobs_store *store, jobs_op *op, const char *key, sp_error *reterr)
+{
+    if (strncmp(key, PREFIX "pieces:", strlen(PREFIX "pieces:")) != 0)
+        return read_body(store, op, key, reterr);
+    if (key != op->key)
+        (void)snprintf(op->key, sizeof(op->key), "%s", key);
+    return jobs_redis_copy_in(store, op, reterr);
+}
+
+/* A copy of many pieces may take longer than a claim lasts. */
+static sp_status keep_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
+{
+    SP_CLEANUP(sp_redis_reply_freep) redisReply *reply = NULL;
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, "renew");
+    jobs_redis_arg_text(&args, op->found[0].id);
+    jobs_redis_arg_number(&args, (int64_t)op->found[0].fence);
+    jobs_redis_arg_number(&args, 0);
+    jobs_redis_arg_text(&args, store->owner);
+    return jobs_redis_run_script(store, &args, &reply, reterr);
 }
 
 static sp_status run_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     for (;;) {
         char body[160] = "";
-        op->found_count = 0;
-        sp_status s = claim_one(store, op, body, reterr);
+        sp_status s = SP_OK;
+        if (op->key[0]) { /* claimed by an earlier step; its body is being copied */
+            (void)snprintf(body, sizeof(body), "%s", op->key);
+            s = keep_claim(store, op, reterr);
+        } else {
+            op->found_count = 0;
+            s = claim_one(store, op, body, reterr);
+        }
         if (s || !op->found_count || !body[0])
             return s;
-        s = read_body(store, op, body, reterr);
+        s = jobs_redis_read_body(store, op, body, reterr);
         if (s != SP_NOT_FOUND)
             return s; /* failed: the claim is not renewed, so it comes back by itself */
         s = give_up_body(store, &op->found[0], reterr);
         if (s)
             return s;
+        op->key[0] = 0;
+        op->from = 0;
+        sp_fd_closep(&op->body_fd);
     }
 }
 
@@ -309,68 +324,68 @@ static sp_status run_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
 
 static sp_status run_list(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
-    run_args args;
-    args_begin(&args, "list");
-    arg_tenant(&args, op);
-    arg_number(&args, op->state);
-    arg_text(&args, op->job.task);
-    arg_text(&args, op->cursor);
-    arg_number(&args, op->limit);
-    arg_number(&args, LIST_LOOKS);
-    return run_several(store, op, &args, reterr);
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, "list");
+    jobs_redis_arg_tenant(&args, op);
+    jobs_redis_arg_number(&args, op->state);
+    jobs_redis_arg_text(&args, op->job.task);
+    jobs_redis_arg_text(&args, op->cursor);
+    jobs_redis_arg_number(&args, op->limit);
+    jobs_redis_arg_number(&args, LIST_LOOKS);
+    return jobs_redis_run_several(store, op, &args, reterr);
 }
 
-static sp_status run_finish(jobs_store *store, jobs_op *op, run_args *args, sp_error *reterr)
+static sp_status run_finish(jobs_store *store, jobs_op *op, jobs_redis_args *args, sp_error *reterr)
 {
-    arg_number(args, op->job.state);
-    arg(args, sp_view_make(op->result_in.data, op->result_in.size_bytes));
-    arg_number(args, store->config->ttl_s * 1000);
-    return run_simple(store, op, args, reterr);
+    jobs_redis_arg_number(args, op->job.state);
+    jobs_redis_arg(args, sp_view_make(op->result_in.data, op->result_in.size_bytes));
+    jobs_redis_arg_number(args, store->config->ttl_s * 1000);
+    return jobs_redis_run_simple(store, op, args, reterr);
 }
 
-static sp_status run_release(jobs_store *store, jobs_op *op, run_args *args, sp_error *reterr)
+static sp_status run_release(jobs_store *store, jobs_op *op, jobs_redis_args *args, sp_error *reterr)
 {
     char text[512];
-    arg_number(args, op->counts);
-    arg_text(args, op->why);
+    jobs_redis_arg_number(args, op->counts);
+    jobs_redis_arg_text(args, op->why);
     add_error(args, "tries_exhausted", op->why, text, sizeof(text));
-    arg_number(args, store->config->tries);
-    arg_number(args, store->config->ttl_s * 1000);
-    return run_simple(store, op, args, reterr);
+    jobs_redis_arg_number(args, store->config->tries);
+    jobs_redis_arg_number(args, store->config->ttl_s * 1000);
+    return jobs_redis_run_simple(store, op, args, reterr);
 }
 
 static sp_status run_sweep(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     char text[256];
-    run_args args;
-    args_begin(&args, "sweep");
-    arg_number(&args, SWEEP_ROWS);
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, "sweep");
+    jobs_redis_arg_number(&args, SWEEP_ROWS);
     add_error(&args, "expired", "the job's time to live ended before it was run", text, sizeof(text));
-    arg_number(&args, store->config->ttl_s * 1000);
-    arg_number(&args, CONSUMER_IDLE_MS);
-    return run_simple(store, op, &args, reterr);
+    jobs_redis_arg_number(&args, store->config->ttl_s * 1000);
+    jobs_redis_arg_number(&args, CONSUMER_IDLE_MS);
+    return jobs_redis_run_simple(store, op, &args, reterr);
 }
 
 /* Calls about one claimed job begin alike: id, fence. */
 static sp_status run_claimed(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     static const char *const names[] = { [JOBS_RENEW] = "renew", [JOBS_FINISH] = "finish", [JOBS_RELEASE] = "release" };
-    run_args args;
-    args_begin(&args, names[op->call]);
-    arg_text(&args, op->job.id);
-    arg_number(&args, (int64_t)op->job.fence);
+    jobs_redis_args args;
+    jobs_redis_args_begin(&args, names[op->call]);
+    jobs_redis_arg_text(&args, op->job.id);
+    jobs_redis_arg_number(&args, (int64_t)op->job.fence);
     if (op->call == JOBS_FINISH)
         return run_finish(store, op, &args, reterr);
     if (op->call == JOBS_RELEASE)
         return run_release(store, op, &args, reterr);
-    arg_number(&args, op->job.progress_percent);
-    arg_text(&args, store->owner);
-    return run_simple(store, op, &args, reterr);
+    jobs_redis_arg_number(&args, op->job.progress_percent);
+    jobs_redis_arg_text(&args, store->owner);
+    return jobs_redis_run_simple(store, op, &args, reterr);
 }
 
 static sp_status run(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
-    run_args args;
+    jobs_redis_args args;
     switch (op->call) {
     case JOBS_ADD:
         return run_add(store, op, reterr);
@@ -385,26 +400,35 @@ static sp_status run(jobs_store *store, jobs_op *op, sp_error *reterr)
     case JOBS_RELEASE:
         return run_claimed(store, op, reterr);
     case JOBS_GET:
-        args_begin(&args, "get");
-        arg_text(&args, op->job.id);
-        arg_tenant(&args, op);
-        return run_simple(store, op, &args, reterr);
+        jobs_redis_args_begin(&args, "get");
+        jobs_redis_arg_text(&args, op->job.id);
+        jobs_redis_arg_tenant(&args, op);
+        return jobs_redis_run_simple(store, op, &args, reterr);
     case JOBS_DELETE:
-        args_begin(&args, "delete");
-        arg_text(&args, op->job.id);
-        arg_tenant(&args, op);
-        arg_number(&args, store->config->ttl_s * 1000);
-        return run_simple(store, op, &args, reterr);
+        jobs_redis_args_begin(&args, "delete");
+        jobs_redis_arg_text(&args, op->job.id);
+        jobs_redis_arg_tenant(&args, op);
+        jobs_redis_arg_number(&args, store->config->ttl_s * 1000);
+        return jobs_redis_run_simple(store, op, &args, reterr);
     case JOBS_WEBHOOKS_DUE:
-        args_begin(&args, "webhooks_due");
-        arg_number(&args, op->limit);
-        return run_several(store, op, &args, reterr);
+        jobs_redis_args_begin(&args, "webhooks_due");
+        jobs_redis_arg_number(&args, op->limit);
+        return jobs_redis_run_several(store, op, &args, reterr);
     case JOBS_WEBHOOK_DONE:
-        args_begin(&args, "webhook_done");
-        arg_text(&args, op->job.id);
-        arg_number(&args, op->delivered);
-        arg_number(&args, op->job.webhook_at_unix_ms);
-        return run_simple(store, op, &args, reterr);
+        jobs_redis_args_begin(&args, "webhook_done");
+        jobs_redis_arg_text(&args, op->job.id);
+        jobs_redis_arg_number(&args, op->delivered);
+        jobs_redis_arg_number(&args, op->job.webhook_at_unix_ms);
+        return jobs_redis_run_simple(store, op, &args, reterr);
+    case JOBS_BODY:
+    case JOBS_PART_PUT:
+    case JOBS_PARTS_GET:
+    case JOBS_REPORT_PUT:
+    case JOBS_REPORT_READ:
+    case JOBS_SHARE:
+    case JOBS_SHARED:
+    case JOBS_CHUNK_CLAIM:
+        return jobs_redis_bulk(store, op, reterr);
     }
     return SP_FAIL(reterr, SP_INTERNAL, "unknown call %d on jobs", (int)op->call);
 }
@@ -419,7 +443,7 @@ static sp_status read_setting(sp_redis *redis, const char *name, char *ret_value
     sp_status s = sp_redis_say(redis, &reply, reterr, "CONFIG", "GET", name, NULL);
     if (s)
         return redis->context ? SP_OK : s; /* an error reply: not told */
-    const redisReply *value = element(reply, 1);
+    const redisReply *value = jobs_redis_element(reply, 1);
     (void)snprintf(ret_value, size_bytes, "%.*s", (int)sp_redis_text(value).size_bytes, (const char *)sp_redis_text(value).data);
     return SP_OK;
 }
@@ -535,6 +559,7 @@ sp_status jobs_redis_open(const jobs_settings *settings, jobs_store **ret_store,
     store->config = settings->config;
     store->renew_ns = settings->renew_ns;
     store->depth = settings->depth;
+    store->data_dir = settings->data_dir;
     store->script.text = (const char *)sp_jobs_lua;
     store->nonce = (uint64_t)sp_clock_wall_ns() ^ (uint64_t)getpid() << 48; /* body keys of two servers never meet */
     (void)snprintf(store->owner, sizeof(store->owner), "%s", settings->owner);

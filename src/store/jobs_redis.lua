@@ -5,6 +5,11 @@
 --
 --   PREFIX job:ID          hash: the fields of sp_job, and owner, entry (in its stream), level, body (its key), deaths, dead
 --   PREFIX body:ID:NONCE   the body: written before `add` with a time to live, which `add` takes away
+--   PREFIX pieces:ID:NONCE likewise, a large one: hash of n (how many) and 0, 1 ..., 256 KiB each
+--   PREFIX parts:ID        list: what is kept of a running job; gone with its end
+--   PREFIX report:ID       hash like pieces: the archive that a finished job left
+--   PREFIX chunk:ID:N      the server that works on chunk N of a shared job; goes by itself unless renewed
+--   PREFIX open            sorted set: shared jobs by the ms until which they are
 --   PREFIX result:ID       the result, JSON
 --   PREFIX queue:LEVEL     stream of {id}; LEVEL = high, normal, low; consumer group "workers"
 --   PREFIX dead            stream of {id, why}: jobs that were given up
@@ -53,9 +58,11 @@ end
 local function drop_body(id)
   local body = get(id, 'body')
   if body ~= '' then
-    redis.call('DEL', body)
+    redis.call('UNLINK', body)
     set(id, 'body', '')
   end
+  redis.call('UNLINK', key('parts:' .. id))
+  redis.call('ZREM', key('open'), id)
 end
 
 -- To a final state, from any other.
@@ -84,7 +91,7 @@ local function erase(id)
   local tenant, name, dead = get(id, 'tenant'), get(id, 'idempotency_key'), get(id, 'dead')
   leave_queue(id)
   drop_body(id)
-  redis.call('DEL', key('result:' .. id))
+  redis.call('UNLINK', key('result:' .. id), key('report:' .. id))
   if name ~= '' and redis.call('GET', idempotency_key(tenant, name)) == id then redis.call('DEL', idempotency_key(tenant, name)) end
   if dead ~= '' then redis.call('XDEL', key('dead'), dead) end
   redis.call('ZREM', key('all'), id)
@@ -296,6 +303,66 @@ function calls.sweep(limit, expired, ttl_ms, consumer_idle_ms)
     end
   end
   return answer('ok')
+end
+
+-- The body's key is a field of the answered job.
+function calls.body(id)
+  local state = get(id, 'state')
+  if state ~= QUEUED and state ~= RUNNING then return answer('none') end
+  return answer('ok', id)
+end
+
+-- fence '0' = of one who helps
+local function may_add(id, fence) return get(id, 'state') == RUNNING and (fence == '0' or get(id, 'fence') == fence) end
+
+-- Answers word and how many there are.
+function calls.part_put(id, fence, bytes, most)
+  if not may_add(id, fence) then return answer('lost', id) end
+  if redis.call('LLEN', key('parts:' .. id)) >= tonumber(most) then return { 'full', queued(0) } end
+  redis.call('RPUSH', key('parts:' .. id), bytes)
+  return { 'ok', queued(0) }
+end
+
+-- A hash of pieces becomes the job's report.
+function calls.report(id, fence, pieces)
+  if not is_claimed(id, fence) then return answer('lost', id) end
+  if redis.call('EXISTS', pieces) == 0 then return { 'no body', queued(0) } end
+  redis.call('UNLINK', key('report:' .. id))
+  redis.call('RENAME', pieces, key('report:' .. id))
+  redis.call('PERSIST', key('report:' .. id))
+  return { 'ok', queued(0) }
+end
+
+-- Answers {word, queued, piece or false}.
+function calls.report_piece(id, tenant, number)
+  if not is_there(id, tenant) then return answer('none') end
+  if redis.call('EXISTS', key('report:' .. id)) == 0 then return { 'no report', queued(0) } end
+  return { 'ok', queued(0), redis.call('HGET', key('report:' .. id), number) }
+end
+
+function calls.share(id, fence, for_ms)
+  if not is_claimed(id, fence) then return answer('lost', id) end
+  redis.call('ZADD', key('open'), number(now + tonumber(for_ms)), id)
+  return { 'ok', queued(0) }
+end
+
+function calls.shared(limit)
+  local found = {}
+  redis.call('ZREMRANGEBYSCORE', key('open'), '-inf', number(now))
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('open'), '-inf', '+inf', 'LIMIT', 0, limit)) do
+    if get(id, 'state') == RUNNING then found[#found + 1] = redis.call('HGETALL', job_key(id)) end
+  end
+  return { 'ok', queued(0), '', unpack(found) }
+end
+
+-- Taking and renewing are the same.
+function calls.chunk_claim(id, chunk, owner, for_ms)
+  if get(id, 'state') ~= RUNNING then return answer('lost', id) end
+  local name = key('chunk:' .. id .. ':' .. chunk)
+  local has = redis.call('GET', name)
+  if has and has ~= owner then return { 'taken', queued(0) } end
+  redis.call('SET', name, owner, 'PX', for_ms)
+  return { 'ok', queued(0) }
 end
 
 return calls[call](unpack(ARGV, 4))

@@ -34,14 +34,7 @@ static sqlite3_stmt *bind_id(jobs_store *store, jobs_statement which, const char
     return statement;
 }
 
-/* What stands in the row besides sp_job. */
-typedef struct row_extra {
-    int64_t row;
-    bool body_in_file;
-    int deaths;
-} row_extra;
-
-static sp_status read_job(jobs_store *store, jobs_op *op, sqlite3_stmt *statement, sp_job **ret_job, row_extra *ret_extra,
+static sp_status read_job(jobs_store *store, jobs_op *op, sqlite3_stmt *statement, sp_job **ret_job, jobs_row *ret_extra,
                           sp_error *reterr)
 {
     sp_job *job = jobs_found_add(op);
@@ -62,7 +55,7 @@ static sp_status read_job(jobs_store *store, jobs_op *op, sqlite3_stmt *statemen
         }
     }
     if (ret_extra)
-        *ret_extra = (row_extra){ .row = sqlite3_column_int64(statement, JOBS_FIELDS),
+        *ret_extra = (jobs_row){ .row = sqlite3_column_int64(statement, JOBS_FIELDS),
                                   .body_in_file = sqlite3_column_int(statement, JOBS_FIELDS + 1) == JOBS_BODY_FILE,
                                   .deaths = sqlite3_column_int(statement, JOBS_FIELDS + 2) };
     if (ret_job)
@@ -72,7 +65,7 @@ static sp_status read_job(jobs_store *store, jobs_op *op, sqlite3_stmt *statemen
 }
 
 /* The one row of a bound statement. SP_NOT_FOUND: there is none. */
-static sp_status read_one(jobs_store *store, jobs_op *op, jobs_statement which, sp_job **ret_job, row_extra *ret_extra,
+static sp_status read_one(jobs_store *store, jobs_op *op, jobs_statement which, sp_job **ret_job, jobs_row *ret_extra,
                           sp_error *reterr)
 {
     bool row = false;
@@ -86,8 +79,7 @@ static sp_status read_one(jobs_store *store, jobs_op *op, jobs_statement which, 
     return s;
 }
 
-/* The job op->job.id, of its tenant only unless any will do. */
-static sp_status read_asked(jobs_store *store, jobs_op *op, sp_job **ret_job, row_extra *ret_extra, sp_error *reterr)
+sp_status jobs_sqlite_read_asked(jobs_store *store, jobs_op *op, sp_job **ret_job, jobs_row *ret_extra, sp_error *reterr)
 {
     sp_job *job = NULL;
     (void)bind_id(store, JOBS_S_BY_ID, op->job.id);
@@ -132,7 +124,7 @@ static sp_status look_up_key(jobs_store *store, jobs_op *op, bool *ret_known, sp
     (void)sqlite3_bind_text(statement, 1, op->job.tenant, -1, SQLITE_STATIC);
     (void)sqlite3_bind_text(statement, 2, op->job.idempotency_key, -1, SQLITE_STATIC);
     sp_job *job = NULL;
-    row_extra extra;
+    jobs_row extra;
     sp_status s = read_one(store, op, JOBS_S_BY_KEY, &job, &extra, reterr);
     if (s)
         return s == SP_NOT_FOUND ? SP_OK : s;
@@ -155,7 +147,7 @@ static sp_status insert_job(jobs_store *store, jobs_op *op, bool in_file, sp_err
         else
             (void)sqlite3_bind_int64(statement, i + 1, jobs_number(&op->job, field));
     }
-    int kind = !op->body.size_bytes ? JOBS_BODY_NONE : in_file ? JOBS_BODY_FILE : JOBS_BODY_INLINE;
+    int kind = !op->body.size_bytes && !in_file ? JOBS_BODY_NONE : in_file ? JOBS_BODY_FILE : JOBS_BODY_INLINE;
     (void)sqlite3_bind_int(statement, JOBS_FIELDS + 1, kind);
     sp_error err = { 0 };
     sp_status s = run_change(store, JOBS_S_INSERT, NULL, &err);
@@ -182,9 +174,11 @@ static sp_status run_add(jobs_store *store, jobs_op *op, sp_error *reterr)
     op->job.state = SP_JOB_QUEUED;
     op->job.fence = 0;
     op->job.tries = 0;
-    bool in_file = op->body.size_bytes > SP_LIMIT_JOB_INLINE_BYTES;
+    bool given = op->file.fd >= 0, in_file = given || op->body.size_bytes > SP_LIMIT_JOB_INLINE_BYTES;
     s = insert_job(store, op, in_file, reterr); /* first: a taken id must not overwrite the other's file */
-    if (!s && in_file)
+    if (!s && given)
+        s = sp_bodies_adopt(&store->bodies, op->file.name, op->job.id, reterr);
+    else if (!s && in_file)
         s = sp_bodies_write(&store->bodies, op->job.id, op->body, reterr);
     if (s)
         return s;
@@ -200,8 +194,8 @@ static sp_status run_add(jobs_store *store, jobs_op *op, sp_error *reterr)
 
 static sp_status run_get(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
-    row_extra extra;
-    sp_status s = read_asked(store, op, NULL, &extra, reterr);
+    jobs_row extra;
+    sp_status s = jobs_sqlite_read_asked(store, op, NULL, &extra, reterr);
     return s ? s : read_result(store, op, extra.row, reterr);
 }
 
@@ -228,6 +222,7 @@ static sp_status drop_body(jobs_store *store, int64_t row, const char *id, bool 
 {
     if (in_file)
         sp_bodies_remove(&store->bodies, id);
+    jobs_sqlite_drop_parts(store, id);
     (void)sqlite3_bind_int64(store->statements[JOBS_S_DELETE_BODY], 1, row);
     return run_change(store, JOBS_S_DELETE_BODY, NULL, reterr);
 }
@@ -241,7 +236,7 @@ static sp_status put_result(jobs_store *store, int64_t row, const void *data, si
 }
 
 /* From any state to a final one. `job` is changed along. */
-static sp_status end_job(jobs_store *store, sp_job *job, const row_extra *extra, sp_job_state state, const void *result,
+static sp_status end_job(jobs_store *store, sp_job *job, const jobs_row *extra, sp_job_state state, const void *result,
                          size_t result_bytes, sp_error *reterr)
 {
     int64_t now = jobs_unix_ms();
@@ -267,7 +262,7 @@ static sp_status end_job(jobs_store *store, sp_job *job, const row_extra *extra,
     return s ? s : drop_body(store, extra->row, job->id, extra->body_in_file, reterr);
 }
 
-static sp_status end_with_error(jobs_store *store, sp_job *job, const row_extra *extra, const char *code, const char *why,
+static sp_status end_with_error(jobs_store *store, sp_job *job, const jobs_row *extra, const char *code, const char *why,
                                 sp_error *reterr)
 {
     char text[512];
@@ -275,11 +270,10 @@ static sp_status end_with_error(jobs_store *store, sp_job *job, const row_extra 
     return end_job(store, job, extra, SP_JOB_FAILED, text, strlen(text), reterr);
 }
 
-/* Still this claim's? */
-static sp_status read_claimed(jobs_store *store, jobs_op *op, sp_job **ret_job, row_extra *ret_extra, sp_error *reterr)
+sp_status jobs_sqlite_read_claimed(jobs_store *store, jobs_op *op, sp_job **ret_job, jobs_row *ret_extra, sp_error *reterr)
 {
     op->any_tenant = true;
-    sp_status s = read_asked(store, op, ret_job, ret_extra, reterr);
+    sp_status s = jobs_sqlite_read_asked(store, op, ret_job, ret_extra, reterr);
     if (s == SP_NOT_FOUND)
         return SP_FAIL_CODE(reterr, SP_CONFLICT, "claim_lost", "job %s was erased", op->job.id);
     if (!s && ((*ret_job)->state != SP_JOB_RUNNING || (*ret_job)->fence != op->job.fence))
@@ -291,8 +285,8 @@ static sp_status read_claimed(jobs_store *store, jobs_op *op, sp_job **ret_job, 
 static sp_status run_finish(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     sp_job *job = NULL;
-    row_extra extra = { 0 };
-    sp_status s = read_claimed(store, op, &job, &extra, reterr);
+    jobs_row extra = { 0 };
+    sp_status s = jobs_sqlite_read_claimed(store, op, &job, &extra, reterr);
     if (s == SP_CONFLICT && job) {
         sp_status read = read_result(store, op, extra.row, NULL);
         bool ours = !read && job->fence == op->job.fence && job->state == op->job.state &&
@@ -306,7 +300,7 @@ static sp_status run_finish(jobs_store *store, jobs_op *op, sp_error *reterr)
     return s ? s : jobs_bytes_copy(&op->result_out, op->result_in.data, op->result_in.size_bytes, reterr);
 }
 
-static sp_status requeue(jobs_store *store, sp_job *job, const row_extra *extra, bool died, bool counts, sp_error *reterr)
+static sp_status requeue(jobs_store *store, sp_job *job, const jobs_row *extra, bool died, bool counts, sp_error *reterr)
 {
     job->state = SP_JOB_QUEUED;
     job->progress_percent = 0;
@@ -323,8 +317,8 @@ static sp_status requeue(jobs_store *store, sp_job *job, const row_extra *extra,
 static sp_status run_release(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     sp_job *job = NULL;
-    row_extra extra;
-    sp_status s = read_claimed(store, op, &job, &extra, reterr);
+    jobs_row extra;
+    sp_status s = jobs_sqlite_read_claimed(store, op, &job, &extra, reterr);
     if (s)
         return s;
     if (op->counts && job->tries >= store->config->tries)
@@ -332,9 +326,10 @@ static sp_status run_release(jobs_store *store, jobs_op *op, sp_error *reterr)
     return requeue(store, job, &extra, false, op->counts, reterr);
 }
 
-static sp_status erase(jobs_store *store, const sp_job *job, const row_extra *extra, sp_error *reterr)
+static sp_status erase(jobs_store *store, const sp_job *job, const jobs_row *extra, sp_error *reterr)
 {
     sp_status s = drop_body(store, extra->row, job->id, extra->body_in_file, reterr);
+    jobs_sqlite_drop_report(store, job->id);
     if (!s) {
         (void)sqlite3_bind_int64(store->statements[JOBS_S_DELETE_RESULT], 1, extra->row);
         s = run_change(store, JOBS_S_DELETE_RESULT, NULL, reterr);
@@ -349,8 +344,8 @@ static sp_status erase(jobs_store *store, const sp_job *job, const row_extra *ex
 static sp_status run_delete(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     sp_job *job = NULL;
-    row_extra extra;
-    sp_status s = read_asked(store, op, &job, &extra, reterr);
+    jobs_row extra;
+    sp_status s = jobs_sqlite_read_asked(store, op, &job, &extra, reterr);
     if (s)
         return s;
     if (job->state == SP_JOB_QUEUED || job->state == SP_JOB_RUNNING)
@@ -365,7 +360,7 @@ static sp_status take_back(jobs_store *store, jobs_op *op, int64_t now_ns, sp_er
 {
     for (;;) {
         sp_job *job = NULL;
-        row_extra extra;
+        jobs_row extra;
         (void)sqlite3_bind_int64(store->statements[JOBS_S_STALE], 1, now_ns);
         op->found_count = 0;
         sp_status s = read_one(store, op, JOBS_S_STALE, &job, &extra, reterr);
@@ -382,8 +377,7 @@ static sp_status take_back(jobs_store *store, jobs_op *op, int64_t now_ns, sp_er
     }
 }
 
-/* The body of a claimed job. SP_NOT_FOUND: its file is gone. */
-static sp_status read_body(jobs_store *store, jobs_op *op, const sp_job *job, const row_extra *extra, sp_error *reterr)
+sp_status jobs_sqlite_read_body(jobs_store *store, jobs_op *op, const sp_job *job, const jobs_row *extra, sp_error *reterr)
 {
     if (extra->body_in_file)
         return sp_bodies_read(&store->bodies, job->id, &op->body_fd, reterr);
@@ -399,7 +393,7 @@ static sp_status read_body(jobs_store *store, jobs_op *op, const sp_job *job, co
     return s;
 }
 
-static sp_status start_job(jobs_store *store, sp_job *job, const row_extra *extra, sp_error *reterr)
+static sp_status start_job(jobs_store *store, sp_job *job, const jobs_row *extra, sp_error *reterr)
 {
     job->state = SP_JOB_RUNNING;
     job->fence++;
@@ -418,7 +412,7 @@ static sp_status run_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
     sp_status s = take_back(store, op, sp_clock_now_ns(), reterr);
     while (!s) {
         sp_job *job = NULL;
-        row_extra extra;
+        jobs_row extra;
         op->found_count = 0;
         s = read_one(store, op, JOBS_S_NEXT, &job, &extra, reterr);
         if (s == SP_NOT_FOUND) {
@@ -427,7 +421,7 @@ static sp_status run_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
         }
         if (s)
             return s;
-        s = read_body(store, op, job, &extra, reterr);
+        s = jobs_sqlite_read_body(store, op, job, &extra, reterr);
         if (s != SP_NOT_FOUND)
             return s ? s : start_job(store, job, &extra, reterr);
         /* Somebody removed the file by hand. Nobody can do this job; the next one, please. */
@@ -439,8 +433,8 @@ static sp_status run_claim(jobs_store *store, jobs_op *op, sp_error *reterr)
 static sp_status run_renew(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
     sp_job *job = NULL;
-    row_extra extra;
-    sp_status s = read_claimed(store, op, &job, &extra, reterr);
+    jobs_row extra;
+    sp_status s = jobs_sqlite_read_claimed(store, op, &job, &extra, reterr);
     if (s)
         return s;
     job->progress_percent = op->job.progress_percent;
@@ -482,7 +476,7 @@ static sp_status run_webhook_done(jobs_store *store, jobs_op *op, sp_error *rete
 {
     sp_job *job = NULL;
     op->any_tenant = true;
-    sp_status s = read_asked(store, op, &job, NULL, reterr);
+    sp_status s = jobs_sqlite_read_asked(store, op, &job, NULL, reterr);
     if (s)
         return s;
     job->webhook_pending = !op->delivered;
@@ -499,7 +493,7 @@ static sp_status run_sweep(jobs_store *store, jobs_op *op, sp_error *reterr)
     int64_t now = jobs_unix_ms();
     for (int i = 0; i < SWEEP_ROWS; i++) {
         sp_job *job = NULL;
-        row_extra extra;
+        jobs_row extra;
         op->found_count = 0;
         (void)sqlite3_bind_int64(store->statements[JOBS_S_EXPIRED], 1, now);
         sp_status s = read_one(store, op, JOBS_S_EXPIRED, &job, &extra, reterr);
@@ -543,13 +537,28 @@ static sp_status run_call(jobs_store *store, jobs_op *op, sp_error *reterr)
         return run_webhook_done(store, op, reterr);
     case JOBS_SWEEP:
         return run_sweep(store, op, reterr);
+    case JOBS_BODY:
+    case JOBS_PART_PUT:
+    case JOBS_PARTS_GET:
+    case JOBS_REPORT_PUT:
+    case JOBS_REPORT_READ:
+    case JOBS_SHARE:
+    case JOBS_SHARED:
+    case JOBS_CHUNK_CLAIM:
+        return jobs_sqlite_bulk(store, op, reterr);
     }
     return SP_FAIL(reterr, SP_INTERNAL, "unknown call %d on jobs", (int)op->call);
 }
 
+static bool only_looks(jobs_call call)
+{
+    return call == JOBS_GET || call == JOBS_LIST || call == JOBS_BODY || call == JOBS_PARTS_GET || call == JOBS_REPORT_READ ||
+           call == JOBS_SHARED;
+}
+
 static sp_status run(jobs_store *store, jobs_op *op, sp_error *reterr)
 {
-    if (op->call == JOBS_GET || op->call == JOBS_LIST)
+    if (only_looks(op->call))
         return run_call(store, op, reterr);
     sp_status s = sp_sqlite_begin(&store->db, reterr);
     if (s)

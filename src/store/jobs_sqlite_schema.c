@@ -148,16 +148,22 @@ static sp_status check_version(jobs_store *store, const char *path, sp_error *re
     return s;
 }
 
-/* A file is wanted when a job that is not over names it. */
-static bool body_is_wanted(const char *name, void *context)
+/* A file is wanted when a job names it: bodies and parts by one that is not over, reports by any. */
+static bool file_is_wanted(const char *name, void *context)
 {
     jobs_store *store = context;
     sqlite3_stmt *statement = store->statements[JOBS_S_BY_ID];
-    (void)sqlite3_bind_text(statement, 1, name, -1, SQLITE_TRANSIENT);
+    char id[SP_LIMIT_JOB_ID_BYTES];
+    char kind = jobs_sqlite_file_kind(name, id);
+    int state = 0;
+    while (strcmp(jobs_fields[state].name, "state") != 0)
+        state++;
+    (void)sqlite3_bind_text(statement, 1, kind ? id : name, -1, SQLITE_TRANSIENT);
     bool row = false;
     if (sp_sqlite_step(&store->db, statement, &row, NULL))
         return true; /* not known: kept */
-    bool wanted = row && sqlite3_column_int(statement, JOBS_FIELDS + 1) == JOBS_BODY_FILE;
+    bool wanted = row && (kind == 'r' || (kind == 'p' && sqlite3_column_int(statement, state) <= SP_JOB_RUNNING) ||
+                          (!kind && sqlite3_column_int(statement, JOBS_FIELDS + 1) == JOBS_BODY_FILE));
     (void)sqlite3_reset(statement);
     return wanted;
 }
@@ -201,7 +207,7 @@ sp_status jobs_sqlite_open(const jobs_settings *settings, jobs_store **ret_store
         jobs_sqlite_close(store);
         return s;
     }
-    (void)sp_bodies_sweep(&store->bodies, body_is_wanted, store);
+    (void)sp_bodies_sweep(&store->bodies, file_is_wanted, store);
     atomic_store(store->depth, (int)queued);
     *ret_store = store;
     return SP_OK;

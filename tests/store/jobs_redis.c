@@ -3,6 +3,7 @@
  * two servers that take over each other's jobs. */
 #include "jobs_contract.h"
 #include "jobs_model.h"
+#include "jobs_bulk_contract.h"
 
 #include <signal.h>
 #include <sys/mman.h>
@@ -19,7 +20,7 @@ static sp_jobs *open_as(const char *owner)
     sp_error err = { 0 };
     sp_jobs *opened = NULL;
     (void)snprintf(config.redis, sizeof(config.redis), "%s", server.url);
-    if (sp_jobs_open(loop, &config, "unused", owner, &opened, &durability, &err))
+    if (sp_jobs_open(loop, &config, server.dir, owner, &opened, &durability, &err))
         test_fail(__FILE__, __LINE__, "%s", err.message);
     REQUIRE(opened != NULL);
     return opened;
@@ -46,6 +47,11 @@ static void store_end(void)
     loop_end();
     redis_stop(&server);
     (void)unsetenv("SPILLWAY_JOBS_RENEW_MS");
+}
+
+static const char *store_dir(void)
+{
+    return server.dir;
 }
 
 static void store_reopen(void)
@@ -414,5 +420,55 @@ TEST(a_full_redis_refuses_whole_jobs)
     answer *a = add(jobs, &job, sp_view_of("x"));
     CHECK_INT(a->status, SP_UNAVAILABLE);
     CHECK_TEXT(a->error.code, "redis_full");
+    store_end();
+}
+
+/* --- several servers on one job ---------------------------------------------------------------------------------- */
+
+TEST(servers_agree_on_chunks)
+{
+    store_begin();
+    sp_jobs *second = open_as("two");
+    sp_job job = job_make("j1");
+    CHECK_INT(add(jobs, &job, sp_view_of("x"))->status, SP_OK);
+    CHECK_INT(chunk_claim(jobs, "j1", 0)->status, SP_CONFLICT); /* it does not run */
+    uint64_t fence = claim(jobs)->job.fence;
+    CHECK_INT(shared_list(second, 10)->count, 0);
+    CHECK_INT(share(second, "j1", fence + 1)->status, SP_CONFLICT);
+    CHECK_INT(share(jobs, "j1", fence)->status, SP_OK);
+    answer *a = shared_list(second, 10);
+    REQUIRE(a->count == 1);
+    CHECK_TEXT(a->ids[0], "j1");
+    CHECK_TEXT(body_of(second, "j1")->body, "x");
+    CHECK_INT(chunk_claim(jobs, "j1", 0)->status, SP_OK);
+    CHECK_INT(chunk_claim(jobs, "j1", 0)->status, SP_OK); /* renewed */
+    CHECK_INT(chunk_claim(second, "j1", 0)->status, SP_BUSY);
+    CHECK_INT(chunk_claim(second, "j1", 7)->status, SP_OK);
+    CHECK_INT(chunk_claim(jobs, "j1", 7)->status, SP_BUSY);
+    CHECK_INT(part_put(second, "j1", 0, sp_view_of("of two"))->status, SP_OK);
+    CHECK_TEXT(parts_get(jobs, "j1", 0)->body, "of two");
+    CHECK_INT(finish(jobs, "j1", fence, SP_JOB_DONE, "{}")->status, SP_OK);
+    CHECK_INT(part_put(second, "j1", 0, sp_view_of("late"))->status, SP_CONFLICT);
+    CHECK_INT(chunk_claim(second, "j1", 7)->status, SP_CONFLICT);
+    CHECK_INT(shared_list(second, 10)->count, 0);
+    CHECK_INT(body_of(second, "j1")->status, SP_NOT_FOUND);
+    sp_jobs_close(second);
+    store_end();
+}
+
+TEST(a_chunk_of_a_server_that_died_is_free_again)
+{
+    (void)setenv("SPILLWAY_JOBS_RENEW_MS", "20", 1);
+    store_begin();
+    sp_jobs *second = open_as("two");
+    sp_job job = job_make("j1");
+    CHECK_INT(add(jobs, &job, sp_view_of("x"))->status, SP_OK);
+    uint64_t fence = claim(jobs)->job.fence;
+    CHECK_INT(share(jobs, "j1", fence)->status, SP_OK);
+    CHECK_INT(chunk_claim(jobs, "j1", 3)->status, SP_OK);
+    wait_ms(100); /* three renewals missed */
+    CHECK_INT(chunk_claim(second, "j1", 3)->status, SP_OK);
+    CHECK_INT(shared_list(second, 10)->count, 0);
+    sp_jobs_close(second);
     store_end();
 }

@@ -4,6 +4,7 @@
 #define JOBS_MODEL_RESTARTS
 #define JOBS_MODEL_AGE
 #include "jobs_model.h"
+#include "jobs_bulk_contract.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -41,6 +42,11 @@ static void store_end(void)
     dir_remove(dir);
 }
 
+static const char *store_dir(void)
+{
+    return dir;
+}
+
 static void store_reopen(void)
 {
     sp_jobs_close(jobs);
@@ -62,6 +68,32 @@ static void make_body_file(const char *name)
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     REQUIRE(fd >= 0);
     (void)close(fd);
+}
+
+TEST(what_is_kept_of_a_job_survives_a_restart_and_goes_with_it)
+{
+    store_begin();
+    sp_job job = job_make("j1");
+    CHECK_INT(add(jobs, &job, sp_view_of("x"))->status, SP_OK);
+    uint64_t fence = claim(jobs)->job.fence;
+    int fd = report_make((const uint8_t *)"report", 6);
+    CHECK_INT(part_put(jobs, "j1", fence, sp_view_of("a part"))->status, SP_OK);
+    CHECK_INT(report_put(jobs, "j1", fence, fd, 6)->status, SP_OK);
+    make_body_file("j2_p0"); /* of jobs that are not there */
+    make_body_file("j2_r");
+    make_body_file(".up-abcdef");
+    make_body_file(".put-j1_r");
+    store_reopen();
+    CHECK(body_file_is_there("j1_p0") && body_file_is_there("j1_r"));
+    CHECK(!body_file_is_there("j2_p0") && !body_file_is_there("j2_r"));
+    CHECK(!body_file_is_there(".up-abcdef") && !body_file_is_there(".put-j1_r"));
+    CHECK_TEXT(parts_get(jobs, "j1", 0)->body, "a part");
+    CHECK_INT(delete(jobs, "acme", "j1")->status, SP_OK); /* cancelled */
+    CHECK(!body_file_is_there("j1_p0"));
+    CHECK_INT(delete(jobs, "acme", "j1")->status, SP_OK);
+    CHECK(!body_file_is_there("j1_r"));
+    (void)close(fd);
+    store_end();
 }
 
 TEST(large_bodies_are_files_and_go_with_their_job)

@@ -105,7 +105,7 @@ void answer_take(const sp_job_reply *reply, void *context)
     if (a->came)
         test_fail(__FILE__, __LINE__, "a call was answered twice");
     answer_done(a);
-    *a = (answer){ .came = true, .status = reply->status, .count = reply->count, .existed = reply->existed };
+    *a = (answer){ .came = true, .status = reply->status, .count = reply->count, .existed = reply->existed, .next = reply->next };
     if (reply->error)
         a->error = *reply->error;
     if (reply->count > 0)
@@ -225,6 +225,60 @@ answer *webhook_done(sp_jobs *jobs, const char *id, bool delivered, int64_t next
 answer *sweep(sp_jobs *jobs)
 {
     sp_jobs_sweep(jobs, answer_take, begin());
+    return end();
+}
+
+answer *add_file(sp_jobs *jobs, const sp_job *job, const sp_body_file *file)
+{
+    sp_jobs_add_file(jobs, job, file, answer_take, begin());
+    return end();
+}
+
+answer *body_of(sp_jobs *jobs, const char *id)
+{
+    sp_jobs_body(jobs, id, answer_take, begin());
+    return end();
+}
+
+answer *part_put(sp_jobs *jobs, const char *id, uint64_t fence, sp_view bytes)
+{
+    sp_jobs_part_put(jobs, id, fence, bytes, answer_take, begin());
+    return end();
+}
+
+answer *parts_get(sp_jobs *jobs, const char *id, uint64_t from)
+{
+    sp_jobs_parts_get(jobs, id, from, answer_take, begin());
+    return end();
+}
+
+answer *report_put(sp_jobs *jobs, const char *id, uint64_t fence, int fd, uint64_t size_bytes)
+{
+    sp_jobs_report_put(jobs, id, fence, fd, size_bytes, answer_take, begin());
+    return end();
+}
+
+answer *report_read(sp_jobs *jobs, const char *tenant, const char *id, uint64_t offset)
+{
+    sp_jobs_report_read(jobs, tenant, id, offset, answer_take, begin());
+    return end();
+}
+
+answer *share(sp_jobs *jobs, const char *id, uint64_t fence)
+{
+    sp_jobs_share(jobs, id, fence, answer_take, begin());
+    return end();
+}
+
+answer *shared_list(sp_jobs *jobs, int limit)
+{
+    sp_jobs_shared(jobs, limit, answer_take, begin());
+    return end();
+}
+
+answer *chunk_claim(sp_jobs *jobs, const char *id, uint32_t chunk)
+{
+    sp_jobs_chunk_claim(jobs, id, chunk, answer_take, begin());
     return end();
 }
 

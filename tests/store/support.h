@@ -34,6 +34,7 @@ typedef struct answer {
     size_t body_bytes;
     bool body_was_file;
     bool existed;
+    uint64_t next;
     char cursor[SP_LIMIT_JOB_ID_BYTES];
 } answer;
 void answer_take(const sp_job_reply *reply, void *context); /* an sp_job_reply_fn; context = answer */
@@ -52,6 +53,15 @@ answer *delete(sp_jobs *jobs, const char *tenant, const char *id);
 answer *webhooks_due(sp_jobs *jobs, int limit);
 answer *webhook_done(sp_jobs *jobs, const char *id, bool delivered, int64_t next_unix_ms);
 answer *sweep(sp_jobs *jobs);
+answer *add_file(sp_jobs *jobs, const sp_job *job, const sp_body_file *file);
+answer *body_of(sp_jobs *jobs, const char *id);
+answer *part_put(sp_jobs *jobs, const char *id, uint64_t fence, sp_view bytes);
+answer *parts_get(sp_jobs *jobs, const char *id, uint64_t from);
+answer *report_put(sp_jobs *jobs, const char *id, uint64_t fence, int fd, uint64_t size_bytes);
+answer *report_read(sp_jobs *jobs, const char *tenant, const char *id, uint64_t offset);
+answer *share(sp_jobs *jobs, const char *id, uint64_t fence);
+answer *shared_list(sp_jobs *jobs, int limit);
+answer *chunk_claim(sp_jobs *jobs, const char *id, uint32_t chunk);
 
 /* --- redis-server --- */
 
