@@ -18,6 +18,7 @@
 #define SP_KERNELS_KERNELS_H
 
 #include "base/attr.h"
+#include "kernels/flow_run.h"
 #include "kernels/prep.h"
 
 #include <stdbool.h>
@@ -97,7 +98,7 @@ struct sp_flow_measure;
  * nms_f32: greedy suppression. A box is kept unless it overlaps a box that was kept before it (and is of its class) by
  *   intersection / union > iou, as arith.h computes it; at most `most` are kept, their indices rising. Returns how many.
  *   iou >= 0. Boxes without area or with a NaN neither suppress nor are suppressed.
- * The ops on grey planes: plane_rows.h. */
+ * The ops on grey planes: plane_rows.h; those of the dense flow: flow_run.h. */
 #define SP_KERNEL(name, result, parameters) typedef result sp_##name##_fn parameters;
 #include "kernels/kernels.inc"
 #undef SP_KERNEL

@@ -4,6 +4,8 @@
 #include "kernels/nms_run.h"
 #include "kernels/prep_run.h"
 
+#include <stdlib.h>
+
 SP_EXPORT int kt_force(int level);
 SP_EXPORT const char *kt_level(void);
 SP_EXPORT sp_prep_scratch *kt_scratch_new(void);
@@ -92,4 +94,53 @@ int kt_nms(void *scratch, const float *boxes, const float *score, const int32_t 
 {
     const sp_nms_params params = { .threshold = threshold, .iou = iou };
     return sp_nms_run(scratch, boxes, score, class_id, n, &params, kept);
+}
+
+/* A flow between two frames, for Python: tables, two expansions and scratch are kept. */
+typedef struct kt_flow {
+    sp_flow *flow;
+    sp_flow_frame *frame[2];
+    sp_flow_scratch *scratch;
+} kt_flow;
+SP_EXPORT kt_flow *kt_flow_new(double pyr_scale, int levels, int winsize, int iterations, int poly_n, double poly_sigma,
+                               int gaussian, int w, int h);
+SP_EXPORT void kt_flow_free(kt_flow *f);
+SP_EXPORT void kt_flow_expand(kt_flow *f, int which, const uint8_t *grey, size_t stride);
+SP_EXPORT void kt_flow_pair(kt_flow *f, int swapped, const float *init, float *dx_dy);
+
+void kt_flow_free(kt_flow *f)
+{
+    for (int i = 0; i < 2; i++)
+        sp_flow_frame_free(f->frame[i]);
+    sp_flow_scratch_free(f->scratch);
+    sp_flow_free(f->flow);
+    free(f);
+}
+
+kt_flow *kt_flow_new(double pyr_scale, int levels, int winsize, int iterations, int poly_n, double poly_sigma, int gaussian,
+                     int w, int h)
+{
+    const sp_flow_params params = { .pyr_scale = pyr_scale, .levels = levels, .winsize = winsize, .iterations = iterations,
+                                    .poly_n = poly_n, .poly_sigma = poly_sigma, .gaussian = gaussian };
+    kt_flow *f = calloc(1, sizeof(*f));
+    if (!f || sp_flow_new(&params, w, h, &f->flow, NULL) || sp_flow_frame_new(f->flow, &f->frame[0], NULL) ||
+        sp_flow_frame_new(f->flow, &f->frame[1], NULL) || sp_flow_scratch_new(f->flow, &f->scratch, NULL)) {
+        if (f)
+            kt_flow_free(f);
+        return NULL;
+    }
+    return f;
+}
+
+void kt_flow_expand(kt_flow *f, int which, const uint8_t *grey, size_t stride)
+{
+    sp_flow_expand(f->flow, f->frame[which], grey, stride, f->scratch);
+}
+
+/* init and dx_dy: a plane of dx, then one of dy. */
+void kt_flow_pair(kt_flow *f, int swapped, const float *init, float *dx_dy)
+{
+    size_t plane = (size_t)f->flow->w * (size_t)f->flow->h;
+    sp_flow_pair(f->flow, f->frame[swapped], f->frame[!swapped], init, init ? init + plane : NULL, dx_dy, dx_dy + plane,
+                 (size_t)f->flow->w, f->scratch);
 }

@@ -3,6 +3,7 @@
  * ends in a forbidden page, guard bytes behind what is written. The ops come from kernels.inc, so one without a check
  * here does not compile. */
 #include "boxes.h"
+#include "flow.h"
 #include "kernels/axis.h"
 #include "kernels/kernels.h"
 #include "kernels/math.h"

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The rows of the dense flow, scalar: what the twins are held to. */
+#include "kernels/arith.h"
+#include "kernels/kernels.h"
+
+/* The ends are mirrored about the outermost pixel; one pixel is its own neighbour. */
+void sp_flow_smooth_c(float *SP_RESTRICT dst, const uint8_t *const rows[3], int n)
+{
+    for (int x = 0; x < n; x++) {
+        int left = x > 0 ? x - 1 : n > 1 ? 1 : 0, right = x < n - 1 ? x + 1 : n > 1 ? n - 2 : 0, sum = 0;
+        for (int r = 0; r < 3; r++)
+            sum += (rows[r][left] + 2 * rows[r][x] + rows[r][right]) * (r == 1 ? 2 : 1);
+        dst[x] = (float)sum * 0.0625f;
+    }
+}
+
+void sp_flow_mix_u8_c(float *SP_RESTRICT dst, const uint8_t *const *rows, const float *weight, int taps, int n)
+{
+    for (int x = 0; x < n; x++) {
+        float sum = weight[0] * (float)rows[0][x];
+        for (int t = 1; t < taps; t++)
+            sum = sp_fma(weight[t], (float)rows[t][x], sum);
+        dst[x] = sum;
+    }
+}
+
+void sp_flow_mix_f32_c(float *SP_RESTRICT dst, const float *const *rows, const float *weight, int taps, int n)
+{
+    for (int x = 0; x < n; x++) {
+        float sum = weight[0] * rows[0][x];
+        for (int t = 1; t < taps; t++)
+            sum = sp_fma(weight[t], rows[t][x], sum);
+        dst[x] = sum;
+    }
+}
+
+void sp_flow_across_c(float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis)
+{
+    for (int x = 0; x < axis->n; x++) {
+        const float *s = src + axis->first[x], *weight = axis->weight + x;
+        float sum = weight[0] * s[0];
+        for (int t = 1; t < axis->taps; t++)
+            sum = sp_fma(weight[(size_t)t * (size_t)axis->stride], s[t], sum);
+        dst[x] = sum;
+    }
+}
+
+/* --- expansion --- */
+
+/* Down a column: its mean, slope and curve. Products are rounded before they are added, as in the reference, so that the
+ * first two are its own bits; the third is already joined with the mean. */
+static void expand_down(float *SP_RESTRICT mean, float *SP_RESTRICT slope, float *SP_RESTRICT curve, const float *const *rows,
+                        const sp_flow_poly *poly, int n)
+{
+    for (int x = 0; x < n; x++) {
+        float t0 = rows[poly->n][x] * poly->g[0], t1 = 0, t2 = 0;
+        for (int k = 1; k <= poly->n; k++) {
+            float up = rows[poly->n - k][x], down = rows[poly->n + k][x], both = up + down;
+            t0 = t0 + poly->g[k] * both;
+            t1 = t1 + poly->xg[k] * (down - up);
+            t2 = t2 + poly->xxg[k] * both;
+        }
+        mean[x] = t0;
+        slope[x] = t1;
+        curve[x] = sp_flow_curve(t0, t2, poly->ig03, poly->ig03_rest, poly->ig33, poly->ig33_rest);
+    }
+}
+
+static void repeat_ends(float *row, int n, int margin)
+{
+    for (int i = 1; i <= margin; i++) {
+        row[-i] = row[0];
+        row[n - 1 + i] = row[n - 1];
+    }
+}
+
+void sp_flow_expand_c(float *SP_RESTRICT dst, size_t stride, const float *const *rows, const sp_flow_poly *poly,
+                      float *SP_RESTRICT spare, int n)
+{
+    size_t margin = sp_flow_margin_stride(n);
+    float *mean = spare + SP_FLOW_MARGIN, *slope = mean + margin, *curve = slope + margin;
+    expand_down(mean, slope, curve, rows, poly, n);
+    repeat_ends(mean, n, poly->n);
+    repeat_ends(slope, n, poly->n);
+    repeat_ends(curve, n, poly->n);
+    for (int x = 0; x < n; x++) {
+        float c = mean[x], slope_y = poly->g[0] * slope[x], slope_x = 0, yy = poly->g[0] * curve[x], xx = poly->rest * c, xy = 0;
+        for (int k = 1; k <= poly->n; k++) {
+            /* Differences from the middle: what the picture's brightness would drown is kept. */
+            float right = mean[x + k] - c, left = mean[x - k] - c;
+            slope_x = sp_fma(poly->xg[k], right - left, slope_x);
+            xx = sp_fma(poly->curve[k], right + left, xx);
+            slope_y = sp_fma(poly->g[k], slope[x + k] + slope[x - k], slope_y);
+            xy = sp_fma(poly->xg[k], slope[x + k] - slope[x - k], xy);
+            yy = sp_fma(poly->g[k], curve[x + k] + curve[x - k], yy);
+        }
+        dst[x] = slope_y * poly->ig11;
+        dst[stride + (size_t)x] = slope_x * poly->ig11;
+        dst[2 * stride + (size_t)x] = yy;
+        dst[3 * stride + (size_t)x] = xx;
+        dst[4 * stride + (size_t)x] = xy * poly->ig55;
+    }
+}
+
+/* --- matrices, windows, flow --- */
+
+void sp_flow_update_c(float *SP_RESTRICT dst, size_t stride, const sp_flow_row *row)
+{
+    for (int x = 0; x < row->w; x++) {
+        float dx = row->dx[x], dy = row->dy[x], a[SP_FLOW_CHANNELS], b[SP_FLOW_CHANNELS], m[SP_FLOW_CHANNELS];
+        sp_flow_spot spot = sp_flow_find(x, row->y, dx, dy, row->w, row->h);
+        const float *at = row->b + ((size_t)spot.y * SP_FLOW_CHANNELS * row->stride + (size_t)spot.x);
+        for (size_t c = 0; c < SP_FLOW_CHANNELS; c++, at += row->stride) {
+            const float *below = at + SP_FLOW_CHANNELS * row->stride;
+            a[c] = row->a[c * row->stride + (size_t)x];
+            b[c] = spot.inside ? sp_flow_blend(&spot, at[0], at[1], below[0], below[1]) : c < 2 ? 0.0f : a[c];
+        }
+        sp_flow_matrix(m, a, b, dx, dy, row->weight[x] * row->weight_y);
+        for (size_t c = 0; c < SP_FLOW_CHANNELS; c++)
+            dst[c * stride + (size_t)x] = m[c];
+    }
+}
+
+/* The sum of k = 2^i values `step` apart as pairs of pairs. */
+static float sum_pairs(const float *const *at, size_t x, int k)
+{
+    return k == 1 ? at[0][x] : sum_pairs(at, x, k / 2) + sum_pairs(at + k / 2, x, k / 2);
+}
+
+/* Of values at[0][x], at[1][x], ... */
+static float window_sum(const float *const *at, size_t x, const sp_flow_window *window)
+{
+    int n = window->n, m = n / 2;
+    if (window->gaussian) {
+        float sum = window->weight[0] * at[m][x];
+        for (int i = 1; i <= m; i++)
+            sum = sp_fma(window->weight[i], at[m - i][x] + at[m + i][x], sum);
+        return sum;
+    }
+    int k = 1;
+    while (2 * k <= n)
+        k *= 2;
+    float sum = sum_pairs(at, x, k);
+    for (int done = k; done < n; done += k) {
+        while (done + k > n)
+            k /= 2;
+        sum = sum + sum_pairs(at + done, x, k);
+    }
+    return sum;
+}
+
+void sp_flow_window_c(float *SP_RESTRICT dst, size_t dst_stride, float *SP_RESTRICT src, size_t src_stride,
+                      const sp_flow_window *window, float *SP_RESTRICT spare, int n)
+{
+    (void)spare; /* the twins' */
+    int m = window->n / 2;
+    const float *at[2 * SP_FLOW_MARGIN];
+    for (int c = 0; c < SP_FLOW_CHANNELS; c++, dst += dst_stride, src += src_stride) {
+        repeat_ends(src, n, m);
+        for (int i = 0; i < window->n; i++)
+            at[i] = src + i - m;
+        for (int x = 0; x < n; x++)
+            dst[x] = window_sum(at, (size_t)x, window);
+    }
+}
+
+void sp_flow_solve_c(float *SP_RESTRICT dx, float *SP_RESTRICT dy, size_t stride, const float *const *sums, size_t sums_stride,
+                     const sp_flow_window *window, int rows, int n)
+{
+    for (int r = 0; r < rows; r++, sums++, dx += stride, dy += stride) {
+        for (int x = 0; x < n; x++) {
+            float m[SP_FLOW_CHANNELS];
+            for (size_t c = 0; c < SP_FLOW_CHANNELS; c++)
+                m[c] = window_sum(sums, c * sums_stride + (size_t)x, window);
+            sp_flow_solve(&dx[x], &dy[x], m, window->regular);
+        }
+    }
+}
