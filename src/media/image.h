@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "base/view.h"
 
-#define SP_MEDIA_ABI 2
+#define SP_MEDIA_ABI 3
 
 typedef enum sp_image_format {
     SP_IMAGE_UNKNOWN = 0,
@@ -68,6 +68,7 @@ typedef struct sp_media_api {
                               size_t dst_bytes, sp_error *reterr);
     sp_status (*image_encode_jpeg)(const uint8_t *rgb, int width, int height, int quality, uint8_t **ret_file,
                                    size_t *ret_file_bytes, sp_error *reterr);
+    const struct sp_video_api *video; /* media/video.h; NULL = built without */
     /* "libjpeg-turbo 2.1.5, libspng 0.7.3, ...": for doctor. */
     const char *versions;
 } sp_media_api;
