@@ -2,7 +2,7 @@
  * `spillway detect FILE...`: the task in this process. Says what is where, and with --output draws it. Nothing falls back
  * here; a file that cannot be read is reported and the next one is taken. */
 #include "cli/cli.h"
-#include "cli/draw.h"
+#include "task/draw.h"
 #include "cli/progress.h"
 
 #include "base/clock.h"

@@ -85,7 +85,9 @@ void sp_analyzer_timing(const sp_analyzer *analyzer, sp_analyze_timing *ret_timi
 /* Analyses `count` frames that follow each other: grey[i] is h rows, stride_bytes apart; grey[count] too when has_next (the
  * frame behind the last one), and frames[count] with it. frames[i] has number, pts, damaged, key. Where a number does not follow
  * the one before (the frame between was lost), there is no pair. Fills ret_records. Allocates nothing. Each frame is expanded
- * once. */
+ * once, also when a segment is given in pieces: a call whose first frame is the one behind the last call's, and that was no
+ * lookahead (sp_video_frame), does not expand it again. sp_analyzer_begin forgets it: called before each segment. */
+void sp_analyzer_begin(sp_analyzer *analyzer);
 void sp_analyzer_run(sp_analyzer *analyzer, const uint8_t *const *grey, size_t stride_bytes, const sp_video_frame *frames,
                      int count, bool has_next, sp_frame_record *ret_records);
 

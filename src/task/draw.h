@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Boxes and labels into RGB8 pixels, for pictures that people look at: plain lines and a small font of our own. */
-#ifndef SP_CLI_DRAW_H
-#define SP_CLI_DRAW_H
+#ifndef SP_TASK_DRAW_H
+#define SP_TASK_DRAW_H
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Frames and labels. Nothing here is fast; a picture has a few dozen boxes. */
-#include "cli/draw.h"
+#include "task/draw.h"
 
 #include "base/attr.h"
 

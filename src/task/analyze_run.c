@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What one frame says, alone and with the next one: the kernels in order, their sums to integers. One thread; another twin of
+ * the kernels gives the same records. Rules and units: docs/internals/analyze.md. */
+#include "task/analyze_internal.h"
+
+#include "base/clock.h"
+#include "kernels/arith.h"
+#include "kernels/plane.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Regions that are looked at in one mask; more than fit a 1080p frame at the largest defect. */
+#define REGIONS_MAX 4096
+#define TOPHAT_SIDE 15
+/* A pixel's weight in a region's strength: quarters of a pixel of motion, up to 63.75. */
+#define WEIGHT_SHIFT 8
+
+struct sp_analyze_plan {
+    sp_analyze_params params;
+    int w, h;
+    sp_flow *flow;
+};
+
+struct sp_analyzer {
+    const sp_analyze_plan *plan;
+    sp_flow_frame *expanded[2];
+    sp_plane_measure measures[2];
+    int current;                  /* which of the two is the frame in hand; the other one is the next */
+    bool has_kept;                /* the other one is kept_grey, frame kept_number, from the call before */
+    uint32_t kept_number;
+    const uint8_t *kept_grey;
+    sp_flow_scratch *flow_scratch;
+    sp_plane_scratch *plane_scratch;
+    float *dx, *dy;
+    uint8_t *planes;
+    sp_plane mask, weights, other;
+    sp_region *regions;
+    sp_analyze_timing timing;
+};
+
+/* --- construction --- */
+
+sp_status sp_analyze_plan_new(const sp_analyze_params *params, int w, int h, sp_analyze_plan **ret_plan, sp_error *reterr)
+{
+    SP_CLEANUP(sp_analyze_plan_freep) sp_analyze_plan *plan = NULL;
+    sp_status s = sp_analyze_params_check(params, reterr);
+    if (s)
+        return s;
+    plan = calloc(1, sizeof(*plan));
+    if (!plan)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the analysis of a video");
+    plan->params = *params;
+    plan->w = w;
+    plan->h = h;
+    s = sp_flow_new(&params->flow, w, h, &plan->flow, reterr);
+    if (s)
+        return s;
+    *ret_plan = SP_STEAL(plan);
+    return SP_OK;
+}
+
+void sp_analyze_plan_free(sp_analyze_plan *plan)
+{
+    if (!plan)
+        return;
+    sp_flow_free(plan->flow);
+    free(plan);
+}
+
+/* Touches its memory, so that the first frame does not pay for the pages. */
+static void *reserve(size_t bytes)
+{
+    void *memory = aligned_alloc(64, SP_ALIGN_UP(bytes, (size_t)64));
+    if (memory)
+        memset(memory, 0, SP_ALIGN_UP(bytes, (size_t)64));
+    return memory;
+}
+
+static bool reserve_all(sp_analyzer *a)
+{
+    size_t stride = SP_ALIGN_UP((size_t)a->plan->w, (size_t)64), h = (size_t)a->plan->h;
+    a->dx = reserve(stride * h * sizeof(float));
+    a->dy = reserve(stride * h * sizeof(float));
+    a->planes = reserve(stride * h * 3);
+    a->regions = reserve(REGIONS_MAX * sizeof(*a->regions));
+    if (!a->dx || !a->dy || !a->planes || !a->regions)
+        return false;
+    sp_plane *planes[3] = { &a->mask, &a->weights, &a->other };
+    for (size_t i = 0; i < 3; i++)
+        *planes[i] = (sp_plane){ a->planes + i * stride * h, a->plan->w, a->plan->h, stride };
+    return true;
+}
+
+sp_status sp_analyzer_new(const sp_analyze_plan *plan, sp_analyzer **ret_analyzer, sp_error *reterr)
+{
+    SP_CLEANUP(sp_analyzer_freep) sp_analyzer *a = calloc(1, sizeof(*a));
+    if (!a)
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for the analysis of a video");
+    a->plan = plan;
+    sp_status s = sp_plane_scratch_new(plan->w, plan->h, &a->plane_scratch, reterr);
+    for (int i = 0; i < 2 && !s; i++)
+        s = sp_flow_frame_new(plan->flow, &a->expanded[i], reterr);
+    if (!s)
+        s = sp_flow_scratch_new(plan->flow, &a->flow_scratch, reterr);
+    if (s)
+        return s;
+    if (!reserve_all(a))
+        return SP_FAIL(reterr, SP_NOMEM, "no memory for frames of %d x %d", plan->w, plan->h);
+    *ret_analyzer = SP_STEAL(a);
+    return SP_OK;
+}
+
+void sp_analyzer_free(sp_analyzer *a)
+{
+    if (!a)
+        return;
+    sp_flow_frame_free(a->expanded[0]);
+    sp_flow_frame_free(a->expanded[1]);
+    sp_flow_scratch_free(a->flow_scratch);
+    sp_plane_scratch_free(a->plane_scratch);
+    free(a->dx);
+    free(a->dy);
+    free(a->planes);
+    free(a->regions);
+    free(a);
+}
+
+void sp_analyzer_timing(const sp_analyzer *a, sp_analyze_timing *ret_timing)
+{
+    *ret_timing = a->timing;
+}
+
+void sp_analyzer_begin(sp_analyzer *a)
+{
+    a->has_kept = false;
+}
+
+/* Adds the time since *since to *sum and begins anew. */
+static void lap(int64_t *since, int64_t *sum)
+{
+    int64_t now = sp_clock_now_ns();
+    *sum += now - *since;
+    *since = now;
+}
+
+/* --- sums to what the record says --- */
+
+/* deviation of n values with that sum and sum of squares, times `unit`, floor. */
+static uint64_t deviation(uint64_t n, uint64_t sum, uint64_t squares, uint32_t unit)
+{
+    unsigned __int128 total = (unsigned __int128)squares * n, mean = (unsigned __int128)sum * sum;
+    unsigned __int128 variance = total > mean ? (total - mean) * unit * unit / ((unsigned __int128)n * n) : 0;
+    return sp_isqrt((uint64_t)variance);
+}
+
+static uint32_t share(uint64_t part, uint64_t all)
+{
+    return all ? (uint32_t)(part * 1000 / all) : 0;
+}
+
+static void say_plane(sp_frame_record *r, const sp_plane_measure *m, uint64_t n)
+{
+    uint64_t dark = 0, bright = 0;
+    for (int i = 0; i < 16; i++) {
+        dark += m->histogram[i];
+        bright += m->histogram[240 + i];
+    }
+    r->mean = (uint32_t)(m->sum * 1000 / n);
+    r->deviation = (uint32_t)deviation(n, m->sum, m->sum_squares, 1000);
+    r->dark = share(dark, n);
+    r->bright = share(bright, n);
+    unsigned __int128 total = (unsigned __int128)m->laplace_squares * n;
+    unsigned __int128 mean = (unsigned __int128)((__int128)m->laplace_sum * m->laplace_sum);
+    r->sharpness = (uint64_t)((total - mean) * 1000 / ((unsigned __int128)n * n));
+}
+
+static void say_flow(sp_frame_record *r, const sp_flow_measure *m, uint64_t n)
+{
+    int64_t moving = 0;
+    r->flow_x = (int32_t)(m->sum_dx / (int64_t)n);
+    r->flow_y = (int32_t)(m->sum_dy / (int64_t)n);
+    r->flow_mean = (uint32_t)((uint64_t)m->sum_magnitude / n);
+    /* The squares are those of sixteenths. */
+    r->flow_deviation = (uint32_t)deviation(n, (uint64_t)m->sum_magnitude / 16, (uint64_t)m->sum_squares, 16);
+    r->flow_deviation = SP_MIN(r->flow_deviation, (uint32_t)SP_FLOW_QUANTUM_MAX);
+    r->flow_max = SP_MIN(m->max_magnitude, (uint32_t)SP_FLOW_QUANTUM_MAX);
+    r->moving = m->moving;
+    for (int i = 0; i < 8; i++)
+        moving += m->direction[i];
+    for (int i = 0; i < 8; i++)
+        r->direction[i] = share((uint64_t)m->direction[i], (uint64_t)moving);
+}
+
+static sp_frame_region say_region(const sp_region *g, uint32_t strength)
+{
+    return (sp_frame_region){
+        .x0 = (uint16_t)g->x0, .y0 = (uint16_t)g->y0, .x1 = (uint16_t)g->x1, .y1 = (uint16_t)g->y1, .area = g->area,
+        .centre_x = (uint32_t)(g->sum_x * 256 / g->area), .centre_y = (uint32_t)(g->sum_y * 256 / g->area), .strength = strength,
+    };
+}
+
+/* --- one frame alone --- */
+
+static sp_plane plane_of(const sp_analyzer *a, const uint8_t *grey, size_t stride)
+{
+    return (sp_plane){ (uint8_t *)(uintptr_t)grey, a->plan->w, a->plan->h, stride }; /* only read */
+}
+
+/* Into the half that is not current: what the next pair needs of it too. */
+static void take_in(sp_analyzer *a, const uint8_t *grey, size_t stride)
+{
+    int64_t since = sp_clock_now_ns();
+    int half = 1 - a->current;
+    sp_flow_expand(a->plan->flow, a->expanded[half], grey, stride, a->flow_scratch);
+    lap(&since, &a->timing.flow_ns);
+    sp_measure_plane(plane_of(a, grey, stride), &a->measures[half]);
+    lap(&since, &a->timing.measures_ns);
+}
+
+/* dst = the greater of both, byte by byte; blocks, so that the compiler takes whole registers. Rows are padded to 64. */
+static void larger_of(sp_plane dst, sp_plane other)
+{
+    for (size_t i = 0; i < dst.stride_bytes * (size_t)dst.h; i += 16) {
+        for (size_t k = 0; k < 16; k++) {
+            uint8_t a = dst.data[i + k], b = other.data[i + k];
+            dst.data[i + k] = a > b ? a : b;
+        }
+    }
+}
+
+/* Spots that are brighter or darker than all around them within 7 pixels. */
+static void find_defects(sp_analyzer *a, sp_plane grey, sp_frame_record *r)
+{
+    const sp_analyze_params *p = &a->plan->params;
+    int big = 0;
+
+    sp_morph(a->weights, grey, SP_MORPH_TOPHAT, SP_MORPH_RECT, TOPHAT_SIDE, TOPHAT_SIDE, 1, a->plane_scratch);
+    sp_morph(a->other, grey, SP_MORPH_BLACKHAT, SP_MORPH_RECT, TOPHAT_SIDE, TOPHAT_SIDE, 1, a->plane_scratch);
+    larger_of(a->weights, a->other);
+    sp_threshold(a->mask, a->weights, (uint8_t)p->defect_threshold);
+    int total = sp_regions_find(a->mask, a->weights, p->defect_min_area, a->regions, REGIONS_MAX, a->plane_scratch);
+    int written = SP_MIN(total, REGIONS_MAX);
+    while (big < written && a->regions[big].area > p->defect_max_area)
+        big++;
+    r->defect_count = (uint32_t)(total - big);
+    for (uint32_t i = 0; i < sp_regions_told(r->defect_count); i++) {
+        if (big + (int)i >= written) { /* nothing but large ones fitted: none is told */
+            r->defect_count = 0;
+            break;
+        }
+        const sp_region *g = &a->regions[big + (int)i];
+        r->defects[i] = say_region(g, (uint32_t)(g->weight * 256 / g->area));
+    }
+}
+
+static void analyse_alone(sp_analyzer *a, const uint8_t *grey, size_t stride, sp_frame_record *r)
+{
+    sp_plane plane = plane_of(a, grey, stride);
+    uint64_t n = (uint64_t)a->plan->w * (uint64_t)a->plan->h;
+    int64_t since = sp_clock_now_ns();
+
+    say_plane(r, &a->measures[a->current], n);
+    lap(&since, &a->timing.measures_ns);
+    sp_canny(a->other, plane, a->plan->params.canny_low, a->plan->params.canny_high, 3, false, a->plane_scratch);
+    r->edges = (uint32_t)sp_measure_nonzero(a->other);
+    lap(&since, &a->timing.edges_ns);
+    find_defects(a, plane, r);
+    lap(&since, &a->timing.morphology_ns);
+}
+
+/* --- a pair --- */
+
+static void weigh_motion(sp_analyzer *a, size_t stride_floats)
+{
+    for (int y = 0; y < a->plan->h; y++) {
+        const float *dx = a->dx + (size_t)y * stride_floats, *dy = a->dy + (size_t)y * stride_floats;
+        const uint8_t *mask = a->mask.data + (size_t)y * a->mask.stride_bytes;
+        uint8_t *weights = a->weights.data + (size_t)y * a->weights.stride_bytes;
+        for (int x = 0; x < a->plan->w; x++) {
+            if (!mask[x])
+                continue; /* most are; nobody reads the weight there */
+            int32_t q = sp_f32_to_i32(rintf(sqrtf(dx[x] * dx[x] + dy[x] * dy[x]) * 1024.0f)) >> WEIGHT_SHIFT;
+            weights[x] = (uint8_t)SP_CLAMP(q, 0, 255);
+        }
+    }
+}
+
+/* The mask of measure_flow, without its grains and holes, in regions. */
+static void find_motion(sp_analyzer *a, size_t stride_floats, sp_frame_record *r)
+{
+    sp_morph(a->mask, a->mask, SP_MORPH_OPEN, SP_MORPH_RECT, 3, 3, 1, a->plane_scratch);
+    sp_morph(a->mask, a->mask, SP_MORPH_CLOSE, SP_MORPH_RECT, 5, 5, 1, a->plane_scratch);
+    r->mask_area = (uint32_t)sp_measure_nonzero(a->mask);
+    if (r->mask_area == 0)
+        return;
+    weigh_motion(a, stride_floats);
+    r->motion_count = (uint32_t)sp_regions_find(a->mask, a->weights, a->plan->params.motion_min_area, a->regions,
+                                                SP_LIMIT_FRAME_REGIONS, a->plane_scratch);
+    for (uint32_t i = 0; i < sp_regions_told(r->motion_count); i++) {
+        const sp_region *g = &a->regions[i];
+        r->motion[i] = say_region(g, (uint32_t)((g->weight << WEIGHT_SHIFT) / g->area));
+    }
+}
+
+static void compare_planes(sp_analyzer *a, sp_plane this, sp_plane next, sp_frame_record *r)
+{
+    const sp_plane_measure *here = &a->measures[a->current], *there = &a->measures[1 - a->current];
+    uint64_t n = (uint64_t)a->plan->w * (uint64_t)a->plan->h, apart = 0;
+    for (int i = 0; i < 256; i++)
+        apart += here->histogram[i] > there->histogram[i] ? here->histogram[i] - there->histogram[i]
+                                                          : there->histogram[i] - here->histogram[i];
+    r->histogram_distance = share(apart, 2 * n);
+    r->difference = (uint32_t)(sp_measure_difference(this, next) * 1000 / n);
+    r->cut = r->histogram_distance >= a->plan->params.scene_threshold && r->difference >= SP_CUT_DIFFERENCE;
+}
+
+static void analyse_pair(sp_analyzer *a, const uint8_t *grey, const uint8_t *next, size_t stride, sp_frame_record *r)
+{
+    sp_flow_measure flow;
+    size_t stride_floats = a->mask.stride_bytes;
+    int64_t since = sp_clock_now_ns();
+
+    r->has_pair = 1;
+    sp_flow_pair(a->plan->flow, a->expanded[a->current], a->expanded[1 - a->current], NULL, NULL, a->dx, a->dy, stride_floats,
+                 a->flow_scratch);
+    lap(&since, &a->timing.flow_ns);
+    sp_measure_flow(a->dx, a->dy, stride_floats, a->plan->w, a->plan->h, a->plan->params.motion_threshold, a->mask, &flow);
+    say_flow(r, &flow, (uint64_t)a->plan->w * (uint64_t)a->plan->h);
+    compare_planes(a, plane_of(a, grey, stride), plane_of(a, next, stride), r);
+    lap(&since, &a->timing.measures_ns);
+    find_motion(a, stride_floats, r);
+    lap(&since, &a->timing.morphology_ns);
+}
+
+/* --- a run --- */
+
+/* The first frame into the current half, unless the call before has left it in the other one. */
+static void begin_run(sp_analyzer *a, const uint8_t *grey, size_t stride, const sp_video_frame *first)
+{
+    bool there = a->has_kept && a->kept_number == first->number && a->kept_grey == grey;
+    if (!there)
+        take_in(a, grey, stride);
+    a->current = 1 - a->current;
+    a->has_kept = false;
+}
+
+void sp_analyzer_run(sp_analyzer *a, const uint8_t *const *grey, size_t stride_bytes, const sp_video_frame *frames, int count,
+                     bool has_next, sp_frame_record *ret_records)
+{
+    if (count <= 0)
+        return;
+    begin_run(a, grey[0], stride_bytes, &frames[0]);
+    for (int i = 0; i < count; i++) {
+        sp_frame_record *r = &ret_records[i];
+        bool more = i + 1 < count || has_next;
+        memset(r, 0, sizeof(*r));
+        r->number = frames[i].number;
+        r->pts = frames[i].pts;
+        r->damaged = frames[i].damaged;
+        r->key = frames[i].key;
+        if (more)
+            take_in(a, grey[i + 1], stride_bytes);
+        analyse_alone(a, grey[i], stride_bytes, r);
+        if (more && frames[i + 1].number == frames[i].number + 1)
+            analyse_pair(a, grey[i], grey[i + 1], stride_bytes, r);
+        if (i + 1 < count)
+            a->current = 1 - a->current;
+    }
+    if (has_next && !frames[count].lookahead) {
+        a->has_kept = true;
+        a->kept_number = frames[count].number;
+        a->kept_grey = grey[count];
+    }
+}
