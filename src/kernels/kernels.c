@@ -48,6 +48,29 @@ static void overwrite_avx2(sp_kernel_table *table)
     table->canary_f32 = sp_canary_f32_avx2;
 }
 
+static void overwrite_planes_avx512(sp_kernel_table *table)
+{
+    table->grey_y8 = sp_grey_y8_avx512;
+    table->grey_y16 = sp_grey_y16_avx512;
+    table->blur_across = sp_blur_across_avx512;
+    table->blur_down = sp_blur_down_avx512;
+    table->sobel3 = sp_sobel3_avx512;
+    table->gradient3 = sp_gradient3_avx512;
+    table->maxima3 = sp_maxima3_avx512;
+    table->mask_of_bits = sp_mask_of_bits_avx512;
+    table->bits_of_mask = sp_bits_of_mask_avx512;
+    table->rows_max = sp_rows_max_avx512;
+    table->rows_min = sp_rows_min_avx512;
+    table->subtract_u8 = sp_subtract_u8_avx512;
+    table->laplace_u8 = sp_laplace_u8_avx512;
+    table->difference_u8 = sp_difference_u8_avx512;
+    table->nonzero_u8 = sp_nonzero_u8_avx512;
+    table->threshold_u8 = sp_threshold_u8_avx512;
+    table->or_u8 = sp_or_u8_avx512;
+    table->and_u8 = sp_and_u8_avx512;
+    table->measure_flow = sp_measure_flow_avx512;
+}
+
 /* A CPU with AVX-512 but without VNNI or VBMI (Skylake-X, Cascade Lake) keeps the AVX2 resize. */
 static void overwrite_avx512(sp_kernel_table *table)
 {
@@ -58,6 +81,7 @@ static void overwrite_avx512(sp_kernel_table *table)
     table->best_columns_f32 = sp_best_columns_f32_avx512;
     table->nms_f32 = sp_nms_f32_avx512;
     table->canary_f32 = sp_canary_f32_avx512;
+    overwrite_planes_avx512(table);
     if (!have_vnni_vbmi())
         return;
     table->weights = sp_weights_avx512;

@@ -5,7 +5,8 @@
  * else is read and written to the element. n >= 1.
  *
  * grey_y8: limited range to full range. dst may be y. grey_y16, grey_rgb8: as in plane.h.
- * blur_across: dst[i] = sum over t of weight[t] * src[i + t]; the weights' sum is 256, so it fits. Own rows.
+ * blur_across: dst[i] = sum over t of weight[t] * src[i + t]; the weights' sum is 256, so it fits, and they read the
+ *   same from both ends; taps is odd. Own rows.
  * blur_down: dst[i] = (sum of weight[t] * rows[t][i] + 32768) >> 16. Own rows, but for dst.
  * sobel3: 3x3 derivatives; rows[0..2] are the row above, the row, the row below; their pixels -1 .. n can be read (own rows).
  * gradient3: sobel3 and |dx| + |dy|; all own rows.

@@ -342,7 +342,7 @@ void check_maxima3(const sp_kernel_table *twin)
                 y = (int)((double)x * 0.41421356237 + test_random_between(-1, 1));
             if (k % 3 == 2)
                 x = (int)((double)y * 0.41421356237 + test_random_between(-1, 1));
-            dx[k] = (int16_t)x;
+            dx[k] = (int16_t)(x || y ? x : 1); /* (0, 0) has size 0, which is never above `low` */
             dy[k] = (int16_t)y;
         }
         pair weak = pair_new((size_t)words * 8), strong = pair_new((size_t)words * 8);
