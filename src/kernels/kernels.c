@@ -61,6 +61,7 @@ static void overwrite_planes_avx512(sp_kernel_table *table)
     table->bits_of_mask = sp_bits_of_mask_avx512;
     table->rows_max = sp_rows_max_avx512;
     table->rows_min = sp_rows_min_avx512;
+    table->fold_box = sp_fold_box_avx512;
     table->subtract_u8 = sp_subtract_u8_avx512;
     table->laplace_u8 = sp_laplace_u8_avx512;
     table->difference_u8 = sp_difference_u8_avx512;

@@ -34,8 +34,9 @@ typedef struct stage {
     int w, h;
     int left, right, above, below; /* reach of the element */
     const element *element;
-    uint8_t *line;  /* pixel 0 of the row that the stage wants next */
-    uint8_t *ring, *rest, *across[2];
+    const sp_plane *source; /* of rows that need no copy, or NULL */
+    uint8_t *line;          /* pixel 0 of the row that the stage wants next */
+    uint8_t *ring, *rest, *folded, *across[2];
     size_t pitch;
     int in, out, step; /* rows taken, rows given; van Herk: rows with those above and below the picture */
 } stage;
@@ -98,38 +99,53 @@ static void take_runs(stage *s, sp_plane_room *room)
     s->line = s->ring + MARGIN;
 }
 
+/* A row with room on both sides, where what never wins stands. Returns its begin. */
+static uint8_t *take_line(const stage *s, sp_plane_room *room)
+{
+    size_t wide = (size_t)(s->left + s->w + s->right) + MARGIN;
+    uint8_t *line = sp_plane_take(room, wide);
+    memset(line, s->outside, wide);
+    return line;
+}
+
+static bool is_tall(const stage *s)
+{
+    return s->above + s->below + 1 > DIRECT_MAX;
+}
+
 static void take_rect(stage *s, sp_plane_room *room)
 {
     int tall = s->above + s->below + 1;
-    size_t wide = (size_t)(s->left + s->w + s->right);
     s->pitch = SP_PLANE_TAKEN(s->w);
-    uint8_t *line = sp_plane_take(room, wide + MARGIN);
-    memset(line, s->outside, wide);
-    s->line = line + s->left;
+    s->folded = take_line(s, room);
     s->ring = sp_plane_take(room, (size_t)tall * s->pitch);
     s->rest = sp_plane_take(room, (size_t)s->w);
-    if (tall > DIRECT_MAX) { /* the rows above the picture */
+    s->line = is_tall(s) ? s->folded + s->left : s->ring;
+    if (is_tall(s)) { /* the rows above the picture */
         for (; s->step < s->above; s->step++)
             memset(s->ring + (size_t)s->step * s->pitch, s->outside, (size_t)s->w);
         memset(s->rest, s->outside, (size_t)s->w);
     }
 }
 
-/* Rows folded down, few of them: those of the window that lie in the picture. */
+/* Few rows: those of the window that lie in the picture, folded down, then across. */
 static bool rect_direct(stage *s, uint8_t *out, bool have)
 {
-    int tall = s->above + s->below + 1;
+    int tall = s->above + s->below + 1, across = s->left + s->right + 1;
     const uint8_t *rows[DIRECT_MAX];
-    if (have) {
-        fold_across(s, s->ring + (size_t)(s->in % tall) * s->pitch, s->line - s->left, s->left + s->right + 1, s->w);
-        s->in++;
-    }
+    if (have)
+        s->line = s->ring + (size_t)(++s->in % tall) * s->pitch;
     if (s->out == s->h || (s->in < s->h && s->in <= s->out + s->below))
         return false;
     int count = 0;
     for (int y = SP_MAX(s->out - s->above, 0); y <= SP_MIN(s->out + s->below, s->h - 1); y++)
-        rows[count++] = s->ring + (size_t)(y % tall) * s->pitch;
-    s->fold(out, rows, count, s->w);
+        rows[count++] = s->source ? sp_plane_row(*s->source, y) : s->ring + (size_t)(y % tall) * s->pitch;
+    if (across <= DIRECT_MAX && s->left == across / 2) {
+        sp_kernels.fold_box(out, s->folded, rows, count, across, s->w, s->outside == 0);
+    } else {
+        s->fold(s->folded + s->left, rows, count, s->w);
+        fold_across(s, out, s->folded, across, s->w);
+    }
     s->out++;
     return true;
 }
@@ -220,7 +236,7 @@ static bool chain_tick(chain *c, uint8_t *out, bool have)
         uint8_t *to = i + 1 < c->count ? c->stages[i + 1].line : out;
         if (!s->rect)
             have = runs_tick(s, to, have, c->spare);
-        else if (s->above + s->below + 1 > DIRECT_MAX)
+        else if (is_tall(s))
             have = rect_blocks(s, to, have);
         else
             have = rect_direct(s, to, have);
@@ -262,12 +278,16 @@ static void last_step(sp_plane dst, sp_plane src, sp_morph_op op, const uint8_t 
 static void run_chains(sp_plane dst, sp_plane src, sp_morph_op op, chain *one, chain *two, uint8_t *a, uint8_t *b)
 {
     bool last = op >= SP_MORPH_GRADIENT;
+    stage *const first[2] = { &one->stages[0], two->count ? &two->stages[0] : NULL };
+    for (int i = 0; i < 2 && first[i]; i++) {
+        if (first[i]->rect && !is_tall(first[i]) && dst.data != src.data)
+            first[i]->source = &src;
+    }
     for (int t = 0, y = 0; y < src.h; t++) {
         bool have = t < src.h;
-        if (have) {
-            memcpy(one->stages[0].line, sp_plane_row(src, t), (size_t)src.w);
-            if (two->count)
-                memcpy(two->stages[0].line, sp_plane_row(src, t), (size_t)src.w);
+        for (int i = 0; i < 2 && have && first[i]; i++) {
+            if (!first[i]->source)
+                memcpy(first[i]->line, sp_plane_row(src, t), (size_t)src.w);
         }
         bool given = chain_tick(one, last ? a : sp_plane_row_out(dst, y), have);
         if (two->count)

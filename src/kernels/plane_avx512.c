@@ -202,7 +202,7 @@ INLINE __m512i fold2(bool max, __m512i a, __m512i b)
     return max ? _mm512_max_epu8(a, b) : _mm512_min_epu8(a, b);
 }
 
-/* A loop for each small number of rows, so that their addresses stay in registers. */
+/* With a constant count the addresses stay in registers. */
 INLINE void fold_rows(bool max, uint8_t *dst, const uint8_t *const *rows, int count, int n)
 {
     int i = 0;
@@ -216,39 +216,28 @@ INLINE void fold_rows(bool max, uint8_t *dst, const uint8_t *const *rows, int co
         _mm512_storeu_si512(dst + i + 64, b);
     }
     for (; i < n; i += 64) {
-        __m512i a = load(rows[0] + i);
+        __mmask64 k = first64(n - i);
+        __m512i a = _mm512_maskz_loadu_epi8(k, rows[0] + i);
         for (int r = 1; r < count; r++)
-            a = fold2(max, a, load(rows[r] + i));
-        _mm512_mask_storeu_epi8(dst + i, first64(n - i), a);
+            a = fold2(max, a, _mm512_maskz_loadu_epi8(k, rows[r] + i));
+        _mm512_mask_storeu_epi8(dst + i, k, a);
     }
 }
 
 INLINE void fold_any(bool max, uint8_t *dst, const uint8_t *const *rows, int count, int n)
 {
-    switch (count) {
-    case 2: {
-        const uint8_t *const r[2] = { rows[0], rows[1] };
-        fold_rows(max, dst, r, 2, n);
-        break;
-    }
-    case 3: {
-        const uint8_t *const r[3] = { rows[0], rows[1], rows[2] };
-        fold_rows(max, dst, r, 3, n);
-        break;
-    }
-    case 4: {
-        const uint8_t *const r[4] = { rows[0], rows[1], rows[2], rows[3] };
-        fold_rows(max, dst, r, 4, n);
-        break;
-    }
-    case 5: {
-        const uint8_t *const r[5] = { rows[0], rows[1], rows[2], rows[3], rows[4] };
-        fold_rows(max, dst, r, 5, n);
-        break;
-    }
-    default:
+    const uint8_t *const few[5] = { rows[0], count > 1 ? rows[1] : NULL, count > 2 ? rows[2] : NULL, count > 3 ? rows[3] : NULL,
+                                    count > 4 ? rows[4] : NULL };
+    if (count == 5)
+        fold_rows(max, dst, few, 5, n);
+    else if (count == 4)
+        fold_rows(max, dst, few, 4, n);
+    else if (count == 3)
+        fold_rows(max, dst, few, 3, n);
+    else if (count == 2)
+        fold_rows(max, dst, few, 2, n);
+    else
         fold_rows(max, dst, rows, count, n);
-    }
 }
 
 void sp_rows_max_avx512(uint8_t *dst, const uint8_t *const *rows, int count, int n)
@@ -259,6 +248,55 @@ void sp_rows_max_avx512(uint8_t *dst, const uint8_t *const *rows, int count, int
 void sp_rows_min_avx512(uint8_t *dst, const uint8_t *const *rows, int count, int n)
 {
     fold_any(false, dst, rows, count, n);
+}
+
+/* 64 bytes that begin `by` (a constant, 1 .. 15) bytes into `row`, which `next` (row moved by 16) follows. */
+#define MOVED(row, next, by) _mm512_alignr_epi8(next, row, by)
+
+INLINE __m512i fold_line(bool max, __m512i a, __m512i b, int across)
+{
+    __m512i next = _mm512_alignr_epi64(b, a, 2), v = a;
+    v = across > 1 ? fold2(max, v, MOVED(a, next, 1)) : v;
+    v = across > 2 ? fold2(max, v, MOVED(a, next, 2)) : v;
+    v = across > 3 ? fold2(max, v, MOVED(a, next, 3)) : v;
+    v = across > 4 ? fold2(max, v, MOVED(a, next, 4)) : v;
+    v = across > 5 ? fold2(max, v, MOVED(a, next, 5)) : v;
+    v = across > 6 ? fold2(max, v, MOVED(a, next, 6)) : v;
+    v = across > 7 ? fold2(max, v, MOVED(a, next, 7)) : v;
+    return v;
+}
+
+INLINE void fold_across(bool max, uint8_t *dst, const uint8_t *line, int across, int n)
+{
+    __m512i a = load(line);
+    int i = 0;
+    for (; i + 64 <= n; i += 64) {
+        __m512i b = load(line + i + 64);
+        _mm512_storeu_si512(dst + i, fold_line(max, a, b, across));
+        a = b;
+    }
+    if (i < n)
+        _mm512_mask_storeu_epi8(dst + i, first64(n - i), fold_line(max, a, load(line + i + 64), across));
+}
+
+INLINE void fold_box(bool max, uint8_t *dst, uint8_t *line, const uint8_t *const *rows, int count, int across, int n)
+{
+    fold_any(max, line + across / 2, rows, count, n);
+    if (across == 5)
+        fold_across(max, dst, line, 5, n);
+    else if (across == 3)
+        fold_across(max, dst, line, 3, n);
+    else
+        fold_across(max, dst, line, across, n);
+}
+
+void sp_fold_box_avx512(uint8_t *SP_RESTRICT dst, uint8_t *SP_RESTRICT line, const uint8_t *const *rows, int count, int across,
+                        int n, bool largest)
+{
+    if (largest)
+        fold_box(true, dst, line, rows, count, across, n);
+    else
+        fold_box(false, dst, line, rows, count, across, n);
 }
 
 /* Two rows to one, element by element. */

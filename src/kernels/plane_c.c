@@ -116,6 +116,17 @@ void sp_rows_min_c(uint8_t *dst, const uint8_t *const *rows, int count, int n)
     }
 }
 
+void sp_fold_box_c(uint8_t *SP_RESTRICT dst, uint8_t *SP_RESTRICT line, const uint8_t *const *rows, int count, int across, int n,
+                   bool largest)
+{
+    sp_rows_max_fn *fold = largest ? sp_rows_max_c : sp_rows_min_c;
+    const uint8_t *shifted[8];
+    fold(line + across / 2, rows, count, n);
+    for (int i = 0; i < across; i++)
+        shifted[i] = line + i;
+    fold(dst, shifted, across, n);
+}
+
 void sp_subtract_u8_c(uint8_t *dst, const uint8_t *a, const uint8_t *b, int n)
 {
     for (int i = 0; i < n; i++)

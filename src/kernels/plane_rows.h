@@ -14,8 +14,10 @@
  *   > high. Elements -1 .. n of the size rows can be read; n / 64 + 1 words are not more than the caller has: ceil(n / 64)
  *   are written, bits from n on are 0. 0 <= low <= high <= 32767. All own rows.
  * mask_of_bits: 255 where the bit is set, else 0. bits_of_mask: a bit where src is not 0, ceil(n / 64) words, 0 from n on.
- * rows_max, rows_min: dst[i] = the largest (smallest) of rows[0 .. count-1][i]; dst may be rows[0]. Rows are own ones, dst
- *   need not be. count >= 1.
+ * rows_max, rows_min: dst[i] = the largest (smallest) of rows[0 .. count-1][i]; dst may be rows[0]. count >= 1.
+ * fold_box: the same for a rectangle: first down, as rows_max, into line[across / 2 ..], then dst[i] = the largest (smallest)
+ *   of line[i .. i + across - 1]. The caller has filled line[0 .. across / 2 - 1] and the across elements behind the n that
+ *   are written; they stay as they are. An own row. count, across 1 .. 8.
  * subtract_u8: a - b, 0 where negative; dst may be a or b. threshold_u8, or_u8, and_u8 likewise.
  * histogram_u8: adds to histogram[256]. laplace_u8: adds the sums over n pixels; the middle row can be read at -1 and n.
  * measure_flow: adds n vectors; mask may be NULL. */

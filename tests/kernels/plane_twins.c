@@ -396,6 +396,7 @@ void check_bits_of_mask(const sp_kernel_table *twin)
 static void check_fold(sp_rows_max_fn *expected, sp_rows_max_fn *twin)
 {
     uint8_t *own[20];
+    fence f = fence_new(MOST);
     for (int i = 0; i < 20; i++)
         own[i] = own_new(MOST + 64);
     for (int round = 0; round < ROUNDS; round++) {
@@ -405,6 +406,7 @@ static void check_fold(sp_rows_max_fn *expected, sp_rows_max_fn *twin)
             fill_pixels(own[i], MOST + 64);
         for (int i = 0; i < count; i++)
             rows[i] = own[test_random() % 20] + test_random() % 64;
+        rows[count - 1] = f.end - n;
         pair p = pair_new((size_t)n + 8);
         expected(p.a + shift, rows, count, n);
         twin(p.b + shift, rows, count, n);
@@ -419,6 +421,7 @@ static void check_fold(sp_rows_max_fn *expected, sp_rows_max_fn *twin)
     }
     for (int i = 0; i < 20; i++)
         own_free(own[i]);
+    fence_free(&f);
 }
 
 void check_rows_max(const sp_kernel_table *twin)
@@ -429,6 +432,38 @@ void check_rows_max(const sp_kernel_table *twin)
 void check_rows_min(const sp_kernel_table *twin)
 {
     check_fold(sp_rows_min_c, twin->rows_min);
+}
+
+void check_fold_box(const sp_kernel_table *twin)
+{
+    uint8_t *line = own_new(MOST + 64);
+    fence f[8];
+    for (int i = 0; i < 8; i++)
+        f[i] = fence_new(MOST);
+    for (int round = 0; round < 2 * ROUNDS; round++) {
+        int n = length_of(round / 2), count = test_random_between(1, 8), across = test_random_between(1, 8);
+        int shift = (int)(test_random() % 3);
+        bool largest = round & 1;
+        const uint8_t *rows[8];
+        for (int i = 0; i < 8; i++) {
+            fill_pixels(f[i].end - n, (size_t)n);
+            rows[i] = f[i].end - n;
+        }
+        pair p = pair_new((size_t)n + 8);
+        memset(line, largest ? 0 : 255, (size_t)n + 16);
+        sp_fold_box_c(p.a + shift, line, rows, count, across, n, largest);
+        memset(line, largest ? 0 : 255, (size_t)n + 16);
+        twin->fold_box(p.b + shift, line, rows, count, across, n, largest);
+        CHECK_EXACT(p.a + shift, p.b + shift, (size_t)n);
+        for (int i = 0; i < across / 2; i++)
+            CHECK_INT(line[i], largest ? 0 : 255);
+        for (int i = 0; i < across; i++)
+            CHECK_INT(line[across / 2 + n + i], largest ? 0 : 255);
+        pair_free(p);
+    }
+    own_free(line);
+    for (int i = 0; i < 8; i++)
+        fence_free(&f[i]);
 }
 
 static void run_subtract(const sp_kernel_table *t, uint8_t *dst, const uint8_t *a, const uint8_t *b, int n)
