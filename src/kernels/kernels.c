@@ -28,6 +28,30 @@ static bool have_vnni_vbmi(void)
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
 
+static void overwrite_planes_avx2(sp_kernel_table *table)
+{
+    table->grey_y8 = sp_grey_y8_avx2;
+    table->grey_y16 = sp_grey_y16_avx2;
+    table->blur_across = sp_blur_across_avx2;
+    table->blur_down = sp_blur_down_avx2;
+    table->sobel3 = sp_sobel3_avx2;
+    table->gradient3 = sp_gradient3_avx2;
+    table->maxima3 = sp_maxima3_avx2;
+    table->mask_of_bits = sp_mask_of_bits_avx2;
+    table->bits_of_mask = sp_bits_of_mask_avx2;
+    table->rows_max = sp_rows_max_avx2;
+    table->rows_min = sp_rows_min_avx2;
+    table->fold_box = sp_fold_box_avx2;
+    table->subtract_u8 = sp_subtract_u8_avx2;
+    table->laplace_u8 = sp_laplace_u8_avx2;
+    table->difference_u8 = sp_difference_u8_avx2;
+    table->nonzero_u8 = sp_nonzero_u8_avx2;
+    table->threshold_u8 = sp_threshold_u8_avx2;
+    table->or_u8 = sp_or_u8_avx2;
+    table->and_u8 = sp_and_u8_avx2;
+    table->measure_flow = sp_measure_flow_avx2;
+}
+
 static void overwrite_avx2(sp_kernel_table *table)
 {
     table->weights = sp_weights_avx2;
@@ -46,6 +70,7 @@ static void overwrite_avx2(sp_kernel_table *table)
     table->best_columns_f32 = sp_best_columns_f32_avx2;
     table->nms_f32 = sp_nms_f32_avx2;
     table->canary_f32 = sp_canary_f32_avx2;
+    overwrite_planes_avx2(table);
 }
 
 static void overwrite_planes_avx512(sp_kernel_table *table)

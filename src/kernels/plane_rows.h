@@ -12,7 +12,8 @@
  * gradient3: sobel3 and |dx| + |dy|; all own rows.
  * maxima3: bit i of `weak` where size[1][i] > low is a maximum across its edge (plane_arith.h), of `strong` where it is also
  *   > high. Elements -1 .. n of the size rows can be read; n / 64 + 1 words are not more than the caller has: ceil(n / 64)
- *   are written, bits from n on are 0. 0 <= low <= high <= 32767. All own rows.
+ *   are written, bits from n on are 0. Sizes, low <= high are 0 .. 32767; (0, 0) has size 0. All
+ *   own rows.
  * mask_of_bits: 255 where the bit is set, else 0. bits_of_mask: a bit where src is not 0, ceil(n / 64) words, 0 from n on.
  * rows_max, rows_min: dst[i] = the largest (smallest) of rows[0 .. count-1][i]; dst may be rows[0]. count >= 1.
  * fold_box: the same for a rectangle: first down, as rows_max, into line[across / 2 ..], then dst[i] = the largest (smallest)
