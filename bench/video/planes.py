@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on grey planes beside OpenCV, in one run on one core: bench/video/planes.py [--seconds S] [--level L ...]
 [--json FILE]. Frames are real (SPILLWAY_ASSETS), resized once to 360p, 720p and 1080p by cv2's INTER_CUBIC, so the larger
-ones are smoother than a camera's. Times are medians of calls that take turns, in milliseconds; ratio = OpenCV / ours."""
+ones are smoother than a camera's. Times are medians of calls that take turns, in milliseconds of CPU time (all calls are of one
+thread, so a neighbour on the same core costs a cache miss, not a time slice); ratio = OpenCV / ours."""
 import argparse
 import ctypes
 import json
@@ -92,10 +93,10 @@ def medians(calls, seconds):
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds or len(taken[0]) < 5:
         for call, times in zip(calls, taken):
-            t = time.perf_counter()
+            t = time.thread_time_ns()
             call()
-            times.append(time.perf_counter() - t)
-    return [float(np.median(t)) * 1e3 for t in taken]
+            times.append(time.thread_time_ns() - t)
+    return [float(np.median(t)) / 1e6 for t in taken]
 
 
 def main():
