@@ -2,6 +2,7 @@
  * The calls of image.h: which decoder, the limits, and the one symbol that libspillway_media.so exports.
  * Decides; the decoders' files compute. */
 #include "media/decoders.h"
+#include "media/video_index.h"
 
 #include <stdio.h>
 
@@ -169,6 +170,7 @@ static const sp_media_api api = {
     .image_probe = sp_image_probe,
     .image_decode = sp_image_decode,
     .image_encode_jpeg = sp_image_encode_jpeg,
+    .video = &sp_video_calls,
     .versions = SP_MEDIA_VERSIONS,
 };
 

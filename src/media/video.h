@@ -62,7 +62,7 @@ typedef struct sp_video_index {
     uint32_t stream;           /* number of the video stream */
     int32_t width, height;     /* of a frame as analysed: rotated */
     int32_t coded_width, coded_height;
-    int32_t rotation;          /* degrees clockwise: 0, 90, 180, 270 */
+    int32_t rotation;          /* degrees clockwise: 0, 90, 180, 270; of the frame as stored, mirrored left to right before if so */
     uint8_t mirrored, limited_range, has_times, variable_rate; /* has_times 0: timestamps cannot be used; frames are counted */
     int32_t time_base_num, time_base_den;
     int32_t rate_num, rate_den; /* frames per second on average; 0/1 = unknown */
@@ -70,6 +70,8 @@ typedef struct sp_video_index {
     uint32_t frame_count, run_count, segment_count, note_count;
     char notes[SP_LIMIT_VIDEO_NOTES][160]; /* what was odd or lost while indexing: "truncated at byte 123456" */
     uint64_t runs_offset, segments_offset, pts_offset; /* from the index's begin: sp_video_run[], sp_video_segment[], int64_t[] */
+    uint64_t packets_offset, packet_count; /* uint32_t[]: the number of the frame that each of the stream's packets shows,
+                                            * UINT32_MAX = none of its own; count 0 = no table (an index that decodes nothing) */
 } sp_video_index;
 
 static inline const sp_video_run *sp_video_index_runs(const sp_video_index *index)
@@ -84,6 +86,11 @@ static inline const sp_video_segment *sp_video_index_segments(const sp_video_ind
 static inline const int64_t *sp_video_index_pts(const sp_video_index *index)
 {
     return (const int64_t *)(const void *)((const uint8_t *)index + index->pts_offset);
+}
+
+static inline const uint32_t *sp_video_index_packets(const sp_video_index *index)
+{
+    return (const uint32_t *)(const void *)((const uint8_t *)index + index->packets_offset);
 }
 
 /* Is this block (8-byte aligned) a whole index whose numbers agree with each other? It crossed a process: nothing in it is
@@ -131,7 +138,7 @@ typedef struct sp_video_writer sp_video_writer;
  * encode_png: RGB8 (or, grey 1, one byte a pixel) packed rows. free() it.
  * writer_*: an MP4 of RGB8 frames through libav's best encoder here (H.264 else MPEG-4), written to a descriptor with pwrite
  *   from its begin; SP_UNSUPPORTED when there is no encoder. Not bit-exact between machines; never part of a report's identity. */
-typedef struct sp_video_api {
+typedef struct sp_video_api { /* sp_media_api.video (media/image.h) */
     sp_status (*index)(const sp_video_source *source, const sp_video_limits *limits, sp_buf *ret_block, sp_error *reterr);
     sp_status (*open)(const sp_video_source *source, const sp_video_index *index, const sp_video_options *options,
                       sp_video **ret_video, sp_error *reterr);

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * libavcodec, made a pure function of its packets. */
+#include "media/video_decode.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include <libavutil/imgutils.h>
+#include <libavutil/log.h>
+#include <libavutil/mem.h>
+#include <libavutil/pixdesc.h>
+
+#define WATCH_MAGIC 0x73705677u
+
+/* One allocation of libav: an 8K frame of three 16-bit planes has 204 MB; nothing else comes near. A header of some bytes can
+ * ask for tables of gigabytes otherwise. */
+#define MAX_ALLOCATION_BYTES (384u * 1024 * 1024)
+
+/* A decoder with more threads than this holds more frames than the gain is worth. */
+#define MAX_THREADS 8
+
+static void hear(void *speaker, int level, const char *format, va_list arguments)
+{
+    if (!speaker || level > AV_LOG_INFO || *(const AVClass *const *)speaker != avcodec_get_class())
+        return;
+    /* Frame threads have copies of the context, and the copies have its opaque pointer. */
+    sp_video_watch *watch = ((AVCodecContext *)speaker)->opaque;
+    if (!watch || watch->magic != WATCH_MAGIC)
+        return;
+    (void)atomic_fetch_add_explicit(&watch->remarks, 1, memory_order_relaxed);
+    if (level <= AV_LOG_ERROR)
+        (void)atomic_fetch_add_explicit(&watch->errors, 1, memory_order_relaxed);
+}
+
+static void prepare(void)
+{
+    av_log_set_callback(hear);
+    av_max_alloc(MAX_ALLOCATION_BYTES);
+}
+
+void sp_video_libav_prepare(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, prepare);
+}
+
+/* Frame memory comes from a pool: what an earlier frame left there would show where a damaged one has holes. */
+static int clean_buffer(AVCodecContext *context, AVFrame *frame, int flags)
+{
+    int code = avcodec_default_get_buffer2(context, frame, flags);
+    for (size_t i = 0; code >= 0 && i < SP_ARRAY_LEN(frame->buf) && frame->buf[i]; i++)
+        memset(frame->buf[i]->data, 0, frame->buf[i]->size);
+    return code;
+}
+
+static int thread_kind(const AVCodec *codec)
+{
+    /* Not both: with slice threads H.264 conceals nothing, and says nothing of it. */
+    return codec->capabilities & AV_CODEC_CAP_FRAME_THREADS ? FF_THREAD_FRAME : FF_THREAD_SLICE;
+}
+
+static sp_status set_extradata(AVCodecContext *context, sp_view extradata, sp_error *reterr)
+{
+    uint8_t *copy = av_mallocz(extradata.size_bytes + AV_INPUT_BUFFER_PADDING_SIZE);
+    if (!copy)
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory for a decoder");
+    memcpy(copy, extradata.data, extradata.size_bytes);
+    av_freep(&context->extradata);
+    context->extradata = copy;
+    context->extradata_size = (int)extradata.size_bytes;
+    return SP_OK;
+}
+
+sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int reorder,
+                                int threads, uint64_t max_pixels, sp_error *reterr)
+{
+    *decoder = (sp_video_decoder){ 0 };
+    decoder->watch = calloc(1, sizeof(*decoder->watch));
+    AVCodecContext *context = decoder->context = avcodec_alloc_context3(input->codec);
+    if (!decoder->watch || !context)
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory for a decoder");
+    decoder->watch->magic = WATCH_MAGIC;
+    int code = avcodec_parameters_to_context(context, input->stream->codecpar);
+    if (code < 0)
+        return SP_FAIL_FROM(reterr, SP_NOMEM, "libavcodec", code, "the decoder's parameters cannot be set");
+    if (extradata.size_bytes) {
+        sp_status s = set_extradata(context, extradata, reterr);
+        if (s)
+            return s;
+    }
+    context->opaque = decoder->watch;
+    context->get_buffer2 = clean_buffer;
+    context->pkt_timebase = input->stream->time_base;
+    context->has_b_frames = SP_MAX(context->has_b_frames, reorder);
+    context->max_pixels = (int64_t)max_pixels;
+    context->thread_count = SP_CLAMP(threads, 1, MAX_THREADS);
+    context->thread_type = thread_kind(input->codec);
+    context->flags |= AV_CODEC_FLAG_UNALIGNED; /* cropping to the pixel */
+    code = avcodec_open2(context, input->codec, NULL);
+    if (code == AVERROR(ENOMEM))
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory for a decoder of %.20s", input->codec->name);
+    if (code < 0)
+        return SP_FAIL_CODE(reterr, SP_INVALID, "corrupt", "the decoder of %.20s refuses the file's parameters: they are damaged, or of a "
+                            "variant that it does not know", input->codec->name);
+    return SP_OK;
+}
+
+void sp_video_decoder_done(sp_video_decoder *decoder)
+{
+    avcodec_free_context(&decoder->context);
+    free(decoder->watch);
+    decoder->watch = NULL;
+}
+
+sp_status sp_video_decoder_send(sp_video_decoder *decoder, AVPacket *packet, uint64_t ordinal, int *ret_code, sp_error *reterr)
+{
+    if (packet) {
+        packet->pts = (int64_t)ordinal;
+        packet->dts = AV_NOPTS_VALUE;
+    }
+    int code = avcodec_send_packet(decoder->context, packet);
+    if (code == AVERROR(ENOMEM))
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory while decoding");
+    *ret_code = code < 0 && code != AVERROR_EOF ? code : 0;
+    decoder->failed |= *ret_code != 0;
+    return SP_OK;
+}
+
+sp_status sp_video_decoder_receive(sp_video_decoder *decoder, AVFrame *frame, bool *ret_got, int *ret_code, sp_error *reterr)
+{
+    int code = avcodec_receive_frame(decoder->context, frame);
+    if (code == AVERROR(ENOMEM))
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory while decoding");
+    *ret_got = code >= 0;
+    *ret_code = code < 0 && code != AVERROR(EAGAIN) && code != AVERROR_EOF ? code : 0;
+    decoder->failed |= *ret_code != 0;
+    return SP_OK;
+}
+
+bool sp_video_decoder_complained(sp_video_decoder *decoder)
+{
+    unsigned errors = atomic_load_explicit(&decoder->watch->errors, memory_order_relaxed);
+    bool more = errors != decoder->seen_errors;
+    decoder->seen_errors = errors;
+    return more;
+}
+
+bool sp_video_decoder_dirty(const sp_video_decoder *decoder)
+{
+    return decoder->context->thread_count > 1 &&
+           (decoder->failed || atomic_load_explicit(&decoder->watch->remarks, memory_order_relaxed) != 0);
+}
