@@ -28,6 +28,9 @@
 
 #define SP_FLOW_POLY_MAX 15
 
+/* Columns and rows at each end whose matrices weigh less. */
+#define SP_FLOW_BORDER 5
+
 /* Iterations that go down the picture together, each a window's half behind the one before it, so that both expansions are
  * read from memory once for all of them. More than that take turns. */
 #define SP_FLOW_FUSED 4

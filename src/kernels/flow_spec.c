@@ -245,11 +245,10 @@ static void fill_window(sp_flow_window *window, int winsize, bool gaussian)
 
 static float *border_new(sp_flow *flow, int n)
 {
-    static const float border[] = { 0.14f, 0.14f, 0.4472f, 0.4472f, 0.4472f };
-    int width = (int)SP_ARRAY_LEN(border);
+    static const float border[SP_FLOW_BORDER] = { 0.14f, 0.14f, 0.4472f, 0.4472f, 0.4472f };
     float *weight = table_new(flow, (size_t)n, sizeof(*weight));
     for (int i = 0; weight && i < n; i++)
-        weight[i] = (i < width ? border[i] : 1.0f) * (i >= n - width ? border[n - 1 - i] : 1.0f);
+        weight[i] = (i < SP_FLOW_BORDER ? border[i] : 1.0f) * (i >= n - SP_FLOW_BORDER ? border[n - 1 - i] : 1.0f);
     return weight;
 }
 

@@ -97,6 +97,18 @@ static void overwrite_planes_avx512(sp_kernel_table *table)
     table->measure_flow = sp_measure_flow_avx512;
 }
 
+static void overwrite_flow_avx512(sp_kernel_table *table)
+{
+    table->flow_smooth = sp_flow_smooth_avx512;
+    table->flow_mix_u8 = sp_flow_mix_u8_avx512;
+    table->flow_mix_f32 = sp_flow_mix_f32_avx512;
+    table->flow_across = sp_flow_across_avx512;
+    table->flow_expand = sp_flow_expand_avx512;
+    table->flow_update = sp_flow_update_avx512;
+    table->flow_window = sp_flow_window_avx512;
+    table->flow_solve = sp_flow_solve_avx512;
+}
+
 /* A CPU with AVX-512 but without VNNI or VBMI (Skylake-X, Cascade Lake) keeps the AVX2 resize. */
 static void overwrite_avx512(sp_kernel_table *table)
 {
@@ -108,6 +120,7 @@ static void overwrite_avx512(sp_kernel_table *table)
     table->nms_f32 = sp_nms_f32_avx512;
     table->canary_f32 = sp_canary_f32_avx512;
     overwrite_planes_avx512(table);
+    overwrite_flow_avx512(table);
     if (!have_vnni_vbmi())
         return;
     table->weights = sp_weights_avx512;
