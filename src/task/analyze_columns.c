@@ -6,7 +6,7 @@
 
 enum {
     COL_NUMBER, COL_PTS, COL_TIME, COL_SCENE, COL_CUT, COL_HAS_PAIR, COL_DAMAGED, COL_KEY, COL_CHOSEN, COL_BLURRED, COL_EXPOSURE,
-    COL_MEAN, COL_DEVIATION, COL_DARK, COL_BRIGHT, COL_SHARPNESS, COL_EDGES, COL_EDGE_DENSITY, COL_DIFFERENCE, COL_HISTOGRAM,
+    COL_MEAN, COL_DEVIATION, COL_DARK, COL_BRIGHT, COL_SHARPNESS, COL_FOCUS, COL_EDGES, COL_EDGE_DENSITY, COL_DIFFERENCE, COL_HISTOGRAM,
     COL_FLOW_X, COL_FLOW_Y, COL_FLOW_MEAN, COL_FLOW_DEVIATION, COL_FLOW_MAX, COL_MOVING, COL_DIRECTION,
     COL_MASK_AREA = COL_DIRECTION + 8, COL_MOTION_REGIONS, COL_DEFECT_REGIONS, COL_COUNT
 };
@@ -29,6 +29,7 @@ static const sp_column columns[COL_COUNT] = {
     [COL_DARK] = { "dark", "share", 1000, 3 },
     [COL_BRIGHT] = { "bright", "share", 1000, 3 },
     [COL_SHARPNESS] = { "sharpness", "variance of the Laplacian", 1000, 3 },
+    [COL_FOCUS] = { "focus", "sharpness over variance", 1000, 3 },
     [COL_EDGES] = { "edges", "px", 1, 0 },
     [COL_EDGE_DENSITY] = { "edge_density", "share", 1000000, 6 },
     [COL_DIFFERENCE] = { "difference", "grey level", 1000, 3 },
@@ -80,6 +81,7 @@ void sp_analysis_row(const sp_analysis *a, uint32_t position, int64_t v[SP_COLUM
     v[COL_DARK] = r->dark;
     v[COL_BRIGHT] = r->bright;
     v[COL_SHARPNESS] = (int64_t)r->sharpness;
+    v[COL_FOCUS] = sp_record_focus(r);
     v[COL_EDGES] = r->edges;
     v[COL_EDGE_DENSITY] = (int64_t)r->edges * 1000000 / pixels;
     v[COL_DIFFERENCE] = r->difference;

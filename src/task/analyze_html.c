@@ -164,6 +164,7 @@ static void put_track_table(sp_buf *out, const sp_analysis *a, const sp_track_li
     if (list->count == 0)
         return;
     uint32_t shown = SP_MIN(list->count, ROWS_MAX);
+    bool still = list == &a->defects;
     table_begin(out, title, "<th>id</th><th>begin</th><th>first frame</th><th>last frame</th><th>seen</th><th>mean area (px)</th>"
                             "<th>strength</th><th>where</th>");
     for (uint32_t i = 0; i < shown; i++) {
@@ -175,7 +176,8 @@ static void put_track_table(sp_buf *out, const sp_analysis *a, const sp_track_li
         put_cell(out, t->seen, 1, 0);
         put_cell(out, t->area_sum, t->seen, 1);
         put_cell(out, t->strength_sum, t->area_sum * unit, 2);
-        sp_buf_printf(out, "<td>(%u, %u) to (%u, %u)</td></tr>\n", t->x0, t->y0, t->x1, t->y1);
+        sp_buf_printf(out, "<td>(%u, %u) to (%u, %u)%s</td></tr>\n", t->x0, t->y0, t->x1, t->y1,
+                      !still ? "" : sp_track_is_on_lens(a, t) ? ", on the lens" : ", in the scene");
     }
     table_end(out, list->found - shown);
 }

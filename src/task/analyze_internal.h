@@ -63,15 +63,17 @@ static inline size_t sp_record_bytes(const sp_frame_record *packed)
 #define SP_CUT_DIFFERENCE 14000u
 /* Two cuts within so many frames around which the picture looks the same are a flash; other such pairs are one cut. */
 #define SP_SCENE_MIN_FRAMES 8u
-/* Blurred: the Laplacian's variance is below this, or below a quarter of its scene's median; thousandths. */
-#define SP_BLUR_SHARPNESS 20000u
+/* Blurred, by focus (variance of the Laplacian over that of the grey levels, thousandths): below the first; or below the
+ * second with a sharpness under a quarter of its scene's median. */
+#define SP_BLUR_FOCUS 6u
+#define SP_BLUR_FOCUS_IN_SCENE 20u
 #define SP_BLUR_SHARE 4u
 /* Exposure, thousandths. */
 #define SP_DARK_MEAN 40000u
 #define SP_DARK_SHARE 700u
 #define SP_BRIGHT_MEAN 215000u
 #define SP_BRIGHT_SHARE 400u
-#define SP_FLAT_DEVIATION 12000u
+#define SP_FLAT_DEVIATION 8000u
 /* Tracks that are told; the heaviest stay. */
 #define SP_LIMIT_TRACKS 2048u
 
@@ -98,6 +100,7 @@ typedef struct sp_track {
     uint64_t area_sum, strength_sum; /* strength weighted by area */
     uint32_t area_max;
     uint64_t weight;              /* what is told first when there are too many */
+    uint32_t against;             /* still: frames it was seen in while half of the picture moved */
 } sp_track;
 typedef struct sp_track_list {
     sp_track *tracks;
@@ -123,6 +126,12 @@ struct sp_analysis {
 sp_status sp_analysis_find_scenes(sp_analysis *analysis, sp_error *reterr);
 sp_status sp_analysis_find_tracks(sp_analysis *analysis, sp_error *reterr);
 void sp_analysis_choose_keys(sp_analysis *analysis, uint32_t *distances); /* distances: frame_count of scratch */
+
+/* A spot that stands still over a cut, or so many frames long while half of the picture moves, is on the lens, not in the scene. */
+#define SP_LENS_FRAMES 3u
+bool sp_track_is_on_lens(const sp_analysis *analysis, const sp_track *track);
+/* Variance of the Laplacian over the variance of the grey levels, thousandths; 1,000,000 for a picture without any contrast. */
+uint32_t sp_record_focus(const sp_frame_record *record);
 
 uint64_t sp_isqrt(uint64_t x); /* floor */
 /* value / divisor with `digits` (0 .. 6) behind the point, rounded half away from zero, by integers alone. */

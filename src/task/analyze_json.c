@@ -211,6 +211,7 @@ static void put_tracks(sp_buf *out, const sp_analysis *a, const char *name, cons
         sp_buf_printf(out, ", \"max_area\": %u", t->area_max);
         if (still) {
             put_point(out, "centre", t->begin_x, t->begin_y);
+            put_text(out, "place", sp_track_is_on_lens(a, t) ? "lens" : "scene");
             put_mean(out, "strength", t->strength_sum, t->area_sum, 256, 2);
         } else {
             put_box(out, "first_box", t->first_box[0], t->first_box[1], t->first_box[2], t->first_box[3]);

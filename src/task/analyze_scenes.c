@@ -67,13 +67,26 @@ static sp_exposure exposure_of(const sp_frame_record *r)
     return r->deviation < SP_FLAT_DEVIATION ? SP_EXPOSURE_FLAT : SP_EXPOSURE_OK;
 }
 
+uint32_t sp_record_focus(const sp_frame_record *r)
+{
+    uint64_t variance = (uint64_t)r->deviation * r->deviation; /* millionths */
+    uint64_t focus = variance ? r->sharpness * 1000000 / variance : 1000000;
+    return (uint32_t)SP_MIN(focus, (uint64_t)1000000);
+}
+
+static bool is_blurred(const sp_frame_record *r, const sp_scene *scene)
+{
+    uint32_t focus = sp_record_focus(r);
+    return focus < SP_BLUR_FOCUS || (focus < SP_BLUR_FOCUS_IN_SCENE && r->sharpness < scene->median_sharpness / SP_BLUR_SHARE);
+}
+
 static void judge_frames(sp_analysis *a, uint32_t number, sp_scene *scene)
 {
     for (uint32_t i = scene->first; i <= scene->last; i++) {
         const sp_frame_record *r = a->frames[i];
         sp_frame_verdict *v = &a->verdicts[i];
         v->scene = number;
-        v->blurred = r->sharpness < SP_BLUR_SHARPNESS || r->sharpness < scene->median_sharpness / SP_BLUR_SHARE;
+        v->blurred = is_blurred(r, scene);
         v->exposure = (uint8_t)exposure_of(r);
         scene->blurred += v->blurred;
     }

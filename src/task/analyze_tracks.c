@@ -19,6 +19,7 @@ typedef struct tracker {
     sp_track_list *list;
     bool still;             /* defects; else motion */
     uint32_t min_seen;
+    bool against;           /* half of the frame in hand moves */
     sp_track live[LIVE_MAX];
     uint32_t live_count;
 } tracker;
@@ -185,6 +186,7 @@ static void track_frame(tracker *t, uint32_t position, const sp_frame_region *re
             continue;
         track_used[matches[i].track] = region_used[matches[i].region] = true;
         track_see(&t->live[matches[i].track], position, &regions[matches[i].region]);
+        t->live[matches[i].track].against += t->against;
     }
     for (uint32_t k = 0; k < count; k++) {
         if (region_used[k])
@@ -197,12 +199,18 @@ static void track_frame(tracker *t, uint32_t position, const sp_frame_region *re
 
 /* --- the video --- */
 
+bool sp_track_is_on_lens(const sp_analysis *a, const sp_track *t)
+{
+    return t->against >= SP_LENS_FRAMES || a->verdicts[t->first].scene != a->verdicts[t->last].scene;
+}
+
 static void track_all(const sp_analysis *a, tracker *t)
 {
     for (uint32_t i = 0; i < a->frame_count; i++) {
         const sp_frame_record *r = a->frames[i];
         /* A mark on the lens outlives a scene; what moves does not. */
         bool other_scene = i > 0 && a->verdicts[i - 1].cut && !t->still;
+        t->against = 2 * (uint64_t)r->moving >= (uint64_t)a->index->width * (uint64_t)a->index->height;
         end_older_than(a, t, i, other_scene ? 0 : GAP);
         if (t->still)
             track_frame(t, i, sp_record_defects(r), sp_regions_told(r->defect_count));

@@ -122,10 +122,3 @@ sp_analysis *fake_analysis(const sp_video_index *index, const sp_analyze_params 
     REQUIRE(s == SP_OK);
     return a;
 }
-
-/* Until the reader of videos is there. */
-__attribute__((weak)) sp_status sp_video_index_check(sp_view block, sp_error *reterr)
-{
-    const sp_video_index *x = (const sp_video_index *)(const void *)block.data;
-    return block.size_bytes >= sizeof(*x) && x->index_bytes == block.size_bytes ? SP_OK : SP_FAIL(reterr, SP_INVALID, "bad index");
-}

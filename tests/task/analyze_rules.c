@@ -114,9 +114,9 @@ TEST(a_flash_is_no_scene_and_a_double_cut_is_one)
 TEST(blur_and_exposure)
 {
     video *v = video_new();
-    v->records[3].sharpness = SP_BLUR_SHARPNESS - 1;
-    v->records[4].sharpness = 500000 / SP_BLUR_SHARE - 1;
-    v->records[5].sharpness = 500000 / SP_BLUR_SHARE;
+    v->records[3].sharpness = 2500 * SP_BLUR_FOCUS - 1; /* the deviation is 50 */
+    v->records[4].sharpness = 49999;                    /* focus 19, and under a quarter of 500 */
+    v->records[5].sharpness = 50000;
     v->records[6].mean = SP_DARK_MEAN - 1;
     v->records[7].bright = SP_BRIGHT_SHARE + 1;
     v->records[8].deviation = SP_FLAT_DEVIATION - 1;
@@ -187,10 +187,27 @@ TEST(a_spot_that_stands_still_is_a_defect_and_one_that_moves_is_not)
     v->records[30].cut = 1; /* a mark on the lens outlives a scene */
     const sp_analysis *a = merged(v);
     REQUIRE(a->defects.count == 1);
+    CHECK(sp_track_is_on_lens(a, &a->defects.tracks[0]));
     CHECK_INT(a->defects.tracks[0].first, 5);
     CHECK_INT(a->defects.tracks[0].last, 59);
     CHECK_INT(a->defects.tracks[0].seen, 55);
     CHECK_INT(a->defects.tracks[0].x0, 200);
+    video_free(v);
+}
+
+TEST(a_spot_that_stays_while_the_picture_moves_is_on_the_lens)
+{
+    video *v = video_new();
+    for (uint32_t i = 0; i < 30; i++)
+        spot(v, i, fake_region(200, 100, 4, 4));
+    const sp_analysis *a = merged(v);
+    REQUIRE(a->defects.count == 1);
+    CHECK(!sp_track_is_on_lens(a, &a->defects.tracks[0]));
+    for (uint32_t i = 10; i < 10 + SP_LENS_FRAMES; i++)
+        v->records[i].moving = FAKE_W * FAKE_H / 2;
+    a = merged(v);
+    REQUIRE(a->defects.count == 1);
+    CHECK(sp_track_is_on_lens(a, &a->defects.tracks[0]));
     video_free(v);
 }
 
