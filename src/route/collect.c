@@ -257,7 +257,7 @@ static void succeeded(sp_worker *worker, sp_request *request, const sp_lease *gi
         fetched(worker, request, done);
         return;
     }
-    if (given->op == SP_OP_UNPACK) {
+    if (given->op == SP_OP_UNPACK && !request->ends_unpacked) {
         sp_dispatch_go_on(request);
         return;
     }

@@ -157,6 +157,11 @@ typedef struct sp_request_params {
 sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
                           sp_error *reterr);
 
+/* infer: a request for another loaded version on behalf of `beside`, which is not closed: its chain, facts, deadline, id and trace
+ * are taken over. `here`: only links of this machine. Otherwise as sp_request_open. */
+sp_status sp_request_open_beside(const sp_request *beside, uint32_t model_id, bool here, sp_request **ret_request,
+                                 int *ret_retry_after_s, sp_error *reterr);
+
 /* Copies the next bytes of the body into the slot (the one copy). SP_TOO_LARGE past the limit, SP_NOMEM; SP_BUSY
  * (code "bodies") while the house holds as many bytes as it may. */
 sp_status sp_request_append(sp_request *request, const void *data, size_t size_bytes, sp_error *reterr);
@@ -181,6 +186,11 @@ void *sp_request_room(sp_request *request, size_t size_bytes, sp_error *reterr);
 sp_infer_head *sp_request_infer_head(sp_request *request);
 void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t header_bytes);
 void sp_request_set_pin(sp_request *request, sp_pin pin);
+/* Inside `unpacked`: no link is to be asked; `done` comes with SP_OK and no `infer`. What was unpacked is then read with
+ * sp_request_output_read (any thread, until the request is closed; SP_INTERNAL: there are fewer bytes). */
+void sp_request_end_unpacked(sp_request *request);
+sp_status sp_request_output_read(const sp_request *request, uint64_t offset, void *dst, size_t size_bytes, sp_error *reterr);
+int64_t sp_request_deadline(const sp_request *request);
 /* These bytes of the body are an encoded picture: a codec decodes it first, and the worker finds RGB8 pixels as the lease's
  * output, beside the body. Not together with set_unpack. */
 void sp_request_set_picture(sp_request *request, size_t offset, size_t size_bytes);

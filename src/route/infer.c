@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define HEAD_BYTES offsetof(sp_infer_answer, outputs)
 
@@ -29,6 +30,27 @@ void sp_request_set_unpack(sp_request *request, sp_encoding encoding, uint32_t h
     request->shared->encoding = encoding;
     request->shared->header_bytes = header_bytes;
     request->wants_unpack = true;
+}
+
+void sp_request_end_unpacked(sp_request *request)
+{
+    request->ends_unpacked = true;
+}
+
+sp_status sp_request_output_read(const sp_request *request, uint64_t offset, void *dst, size_t size_bytes, sp_error *reterr)
+{
+    uint8_t *at = dst;
+    if (offset > request->output_bytes || size_bytes > request->output_bytes - offset)
+        return SP_FAIL(reterr, SP_INTERNAL, "fewer bytes were unpacked than was said");
+    while (size_bytes) {
+        ssize_t n = pread(request->output_fd, at, size_bytes, (off_t)offset);
+        if (n <= 0)
+            return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "reading what was unpacked");
+        at += n;
+        offset += (uint64_t)n;
+        size_bytes -= (size_t)n;
+    }
+    return SP_OK;
 }
 
 void sp_request_set_picture(sp_request *request, size_t offset, size_t size_bytes)

@@ -170,7 +170,7 @@ struct sp_request {
     sp_infer_head *head;       /* its place in the request memfd */
     struct sp_loaded *model;    /* the version asked for, until it is answered; or the one to be loaded */
     sp_pin pin;
-    bool wants_unpack;
+    bool wants_unpack, ends_unpacked;
     bool has_picture; /* infer: the payload is one, and is decoded first */
     sp_status (*unpacked)(sp_request *request, sp_view header, uint64_t tensor_bytes, void *context, sp_error *reterr);
     void *unpacked_context;

@@ -213,8 +213,20 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
         copy_text(shared->send_headers, sizeof(shared->send_headers), params->send_headers);
 }
 
-sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
-                          sp_error *reterr)
+/* One that is open for a version may go on with it, also when new requests may not. */
+static sp_status find_model(sp_house *house, const sp_request_params *params, const sp_request *beside, sp_loaded **ret_model,
+                            sp_error *reterr)
+{
+    if (params->task != SP_TASK_INFER && params->task != SP_TASK_DETECT)
+        return SP_OK;
+    if (!beside || !beside->model || beside->model->id != params->model_id)
+        return sp_loaded_admit(house, params->model_id, ret_model, reterr);
+    *ret_model = beside->model;
+    return SP_OK;
+}
+
+static sp_status open_request(sp_house *house, const sp_request_params *params, const sp_request *beside, sp_request **ret_request,
+                              int *ret_retry_after_s, sp_error *reterr)
 {
     *ret_retry_after_s = 0;
     if (house->ending) {
@@ -229,8 +241,8 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     }
     sp_loaded *model = NULL;
     sp_status s = check_task(house, params, reterr);
-    if (!s && (params->task == SP_TASK_INFER || params->task == SP_TASK_DETECT))
-        s = sp_loaded_admit(house, params->model_id, &model, reterr);
+    if (!s)
+        s = find_model(house, params, beside, &model, reterr);
     if (s) {
         *ret_retry_after_s = s == SP_UNAVAILABLE ? retry_after_s(house) : 0;
         return s;
@@ -263,7 +275,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     fill_shared(request, params);
     request->model = NULL;
     request->pin = (sp_pin){ 0 };
-    request->wants_unpack = request->has_picture = false;
+    request->wants_unpack = request->ends_unpacked = request->has_picture = false;
     if (model) {
         sp_loaded_join(request, model);
         sp_infer_begin(request, params);
@@ -273,6 +285,46 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_r
     house->open_count++;
     *ret_request = request;
     return SP_OK;
+}
+
+sp_status sp_request_open(sp_house *house, const sp_request_params *params, sp_request **ret_request, int *ret_retry_after_s,
+                          sp_error *reterr)
+{
+    return open_request(house, params, NULL, ret_request, ret_retry_after_s, reterr);
+}
+
+sp_status sp_request_open_beside(const sp_request *beside, uint32_t model_id, bool here, sp_request **ret_request,
+                                 int *ret_retry_after_s, sp_error *reterr)
+{
+    const sp_request_params params = {
+        .task = SP_TASK_INFER,
+        .model_id = model_id,
+        .request_id = beside->shared->request_id,
+        .deadline_ns = beside->shared->deadline_ns,
+        .received_ns = sp_clock_now_ns(),
+        .body_limit_bytes = SP_LIMIT_BODIES_BYTES,
+        .local_only = beside->local_only || here,
+        .force_cpu = beside->force_cpu,
+        .priority = beside->priority,
+        .hops = (int)beside->shared->hops,
+        .trace = &beside->shared->trace,
+    };
+    sp_request *request;
+    sp_status s = open_request(beside->house, &params, beside, &request, ret_retry_after_s, reterr);
+    if (s)
+        return s;
+    sp_snapshot_unref(request->house, request->snapshot);
+    request->snapshot = sp_snapshot_ref(beside->snapshot);
+    request->chain = &request->snapshot->chains[SP_TASK_INFER];
+    request->allowed = beside->allowed;
+    request->only = here ? -1 : beside->only;
+    *ret_request = request;
+    return SP_OK;
+}
+
+int64_t sp_request_deadline(const sp_request *request)
+{
+    return request->shared->deadline_ns;
 }
 
 /* --- the body --------------------------------------------------------------------------------------------------- */
@@ -542,7 +594,8 @@ static void settle(sp_request *request, sp_status status)
     sp_loop_timer_clear(request->house->loop, &request->timer);
     request->state = SP_REQUEST_DONE;
     request->house->active[request->task]--;
-    sp_loaded_leave(request);
+    if (!request->ends_unpacked) /* whoever goes on with what was unpacked needs the model until it closes this */
+        sp_loaded_leave(request);
     request->answer.status = status;
     request->answer.total_ns = sp_clock_now_ns() - request->answer.received_ns;
     request->answer.decode_fast = (request->shared->flags & SP_SLOT_DECODE_FAST) != 0;

@@ -2,12 +2,12 @@
  * One inference, the same for every front end. Its way:
  *
  *   OPEN ──submit──> [READING: shared inputs into the slot] -> [ASKING: the answer cache] -> [HELD: until its sequence has begun]
- *        -> RUNNING: the house -> [WRITING: shared outputs] -> done -> OVER
+ *        -> RUNNING: the house, or a course through it (course.h) -> [WRITING: shared outputs] -> done -> OVER
  *
  * Steps in brackets are taken where they apply. What is large is read, hashed and written on the store thread; a call that is
  * cancelled then waits for it, without its client. */
 #include "base/clock.h"
-#include "serving/parts.h"
+#include "serving/course.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +39,7 @@ struct sp_call {
     sp_serving_parts *parts;
     sp_served *served;
     sp_request *request;
+    sp_course *course; /* spread ensembles */
     call_state state;
     bool local, grpc;
     bool delivering, kept, closing, abandoned;
@@ -78,7 +79,9 @@ static void call_strip(sp_call *call)
         sp_region_unref(call->outputs[i].region);
     sp_loop_timer_clear(call->parts->loop, &call->timer);
     sp_sequence_leave(call->parts->sequences, &call->waiter);
-    if (call->request)
+    if (call->course)
+        sp_course_free(call->course, call->request);
+    else if (call->request)
         sp_request_close(call->request);
     sp_answer_memory_unref(call->memory);
     sp_served_unref(call->served);
@@ -172,7 +175,7 @@ void sp_call_cancel(sp_call *call)
     if (call->state != OPEN && call->state != OVER)
         sp_served_stats_failure(call->served, SP_CANCELLED, sp_clock_now_ns() - call->begun_ns);
     pending_end(call);
-    if (call->state == RUNNING)
+    if (call->state == RUNNING && !call->course)
         sp_request_cancel(SP_STEAL(call->request));
     sequence_end(call, SP_CANCELLED, NULL, (sp_pin){ 0 });
     call->abandoned = true;
@@ -357,6 +360,8 @@ static sp_status unpacked(sp_request *request, sp_view header, uint64_t tensor_b
     }
     if (!s)
         s = take(call, &named, &how, reterr);
+    if (!s && call->served->spread)
+        sp_request_end_unpacked(request);
     if (s || !call->sequenced)
         return s;
     if (sp_sequence_begin(call->parts->sequences, &call->sequence, call->start, &call->waiter, &pin) == SP_SEQUENCE_WAIT) {
@@ -475,10 +480,25 @@ static void sequence_again(sp_sequence_waiter *waiter)
         fail_later(call, &err);
 }
 
+static void course_done(const sp_answer *answer, void *context)
+{
+    finish(context, answer);
+}
+
+static sp_status course_begin(sp_call *call, sp_error *reterr)
+{
+    return sp_course_begin(call->serving, call->served, call->request, course_done, call, &call->course, reterr);
+}
+
 static void house_done(sp_request *request, const sp_answer *answer, void *context)
 {
+    sp_call *call = context;
+    sp_error err = { 0 };
     (void)request;
-    finish(context, answer);
+    if (answer->status || !call->served->spread)
+        finish(call, answer);
+    else if (course_begin(call, &err)) /* it was only unpacked */
+        fail_later(call, &err);
 }
 
 static void hit(sp_call *call, sp_view value)
@@ -596,6 +616,11 @@ static sp_status go_on(sp_call *call, sp_error *reterr)
         sp_request_set_pin(call->request, pin);
     }
     call->state = RUNNING;
+    if (call->served->spread) {
+        sp_status s = course_begin(call, reterr);
+        call->state = s ? OPEN : RUNNING;
+        return s;
+    }
     sp_request_submit(call->request, house_done, call);
     return SP_OK;
 }

@@ -204,7 +204,6 @@ static bool models_settled(op *o)
 static sp_status bind_steps(op *o, generation *gen)
 {
     const sp_model_config *config = &o->card->card->config, *models[SP_LIMIT_ENSEMBLE_STEPS] = { NULL };
-    SP_CLEANUP(sp_ensemble_plan_freep) sp_ensemble_plan *plan = NULL;
 
     for (int i = 0; i < config->step_count; i++) {
         const sp_ensemble_step *step = &config->steps[i];
@@ -217,7 +216,7 @@ static sp_status bind_steps(op *o, generation *gen)
         gen->step_models[i] = version->served.id;
         models[i] = &version->served.card->config;
     }
-    return config->is_ensemble ? sp_ensemble_plan_new(config, models, &plan, &o->error) : SP_OK;
+    return config->is_ensemble ? sp_ensemble_plan_new(config, models, &gen->plan, &o->error) : SP_OK;
 }
 
 /* --- LOADING ---------------------------------------------------------------------------------------------------------------- */
@@ -268,6 +267,25 @@ static generation *generation_new(op *o)
     return gen;
 }
 
+/* The last stage of a spread ensemble: its outputs as they come, in the form that the client wants. */
+static void make_finish(const sp_model_config *ensemble, sp_model_config *ret_finish)
+{
+    sp_model_config_init(ret_finish);
+    memcpy(ret_finish->name, ensemble->name, sizeof(ret_finish->name));
+    (void)snprintf(ret_finish->backend, sizeof(ret_finish->backend), "identity");
+    ret_finish->max_batch_size = ensemble->max_batch_size;
+    ret_finish->input_count = ret_finish->output_count = ensemble->output_count;
+    for (int i = 0; i < ensemble->output_count; i++) {
+        sp_model_port *output = &ret_finish->outputs[i], *input = &ret_finish->inputs[i];
+        *output = ensemble->outputs[i];
+        for (int d = 0; d < output->rank; d++)
+            output->dims[d] = -1; /* what the steps made is what it is */
+        *input = *output;
+        input->label_filename[0] = 0;
+        input->optional = true; /* who does not wish it does not give it */
+    }
+}
+
 static sp_status load_version(op *o, generation *gen, served_version *version)
 {
     sp_serving *serving = o->serving;
@@ -283,7 +301,10 @@ static sp_status load_version(op *o, generation *gen, served_version *version)
     (void)snprintf(spec->path, sizeof(spec->path), "%s", version->served.file->path);
     (void)snprintf(spec->digest, sizeof(spec->digest), "%s", version->served.file->digest);
     memcpy(spec->step_models, gen->step_models, sizeof(spec->step_models));
-    spec->config = card->config; /* lent: not freed with it */
+    if (gen->spread)
+        make_finish(&card->config, &spec->config);
+    else
+        spec->config = card->config; /* lent: not freed with it */
     sp_buf_init(&json, SPEC_BYTES);
     sp_load_spec_write(spec, &json);
     free(spec);
@@ -308,7 +329,7 @@ static void drop_loading(op *o)
     sp_generation_unref(gen);
 }
 
-static void loading_begin(op *o)
+static void loading_begin(op *o, bool spread)
 {
     sp_status status = SP_OK;
 
@@ -316,6 +337,10 @@ static void loading_begin(op *o)
     o->loading = generation_new(o);
     if (!o->loading)
         status = SP_FAIL(&o->error, SP_NOMEM, "no memory for model '%s'", o->model->name);
+    else
+        o->loading->spread = spread;
+    for (int i = 0; !status && i < o->loading->version_count; i++)
+        o->loading->versions[i].served.spread = spread;
     if (!status)
         status = bind_steps(o, o->loading);
     for (int i = 0; !status && i < o->loading->version_count; i++)
@@ -354,6 +379,49 @@ static void switch_to(op *o)
     over(o, NULL);
 }
 
+/* No worker has all models of the ensemble, but each model has one. */
+static bool is_scattered(const op *o)
+{
+    const generation *gen = o->loading;
+    bool lacking = gen->card->card->config.is_ensemble && !gen->spread;
+
+    for (int i = 0; i < gen->version_count && lacking; i++)
+        lacking = gen->versions[i].error.status == SP_CONFLICT && !strcmp(gen->versions[i].error.code, "not_loaded");
+    return lacking;
+}
+
+/* A worker has the last stage of a spread ensemble only: no ensemble with such a step can run in one. */
+static bool has_spread_step(const op *o)
+{
+    const sp_model_config *config = &o->card->card->config;
+
+    for (int i = 0; i < config->step_count; i++) {
+        const served_model *model = is_built_in(config->steps[i].model) ? NULL : sp_model_of(o->serving, config->steps[i].model);
+        if (model && model->current && model->current->spread)
+            return true;
+    }
+    return false;
+}
+
+static void spread(op *o)
+{
+    const sp_model_config *config = &o->card->card->config;
+    const char *built_in = NULL;
+
+    for (int i = 0; i < config->step_count; i++)
+        built_in = is_built_in(config->steps[i].model) ? config->steps[i].model : built_in;
+    if (built_in) {
+        (void)SP_FAIL_CODE(&o->error, SP_INVALID, "ensemble_models", "ensemble '%s': no worker has all of its models, which its step "
+                           "'%s' needs; see instance_group of its models", o->model->name, built_in);
+        drop_loading(o);
+        over(o, NULL);
+        return;
+    }
+    sp_log(SP_LOG_INFO, "an ensemble goes from worker to worker: none has all of its models", SP_LOG_TEXT("model", o->model->name));
+    drop_loading(o);
+    loading_begin(o, true);
+}
+
 static void loading_look(op *o)
 {
     const generation *gen = o->loading;
@@ -363,6 +431,10 @@ static void loading_look(op *o)
         all = all && gen->versions[i].told;
     if (!all)
         return;
+    if (is_scattered(o)) {
+        spread(o);
+        return;
+    }
     for (int i = 0; i < gen->version_count; i++) {
         if (!gen->versions[i].error.status)
             continue;
@@ -485,8 +557,10 @@ static bool advance(op *o)
             break;
         if (o->error.status)
             over(o, NULL);
+        else if (has_spread_step(o))
+            spread(o);
         else
-            loading_begin(o);
+            loading_begin(o, false);
         break;
     case OP_LOADING:
         loading_look(o);

@@ -33,6 +33,7 @@ struct sp_serving_parts {
     int region_count;
     sp_sequences *sequences;
     sp_settings *settings;
+    int course_count, courses_at_once; /* requests in spread ensembles; those on their way */
     uint8_t *room;          /* of a tensor that is being read from JSON */
     size_t room_bytes;
 };
@@ -46,6 +47,9 @@ void sp_serving_parts_free(sp_serving_parts *parts);
 sp_serving_parts *sp_serving_parts_of(const sp_serving *serving);
 /* The loaded version with the house's number `id`, for the steps of an ensemble's answer; NULL = it is gone. */
 sp_served *sp_serving_by_id(sp_serving *serving, uint32_t id);
+/* Of a spread ensemble: its plan, and the loaded version that a step runs (NULL = it is gone). */
+const struct sp_ensemble_plan *sp_serving_plan(const sp_served *served);
+sp_served *sp_serving_step(sp_serving *serving, const sp_served *served, int step);
 
 /* parts.c */
 sp_status sp_serving_store(sp_serving_parts *parts, sp_store_work *work, sp_error *reterr);

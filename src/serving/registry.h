@@ -8,6 +8,7 @@
  *
  *     load:    QUEUED -> LOOKING (store thread: locate, stamp, `spillway inspect`) -> WAITING (an ensemble, for its models)
  *              -> LOADING (house) -> switch: the new generation is current, the old one is let go
+ *              An ensemble that no worker has all models of goes through LOADING once more, *spread* (course.h).
  *     rebind:  an ensemble whose model was switched gets a generation of the same card with the new numbers
  *     unload:  ensembles that need it first; nothing is current
  *
@@ -45,6 +46,8 @@ struct generation {
     char *override; /* "" = config.pbtxt */
     uint64_t stamp;
     uint32_t step_models[SP_LIMIT_ENSEMBLE_STEPS];
+    bool spread;                   /* an ensemble that no worker has all models of: in the house stands its last stage alone */
+    struct sp_ensemble_plan *plan; /* of an ensemble */
     int version_count;
     served_version versions[SP_LIMIT_SERVED_VERSIONS];
     generation *next; /* of those that are leaving */
@@ -134,6 +137,7 @@ served_model *sp_model_make(sp_serving *serving, const char *name);   /* NULL: m
 void sp_model_forget(sp_serving *serving, served_model *model);       /* if there is nothing to say of it any more */
 void sp_generation_unref(generation *gen);                            /* NULL is fine */
 void sp_shared_card_unref(shared_card *card);                         /* the same */
+bool sp_served_ready(sp_serving *serving, const sp_served *served, bool *ret_coming); /* as sp_house_model_ready */
 served_version *sp_generation_version(generation *gen, int64_t number); /* -1 = the highest; NULL: it has none such */
 void sp_generation_leave(generation *gen);                            /* not current (any more): goes when nobody needs it */
 bool sp_generations_release(sp_serving *serving);                     /* lets those go that nobody needs; true: some are left */

@@ -4,6 +4,7 @@
 #include "serving/registry.h"
 
 #include "base/log.h"
+#include "model/ensemble.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -97,6 +98,7 @@ void sp_generation_unref(generation *gen)
     if (!gen || --gen->references)
         return;
     sp_shared_card_unref(gen->card);
+    sp_ensemble_plan_free(gen->plan);
     free(gen->override);
     free(gen);
 }
@@ -370,7 +372,31 @@ bool sp_serving_model_ready(sp_serving *serving, const char *name, const char *v
     if (!model || !read_version(version, &number))
         return false;
     const served_version *found = sp_generation_version(model->current, number);
-    return found && sp_house_model_ready(serving->house, found->served.id, NULL);
+    return found && sp_served_ready(serving, &found->served, NULL);
+}
+
+const sp_ensemble_plan *sp_serving_plan(const sp_served *served)
+{
+    return ((const served_version *)served)->generation->plan;
+}
+
+sp_served *sp_serving_step(sp_serving *serving, const sp_served *served, int step)
+{
+    return sp_serving_by_id(serving, ((const served_version *)served)->generation->step_models[step]);
+}
+
+bool sp_served_ready(sp_serving *serving, const sp_served *served, bool *ret_coming)
+{
+    bool coming = false, ready = sp_house_model_ready(serving->house, served->id, &coming);
+    for (int i = 0; served->spread && i < served->card->config.step_count; i++) {
+        bool step_coming = false;
+        const sp_served *step = sp_serving_step(serving, served, i);
+        ready = step && sp_served_ready(serving, step, &step_coming) && ready;
+        coming |= step_coming;
+    }
+    if (ret_coming)
+        *ret_coming = coming;
+    return ready;
 }
 
 sp_served *sp_serving_by_id(sp_serving *serving, uint32_t id)
@@ -400,7 +426,7 @@ void sp_serving_each_loaded(sp_serving *serving, void (*call)(sp_served *served,
 /* --- the index -------------------------------------------------------------------------------------------------------------- */
 
 typedef struct listing {
-    const sp_serving *serving;
+    sp_serving *serving;
     const served_model *model;
     void (*call)(const sp_served_entry *entry, void *context);
     void *context;
@@ -420,7 +446,7 @@ static void list_current(const listing *l, const served_version *version)
     char reason[256] = "";
     bool coming = false;
 
-    if (sp_house_model_ready(l->serving->house, version->served.id, &coming)) {
+    if (sp_served_ready(l->serving, &version->served, &coming)) {
         list_version(l, version->served.version, SP_MODEL_READY, l->model->failed ? l->model->reason : "");
     } else if (coming) {
         list_version(l, version->served.version, SP_MODEL_LOADING, "its worker has started again");

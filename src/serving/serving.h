@@ -4,6 +4,7 @@
  *   repository.c  which models there should be: scans directories and watches them (control modes none, poll, explicit) on a
  *                 thread of its own, has each model looked into by a throw-away process (model/card.h)
  *   serving.c     which there are: name -> versions -> number in the house; loads, switches, lets go
+ *   course.c      a request on its way through an ensemble whose models are in several workers
  *   call.c        one inference: names to ports, shapes against the card, shared memory, sequences, cache, statistics
  *   shared.c      system shared-memory regions of clients
  *   stats.c       counts and times per version, as Triton's statistics and metrics want them
@@ -78,6 +79,7 @@ typedef struct sp_served {
     uint32_t id;                /* the house's */
     const sp_model_card *card;
     const sp_card_version *file;
+    bool spread;                /* an ensemble whose models no single worker has: its steps get slots of their own */
     sp_served_stats stats;
     int references;
 } sp_served;

@@ -280,6 +280,33 @@ sp_infer_head *sp_request_infer_head(sp_request *r)
     return &r->head;
 }
 
+/* Nothing here is spread over workers. */
+sp_status sp_request_open_beside(const sp_request *beside, uint32_t model_id, bool here, sp_request **ret_request,
+                                 int *ret_retry_after_s, sp_error *reterr)
+{
+    (void)here;
+    const sp_request_params params = { .task = SP_TASK_INFER, .model_id = model_id, .deadline_ns = beside->deadline_ns };
+    return sp_request_open(beside->house, &params, ret_request, ret_retry_after_s, reterr);
+}
+
+void sp_request_end_unpacked(sp_request *request)
+{
+    (void)request;
+}
+
+sp_status sp_request_output_read(const sp_request *request, uint64_t offset, void *dst, size_t size_bytes, sp_error *reterr)
+{
+    if (offset > request->output_bytes || size_bytes > request->output_bytes - offset)
+        return SP_FAIL(reterr, SP_INTERNAL, "fewer bytes were unpacked than was said");
+    memcpy(dst, request->output + offset, size_bytes);
+    return SP_OK;
+}
+
+int64_t sp_request_deadline(const sp_request *request)
+{
+    return request->deadline_ns;
+}
+
 void sp_request_set_unpack(sp_request *r, sp_encoding encoding, uint32_t header_bytes)
 {
     r->unpack = true;

@@ -329,16 +329,19 @@ TEST(a_slow_link_is_hedged_and_the_first_answer_wins)
                "chains:\n"
                "  noop: {links: [{name: noop0, hedge: 30ms, price: {per_call: 0.01}}, {name: noop1, price: {per_call: 0.02}}]}\n",
                0);
-    stage_one(&s, NULL, "quick");
+    for (int i = 0; i < 50 && (!i || s.microdollars != 10000); i++)
+        stage_one(&s, NULL, "quick"); /* but not on a machine that is so busy */
     CHECK_TEXT(s.link, "noop0");
     CHECK_INT(s.microdollars, 10000);
+    stage_settle(&s);
+    int64_t won = stage_counter("spillway_link_hedges_won_total", "task=\"noop\",link=\"noop1\"");
     stage_script(&s, "noop0", "delay=2000");
     stage_one(&s, NULL, "slow");
     CHECK_TEXT(s.link, "noop1");
     CHECK_TEXT(s.payload, "slow");
     CHECK_INT(s.attempt_count, 2);
     CHECK_INT(s.microdollars, 30000); /* both were asked, both are counted */
-    CHECK_INT(stage_counter("spillway_link_hedges_won_total", "task=\"noop\",link=\"noop1\""), 1);
+    CHECK_INT(stage_counter("spillway_link_hedges_won_total", "task=\"noop\",link=\"noop1\"") - won, 1);
     stage_settle(&s);
     CHECK_INT(sp_house_leased_count(s.house), 0); /* the loser was withdrawn and came back */
     /* The hedge loses: the younger lease is withdrawn, the elder one answers. */
@@ -825,11 +828,15 @@ TEST(samples_never_take_the_last_places)
     sp_error err = { 0 };
     int retry = 0, opened = 0;
     sp_request_params params = { .task = SP_TASK_NOOP, .deadline_ns = INT64_MAX };
-    stage_turn(&s, 400);
-    while (opened < SP_LIMIT_SLOTS && sp_request_open(s.house, &params, &all[opened], &retry, &err) == SP_OK)
-        opened++;
-    CHECK(opened >= SP_LIMIT_SLOTS - 1); /* one may be at the reference */
-    while (opened)
-        sp_request_close(all[--opened]);
+    int most = 0;
+    for (int64_t until_ns = sp_clock_now_ns() + 10000 * MS; most < SP_LIMIT_SLOTS - 1 && sp_clock_now_ns() < until_ns;) {
+        stage_turn(&s, 100); /* those at the reference, and the house's own checks, come back */
+        while (opened < SP_LIMIT_SLOTS && sp_request_open(s.house, &params, &all[opened], &retry, &err) == SP_OK)
+            opened++;
+        most = SP_MAX(most, opened);
+        while (opened)
+            sp_request_close(all[--opened]);
+    }
+    CHECK(most >= SP_LIMIT_SLOTS - 1); /* one may be at the reference */
     stage_close(&s);
 }

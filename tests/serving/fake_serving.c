@@ -103,6 +103,20 @@ void sp_served_unref(sp_served *served)
     free(served);
 }
 
+const struct sp_ensemble_plan *sp_serving_plan(const sp_served *served)
+{
+    (void)served;
+    return NULL;
+}
+
+sp_served *sp_serving_step(sp_serving *serving, const sp_served *served, int step)
+{
+    (void)serving;
+    (void)served;
+    (void)step;
+    return NULL;
+}
+
 sp_served *sp_served_ref(sp_served *served)
 {
     served->references++;
