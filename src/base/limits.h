@@ -52,6 +52,10 @@
 #define SP_LIMIT_VIDEO_FRAMES 650000u
 #define SP_LIMIT_VIDEO_SECONDS 21600.0
 
+/* The files of one report together, as a tar in memory: what the longest video's tables and a film of it may take, below what a
+ * sandboxed process may write (worker/sandbox.h). SP_TOO_LARGE. */
+#define SP_LIMIT_REPORT_BYTES (1000ull * 1024 * 1024)
+
 /* Scans of one progressive JPEG. Encoders write about ten; each costs a pass over every coefficient, so a few KB of
  * empty scans could otherwise hold a core for minutes. SP_TOO_LARGE. */
 #define SP_LIMIT_JPEG_SCANS 100

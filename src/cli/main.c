@@ -30,6 +30,7 @@ static const command commands[] = {
     { "results", sp_command_results, "write stored answers as JSON lines or CSV" },
     { "version", sp_command_version, "print versions" },
     { "worker", sp_command_worker, NULL }, /* spawned by serve, never by hand */
+    { "frames", sp_command_frames, NULL }, /* spawned by device workers, never by hand */
 };
 
 static void print_help(FILE *out)

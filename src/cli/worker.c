@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `spillway worker`: what the supervisor execs for each child process. Hidden: descriptor 3 must be the control socket
- * (src/worker/slot.h), so by hand it can only fail. */
+ * (src/worker/slot.h), so by hand it can only fail. And `spillway frames`, which a device worker execs to decode a video
+ * (src/worker/frames.h). */
 #include "cli/cli.h"
 
 #include "base/log.h"
+#include "worker/frames.h"
 #include "worker/worker.h"
 
 #include <fcntl.h>
@@ -45,4 +47,18 @@ int sp_command_worker(int argc, char **argv)
         level = SP_LOG_INFO;
     sp_log_open(config.name, level);
     return sp_worker_main(&config);
+}
+
+int sp_command_frames(int argc, char **argv)
+{
+    sp_log_level level = SP_LOG_INFO;
+    const char *level_text = getenv("SPILLWAY_LOG_LEVEL");
+
+    (void)argv;
+    if (argc > 1 || fcntl(3, F_GETFD) < 0)
+        return sp_cli_fail(SP_EXIT_USAGE, "frames", "descriptor 3 is no socket; device workers of `spillway serve` start decoders");
+    if (level_text && !sp_log_level_parse(level_text, &level))
+        level = SP_LOG_INFO;
+    sp_log_open("frames", level);
+    return sp_frames_main();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The kind that touches hostile bytes: reads a picture out of a request's body into the slot's output, as oriented
  * RGB8 pixels or, when the next link is a CPU, as the model's input tensor; makes tensors of KServe requests that are
- * compressed or all JSON (worker/unpack.h). It holds no model and no device, and once it
+ * compressed or all JSON (worker/unpack.h); indexes videos and writes their reports (worker/codec_video.h). It holds no model and no device, and once it
  * serves, the kernel grants it nothing but memory and the descriptors that it was given (worker/sandbox.h). */
 #include "worker/kinds.h"
 
@@ -11,6 +11,7 @@
 #include "kernels/prep_run.h"
 #include "kserve/json.h"
 #include "media/load.h"
+#include "worker/codec_video.h"
 #include "worker/sandbox.h"
 #include "worker/unpack.h"
 
@@ -263,8 +264,12 @@ static void codec_run(void *state, int executor, sp_work_item *items, int count)
             item->status = decode(self, executor, item);
         else if (item->submission->op == SP_OP_UNPACK)
             item->status = unpack(executor, item);
+        else if (item->submission->op == SP_OP_INDEX)
+            item->status = sp_codec_index(self->media, executor, item);
+        else if (item->submission->op == SP_OP_REPORT)
+            item->status = sp_codec_report(self->media, executor, item);
         else
-            item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the codec worker decodes and unpacks, it cannot do operation %u",
+            item->status = SP_FAIL(&item->error, SP_UNSUPPORTED, "the codec worker reads files, it cannot do operation %u",
                                    item->submission->op);
     }
 }

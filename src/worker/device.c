@@ -71,6 +71,7 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
     card->executors = (uint32_t)dev->places;
     card->window = (uint32_t)dev->places;
     card->infer_window = SP_LIMIT_SLOTS;
+    card->analyze_window = strcmp(kind, "cpu") == 0 ? 1 : 2; /* a device is not to wait for the next chunk */
     if (dev->model)
         fill_task(dev, engine_key, card);
     else
@@ -82,6 +83,7 @@ static void device_close(void *state)
     sp_device *dev = state;
     if (!dev)
         return;
+    sp_device_analyze_close(dev);
     sp_hall_free(dev->hall);
     sp_device_sessions_close(&dev->sessions);
     sp_model_free(dev->model);
@@ -213,7 +215,7 @@ static sp_status open_own_task(sp_device *dev, const opening *o, sp_error *reter
 
 static sp_status open_hall(sp_device *dev, const opening *o, uint64_t memory_bytes, sp_error *reterr)
 {
-    dev->places = SP_CLAMP(SP_MAX(dev->plan.lanes + 1, 2 * o->cpus), 4, SP_LIMIT_EXECUTORS - 1);
+    dev->places = SP_CLAMP(SP_MAX(dev->plan.lanes + 1, 2 * o->cpus) + 1, 5, SP_LIMIT_EXECUTORS - 1); /* one of them for a video */
     const sp_hall_settings settings = { .worker = o->config->name,
                                         .kind = o->config->kind,
                                         .provider = o->provider,
@@ -251,6 +253,8 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     uint64_t memory_bytes = machine.memory_limit_bytes / 100 * MODEL_MEMORY_PERCENT;
     if (!s)
         s = open_hall(dev, &o, config->model_memory_bytes ? config->model_memory_bytes : memory_bytes, reterr);
+    if (!s)
+        s = sp_device_analyze_open(dev, config, o.cpus, machine.memory_limit_bytes, reterr);
     if (s)
         return s;
     if (simulated)

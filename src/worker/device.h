@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the device worker's files share: device.c (opening; the worker's own task, classify) and device_queue.c (who is next:
- * that task or a served model). For these two alone. */
+ * What the device worker's files share: device.c (opening; the worker's own task, classify), device_analyze.c (chunks of videos)
+ * and device_queue.c (who is next: that task, a chunk or a served model). For these alone. */
 #ifndef SP_WORKER_DEVICE_H
 #define SP_WORKER_DEVICE_H
 
 #include "base/metrics.h"
 #include "task/classify.h"
 #include "worker/batch_limit.h"
+#include "worker/chunk.h"
 #include "worker/device_plan.h"
 #include "worker/hall.h"
 #include "worker/sim.h"
@@ -25,6 +26,15 @@ typedef struct sp_device_queue {
     bool hall_turn;        /* a served model is asked first */
 } sp_device_queue;
 
+/* Chunks of videos (device_analyze.c); the loop's queue lock guards it. */
+typedef struct sp_device_analyze {
+    sp_lane *lane;
+    sp_work_item *waiting[SP_LIMIT_SLOTS];
+    int waiting_count;
+    bool busy;
+    int64_t rest_at_ns; /* what the lane keeps is let go of then; 0 = it keeps nothing */
+} sp_device_analyze;
+
 typedef struct sp_device {
     const sp_engine *engine;
     sp_model *model; /* NULL: no task of its own */
@@ -40,6 +50,7 @@ typedef struct sp_device {
     int load_x8;            /* in-flight requests seen by choose(), an average; the loop's lead guards it */
     int places;             /* batches at once, of all kinds */
     sp_device_queue queue;
+    sp_device_analyze analyze;
     sp_hall *hall;
 } sp_device;
 
@@ -47,6 +58,16 @@ typedef struct sp_device {
 int sp_device_choose(sp_device *dev, int waiting, int busy, int64_t *ret_wait_ns);
 void sp_device_classify(sp_device *dev, int executor, int lane, sp_work_item **items, int count);
 void sp_device_publish_simulated(sp_device *dev);
+
+/* device_analyze.c. `next` forms a batch of one chunk, or a chore, which `owns` knows again. */
+sp_status sp_device_analyze_open(sp_device *dev, const sp_worker_config *config, int cpus, uint64_t memory_bytes, sp_error *reterr);
+void sp_device_analyze_close(sp_device *dev);
+void sp_device_analyze_add(sp_device *dev, sp_work_item *item);
+void sp_device_analyze_remove(sp_device *dev, const sp_work_item *item);
+bool sp_device_analyze_next(sp_device *dev, int64_t now_ns, sp_worker_batch *batch);
+bool sp_device_analyze_owns(const sp_device *dev, const sp_worker_batch *batch);
+void sp_device_analyze_run(sp_device *dev, int executor, const sp_worker_batch *batch);
+void sp_device_analyze_over(sp_device *dev, const sp_worker_batch *batch, int64_t now_ns);
 
 extern const sp_worker_queue sp_device_queue_calls; /* device_queue.c */
 

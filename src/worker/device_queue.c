@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Who is next at a device: its own task (classify, device.c), in batches that grow with what waits, or a served model
- * (hall.h). They share the places to run at and are asked in turns. */
+ * Who is next at a device: its own task (classify, device.c), in batches that grow with what waits, a chunk of
+ * a video (device_analyze.c), or a served model (hall.h). They share the places to run at and are asked in turns. */
 #include "worker/device.h"
 
 #include "base/clock.h"
@@ -14,7 +14,9 @@ static int places(const void *state)
 static void add(void *state, sp_work_item *item, int64_t now_ns)
 {
     sp_device *dev = state;
-    if (item->submission->op != SP_OP_CLASSIFY) {
+    if (item->submission->op == SP_OP_ANALYZE) {
+        sp_device_analyze_add(dev, item);
+    } else if (item->submission->op != SP_OP_CLASSIFY) {
         sp_hall_add(dev->hall, item, now_ns);
     } else if (!dev->model) {
         item->status = SP_FAIL_CODE(&item->error, SP_UNSUPPORTED, "no_model", "this worker has no picture classifier");
@@ -34,6 +36,10 @@ static void forget(sp_device_queue *queue, int index)
 static void drop(void *state, sp_work_item *item)
 {
     sp_device *dev = state;
+    if (item->submission->op == SP_OP_ANALYZE) {
+        sp_device_analyze_remove(dev, item);
+        return;
+    }
     if (item->submission->op != SP_OP_CLASSIFY) {
         sp_hall_remove(dev->hall, item);
         return;
@@ -98,6 +104,8 @@ static void next(void *state, int executor, int64_t now_ns, sp_worker_batch *bat
 {
     sp_device *dev = state;
     (void)executor;
+    if (sp_device_analyze_next(dev, now_ns, batch))
+        return; /* counted in no load: it leaves most places free */
     for (int turn = 0; turn < 2 && !batch->own; turn++) {
         bool hall = (turn == 0) == dev->queue.hall_turn;
         if (hall)
@@ -123,6 +131,10 @@ static void run(void *state, int executor, sp_worker_batch *batch)
     sp_device *dev = state;
     sp_work_item *items[SP_LIMIT_BATCH];
     int count = 0;
+    if (sp_device_analyze_owns(dev, batch)) {
+        sp_device_analyze_run(dev, executor, batch);
+        return;
+    }
     if (!is_own(dev, batch)) {
         sp_hall_run(dev->hall, executor, batch);
         return;
@@ -138,6 +150,10 @@ static void over(void *state, int executor, sp_worker_batch *batch, int64_t now_
 {
     sp_device *dev = state;
     (void)executor;
+    if (sp_device_analyze_owns(dev, batch)) {
+        sp_device_analyze_over(dev, batch, now_ns);
+        return;
+    }
     dev->queue.busy--;
     if (!is_own(dev, batch)) {
         sp_hall_over(dev->hall, batch, now_ns);

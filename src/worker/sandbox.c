@@ -84,9 +84,9 @@ static const int allowed_calls[] = {
     /* descriptors that are there */
     SCMP_SYS(read), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(fstat),
     SCMP_SYS(lseek), SCMP_SYS(ftruncate), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(epoll_wait),
-    SCMP_SYS(epoll_pwait), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom),
+    SCMP_SYS(epoll_pwait), SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom),
     /* memory; mmap and mprotect are below */
-    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(memfd_create),
     /* threads */
     SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity),
     SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(membarrier), SCMP_SYS(exit), SCMP_SYS(exit_group),
@@ -121,6 +121,11 @@ static int allow_by_argument(scmp_filter_ctx filter)
         code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
     if (!code)
         code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(open), 0);
+    /* Encoders of films would like to run behind the others. */
+    static const int refused[] = { SCMP_SYS(getpriority), SCMP_SYS(setpriority), SCMP_SYS(sched_setscheduler),
+                                   SCMP_SYS(sched_getscheduler), SCMP_SYS(sched_getparam), SCMP_SYS(sched_setaffinity) };
+    for (size_t i = 0; !code && i < SP_ARRAY_LEN(refused); i++)
+        code = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), refused[i], 0);
     /* glibc's fstat is newfstatat with an empty path. A filter sees the flag and not the path, so code gone bad could
      * still learn that a file exists; it cannot open it. */
     if (!code)
@@ -172,6 +177,13 @@ static void enter_limits(void)
         descriptors.rlim_cur = descriptors.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &descriptors);
     }
+}
+
+void sp_sandbox_limit_memory(uint64_t size_bytes)
+{
+    struct rlimit limit = { size_bytes, size_bytes };
+    if (!SANITIZED) /* their shadow is terabytes of address space */
+        (void)setrlimit(RLIMIT_AS, &limit); /* fails only where a lower one holds already */
 }
 
 static bool single_threaded(void)

@@ -7,7 +7,8 @@
  *   rlimits        no core files, files of at most SP_SANDBOX_FILE_BYTES, SP_SANDBOX_DESCRIPTORS descriptors
  *
  * Descriptors that are open stay open, and more may come over a socket. Threads may be started later; they inherit it.
- * What the sandbox does not do: bound memory and CPU time (the supervisor's watchdog and the cgroup do). */
+ * What the sandbox does not do: bound CPU time, and memory but for sp_sandbox_limit_memory (the supervisor's watchdog and the
+ * cgroup do). */
 #ifndef SP_WORKER_SANDBOX_H
 #define SP_WORKER_SANDBOX_H
 
@@ -34,6 +35,9 @@ typedef struct sp_sandbox_report {
  * What the kernel does not grant lowers the level and is no error; SP_INTERNAL when a step failed half-way in a way that
  * leaves the process in no known state. */
 sp_status sp_sandbox_enter(sp_sandbox_report *ret_report, sp_error *reterr);
+
+/* Address space of this process from now on. Before sp_sandbox_enter. Does nothing under sanitizers. */
+void sp_sandbox_limit_memory(uint64_t size_bytes);
 
 const char *sp_sandbox_level_name(sp_sandbox_level level); /* "full", "partial", "none" */
 

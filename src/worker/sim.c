@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ struct sp_sim {
 typedef struct trouble {
     uint64_t taken_bytes; /* by another process; UINT64_MAX = all there is */
     double slower;
-    bool sticky, hang, throttled;
+    bool sticky, hang, crash, throttled;
 } trouble;
 
 static bool is_there(const char *file)
@@ -141,6 +142,9 @@ static trouble find_trouble(sp_sim *sim, uint64_t run, int64_t now_ns)
         case SP_SIM_HANG:
             t.hang = true;
             break;
+        case SP_SIM_CRASH:
+            t.crash = true;
+            break;
         case SP_SIM_THROTTLE:
             t.throttled = true;
             t.slower *= fault->factor;
@@ -216,6 +220,12 @@ static void hang(void)
         (void)pause(); /* the watchdog ends it */
 }
 
+static void crash(void)
+{
+    (void)signal(SIGSEGV, SIG_DFL); /* no sanitizer is to soften it */
+    (void)raise(SIGSEGV);
+}
+
 sp_status sp_sim_begin(sp_sim *sim, int count, sp_sim_run *ret_run, sp_error *reterr)
 {
     int64_t now_ns = sp_clock_now_ns();
@@ -233,6 +243,8 @@ sp_status sp_sim_begin(sp_sim *sim, int count, sp_sim_run *ret_run, sp_error *re
     (void)pthread_mutex_unlock(&sim->lock);
     if (t.hang && !s)
         hang();
+    if (t.crash && !s)
+        crash();
     *ret_run = (sp_sim_run){ now_ns, sp_sim_latency_ns(sim, count), t.slower };
     return s;
 }

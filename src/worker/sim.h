@@ -14,12 +14,14 @@
  *   FAULT        = oom[=BYTES]      another process holds so many bytes (all that the model leaves)
  *                | sticky           this run and every later one of the process fail; only a new process helps
  *                | hang             the run never ends
+ *                | crash            the process dies in it, as of a driver's wild pointer (SIGSEGV)
  *                | slow[=FACTOR]    runs take so many times as long (10)
  *                | throttle[=FACTOR]   the same (2), and the device says that it is too hot
  *                followed by "@" SELECTOR { "&" SELECTOR }
  *   SELECTOR     = n=K (from the K-th run of the process) | every=K | at=TIME (after it was ready)
  *                | for=TIME | for=N (runs; 1) | for=ever | if=FILE (only while that file is there)
  *
+ * A run is a batch of pictures or tensors, or a block of a video's frames.
  * Bytes: 1024, 64KiB, 200MiB, 2GiB. Times: 100us, 2ms, 0.5s. Example:
  *   SPILLWAY_SIM="sim0:memory=200MiB,item=8MiB,latency=2ms+0.5ms,fault=oom=150MiB@n=3&for=2s;sticky@n=50" */
 #ifndef SP_WORKER_SIM_H

@@ -149,7 +149,8 @@ static sp_status parse_fault(word text, sp_sim_script *script, sp_error *reterr)
                                          [SP_SIM_STICKY] = "sticky",
                                          [SP_SIM_HANG] = "hang",
                                          [SP_SIM_SLOW] = "slow",
-                                         [SP_SIM_THROTTLE] = "throttle" };
+                                         [SP_SIM_THROTTLE] = "throttle",
+                                         [SP_SIM_CRASH] = "crash" };
     word selectors = text, what, name;
     (void)cut(&selectors, '@', &what);
     word argument = what;
@@ -158,7 +159,7 @@ static sp_status parse_fault(word text, sp_sim_script *script, sp_error *reterr)
     while (kind < SP_ARRAY_LEN(names) && !is(name, names[kind]))
         kind++;
     if (kind == SP_ARRAY_LEN(names))
-        return bad(name, "fault (oom, sticky, hang, slow, throttle)", reterr);
+        return bad(name, "fault (oom, sticky, hang, slow, throttle, crash)", reterr);
     if (script->fault_count == SP_SIM_FAULTS)
         return SP_FAIL(reterr, SP_INVALID, "SPILLWAY_SIM: more than %d faults for one device", SP_SIM_FAULTS);
     sp_sim_fault *fault = &script->faults[script->fault_count++];

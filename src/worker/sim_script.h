@@ -8,7 +8,7 @@
 #define SP_SIM_FAULTS 16
 #define SP_SIM_FOR_EVER UINT64_MAX
 
-typedef enum sp_sim_fault_kind { SP_SIM_OOM, SP_SIM_STICKY, SP_SIM_HANG, SP_SIM_SLOW, SP_SIM_THROTTLE } sp_sim_fault_kind;
+typedef enum sp_sim_fault_kind { SP_SIM_OOM, SP_SIM_STICKY, SP_SIM_HANG, SP_SIM_SLOW, SP_SIM_THROTTLE, SP_SIM_CRASH } sp_sim_fault_kind;
 
 /* When a fault begins and how long it lasts. None of nth, every and at: whenever `file` allows. */
 typedef struct sp_sim_when {

@@ -19,6 +19,8 @@ static struct {
     uint8_t output[OUTPUT_BYTES];
     size_t asked_bytes;
     bool output_fails, cancelled;
+    int media_fd, output_fd;
+    uint64_t media_bytes;
     sp_stage last_stage;
     int64_t budget_ns;
 } loop;
@@ -44,6 +46,21 @@ bool sp_work_item_cancelled(const sp_work_item *item)
 {
     (void)item;
     return loop.cancelled;
+}
+
+sp_status sp_worker_media(const sp_work_item *item, int *ret_fd, uint64_t *ret_size_bytes, sp_error *reterr)
+{
+    (void)item;
+    *ret_fd = loop.media_fd;
+    *ret_size_bytes = loop.media_bytes;
+    return loop.media_bytes ? SP_OK : SP_FAIL(reterr, SP_INTERNAL, "no media file today");
+}
+
+sp_status sp_worker_output_fd(const sp_work_item *item, int *ret_fd, sp_error *reterr)
+{
+    (void)item;
+    *ret_fd = loop.output_fd;
+    return loop.output_fails ? SP_FAIL(reterr, SP_NOMEM, "no output today") : SP_OK;
 }
 
 static const sp_prep_spec spec_224 = {

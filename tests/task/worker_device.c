@@ -62,6 +62,20 @@ const sp_infer_head *sp_worker_infer_head(const sp_work_item *item)
     return NULL;
 }
 
+sp_status sp_worker_media(const sp_work_item *item, int *ret_fd, uint64_t *ret_size_bytes, sp_error *reterr)
+{
+    (void)item;
+    *ret_fd = -1;
+    *ret_size_bytes = 0;
+    return SP_FAIL(reterr, SP_INTERNAL, "no videos here (tests/worker has them)");
+}
+
+void sp_worker_progress(const sp_work_item *item, uint32_t frames)
+{
+    (void)item;
+    (void)frames;
+}
+
 static sp_error ended;
 void sp_worker_end_after_batch(const sp_error *why)
 {
