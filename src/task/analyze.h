@@ -26,11 +26,11 @@ typedef struct sp_analyze_params {
     sp_flow_params flow;
     int32_t canny_low, canny_high;       /* 15, 60 */
     uint32_t motion_threshold;           /* a pixel moves from here on, 1/1024 px a frame: 1024 */
-    uint32_t motion_min_area;            /* pixels of a region: 64 */
+    uint32_t motion_min_area;            /* pixels of a region: 256 */
     uint32_t defect_threshold;           /* grey levels above or below the surroundings (top-hat, black-hat): 40 */
-    uint32_t defect_min_area, defect_max_area; /* 4, 400 */
-    uint32_t defect_min_frames;          /* a defect stands still for so many frames: 10 */
-    uint32_t track_min_frames;           /* a track of motion lasts so long: 3 */
+    uint32_t defect_min_area, defect_max_area; /* 4, 225 */
+    uint32_t defect_min_frames;          /* a defect stands still for so many frames: 30 */
+    uint32_t track_min_frames;           /* a track of motion lasts so long: 5 */
     uint32_t scene_threshold;            /* distance of the histograms of two frames, thousandths of 2 * pixels: 350 */
     uint32_t key_frames;                 /* how many, at most SP_LIMIT_KEY_FRAMES: 8 */
 } sp_analyze_params;

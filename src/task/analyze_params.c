@@ -53,12 +53,12 @@ sp_analyze_params sp_analyze_params_default(void)
     params.canny_low = 15;
     params.canny_high = 60;
     params.motion_threshold = 1024;
-    params.motion_min_area = 64;
+    params.motion_min_area = 256;
     params.defect_threshold = 40;
     params.defect_min_area = 4;
-    params.defect_max_area = 400;
-    params.defect_min_frames = 10;
-    params.track_min_frames = 3;
+    params.defect_max_area = 225;
+    params.defect_min_frames = 30;
+    params.track_min_frames = 5;
     params.scene_threshold = 350;
     params.key_frames = 8;
     return params;

@@ -166,6 +166,7 @@ TEST(a_long_gap_a_cut_and_a_short_life_end_a_track)
     v->records[39].cut = 1;
     moves(v, 100, fake_region(10, 10, 20, 20));
     moves(v, 101, fake_region(10, 10, 20, 20)); /* two frames only */
+    v->params.track_min_frames = 3;
     const sp_analysis *a = merged(v);
     REQUIRE(a->motion.count == 3);
     CHECK_INT(a->motion.tracks[0].last, 19);
@@ -182,6 +183,7 @@ TEST(a_spot_that_stands_still_is_a_defect_and_one_that_moves_is_not)
         spot(v, i, fake_region(200, 100, 4, 4));
         spot(v, i, fake_region(10 + 3 * (int)i, 30, 4, 4));
     }
+    v->params.defect_min_frames = 10;
     for (uint32_t i = 80; i < 89; i++)
         spot(v, i, fake_region(20, 20, 4, 4)); /* nine frames: one too few */
     v->records[30].cut = 1; /* a mark on the lens outlives a scene */
