@@ -52,6 +52,18 @@ static void overwrite_planes_avx2(sp_kernel_table *table)
     table->measure_flow = sp_measure_flow_avx2;
 }
 
+static void overwrite_flow_avx2(sp_kernel_table *table)
+{
+    table->flow_smooth = sp_flow_smooth_avx2;
+    table->flow_mix_u8 = sp_flow_mix_u8_avx2;
+    table->flow_mix_f32 = sp_flow_mix_f32_avx2;
+    table->flow_across = sp_flow_across_avx2;
+    table->flow_expand = sp_flow_expand_avx2;
+    table->flow_update = sp_flow_update_avx2;
+    table->flow_window = sp_flow_window_avx2;
+    table->flow_solve = sp_flow_solve_avx2;
+}
+
 static void overwrite_avx2(sp_kernel_table *table)
 {
     table->weights = sp_weights_avx2;
@@ -70,6 +82,7 @@ static void overwrite_avx2(sp_kernel_table *table)
     table->best_columns_f32 = sp_best_columns_f32_avx2;
     table->nms_f32 = sp_nms_f32_avx2;
     table->canary_f32 = sp_canary_f32_avx2;
+    overwrite_flow_avx2(table);
     overwrite_planes_avx2(table);
 }
 
