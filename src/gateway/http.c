@@ -91,7 +91,7 @@ static void hangup_ready(sp_watch *watch, uint32_t epoll_events, void *context)
         client_gone(conn);
     else if (conn->phase == GW_STREAMING)
         gw_events_half_closed(conn);
-    else
+    else if (conn->phase != GW_SENDING) /* in the middle of an answer nothing may be put; sending on tells */
         gw_conn_probe(conn); /* and from now on only errors wake us */
 }
 
@@ -522,6 +522,10 @@ void gw_http_stop(gw_server *server)
             work_drop(conn);
             gw_reply_problem(conn, 503, &err, 1, NULL);
             gw_conn_enter(conn, GW_READY);
+        }
+        if (conn->phase == GW_BODY && conn->suspended) { /* more of its body would only suspend it again */
+            work_drop(conn);
+            gw_conn_enter(conn, GW_DEAD);
         }
         if (conn->phase == GW_UPGRADED)
             gw_socket_cut(conn);

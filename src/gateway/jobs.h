@@ -22,6 +22,12 @@
 /* Running jobs and webhooks get this long after SIGTERM before they go back to the queue. */
 #define GW_JOBS_DRAIN_MS 10000
 
+/* A job with its result, and what stands around it. */
+#define GW_JOB_JSON_BYTES (SP_LIMIT_JOB_RESULT_BYTES + 65536u)
+/* `sync` waits this long, `wait` at most so long. */
+#define GW_WAIT_DEFAULT_S 30
+#define GW_WAIT_MOST_S 300
+
 typedef struct gw_jobs {
     gw_server *server;
     sp_jobs *store;       /* NULL = could not be opened; `why` says why */
@@ -30,6 +36,7 @@ typedef struct gw_jobs {
     sp_durability durability;
     sp_store_thread *hasher; /* NULL until the first idempotency key */
     uint64_t body_bytes;  /* of submissions in hand */
+    struct sp_uploads *uploads; /* NULL until the first video */
     char why[256], results_why[256];
     sp_timer reopen;
     struct gw_watch *watches; /* jobs_watch.c */
@@ -42,6 +49,8 @@ typedef struct gw_submission {
     sp_job job;
     json_t *parameters; /* an object */
     int64_t ttl_s;      /* 0 = the configuration's */
+    int64_t wait_s;     /* the answer may come so late, with the job's end in it; 0 = at once */
+    bool video;         /* task analyze: its parameters stand beside the fields */
 } gw_submission;
 sp_status gw_submission_init(gw_submission *submission, sp_error *reterr);
 void gw_submission_done(gw_submission *submission);
@@ -53,16 +62,26 @@ sp_status gw_submission_parse(gw_submission *submission, sp_view json, sp_error 
  * came along. */
 sp_status gw_submission_check(gw_submission *submission, const gw_server *server, const gw_access *access, bool has_body,
                               sp_error *reterr);
-bool gw_submission_field_known(sp_view name); /* of a form */
+void gw_submission_prefer(gw_submission *submission, const char *prefer); /* the header: "wait=10" */
 
-/* jobs_api.c */
+/* jobs_take.c */
 void gw_jobs_begin(gw_conn *conn);
 void gw_jobs_append(gw_conn *conn, const void *data, size_t size_bytes);
 void gw_jobs_run(gw_conn *conn);
+
+/* jobs_api.c */
+bool gw_jobs_ready(gw_conn *conn, bool by_id); /* the store is there, {id} may be one; else refused */
+void gw_jobs_none(gw_conn *conn);              /* 404, later than a handler's run */
+/* The job as it is now: what runs here is known better than by the store. */
+void gw_jobs_write(gw_jobs *jobs, const sp_job *stored, const sp_view *result, sp_buf *out);
 void gw_jobs_get(gw_conn *conn);
 void gw_jobs_list(gw_conn *conn);
 void gw_jobs_delete(gw_conn *conn);
 void gw_jobs_events(gw_conn *conn);
+
+/* videos.c: what an analysis has left */
+void gw_videos_report(gw_conn *conn);
+void gw_videos_file(gw_conn *conn);
 
 /* jobs_watch.c: somebody follows this job; it may end elsewhere. */
 void gw_jobs_watch(gw_jobs *jobs, const sp_job *job);

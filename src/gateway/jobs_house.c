@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Stores and runner of this server: opened after the house, closed before it. */
 #include "gateway/jobs.h"
+#include "store/upload.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -142,6 +143,7 @@ void gw_jobs_close(gw_server *server)
     sp_store_thread_free(SP_STEAL(jobs->hasher)); /* what it hands on goes to the store below */
     sp_runner_stop(jobs->runner);
     sp_results_close(jobs->results);
+    sp_uploads_close(jobs->uploads);
     sp_jobs_close(jobs->store);
     gw_jobs_watch_end(jobs);
     sp_runner_free(jobs->runner);

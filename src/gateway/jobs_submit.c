@@ -15,6 +15,9 @@
 
 static const char *const fields[] = { "task", "url", "client_id", "metadata", "webhook", "output", "priority", "ttl",
                                       "idempotency_key", "local_only", "parameters" };
+/* Of every job, and of POST /v1/videos/analyses alone; video_url is url. */
+static const char *const waits[] = { "sync", "wait" };
+static const char *const video_fields[] = { "video_url", "chunks", "overlay" };
 /* Of the task; in a query or form they stand by themselves. */
 static const char *const parameters[] = { "top_k", "decode", "model", "timeout_ms", "stream", "force_cpu", "threshold", "iou" };
 
@@ -87,11 +90,6 @@ static bool listed(sp_view name, const char *const *list, size_t count)
             return true;
     }
     return false;
-}
-
-bool gw_submission_field_known(sp_view name)
-{
-    return listed(name, fields, SP_ARRAY_LEN(fields)) || listed(name, parameters, SP_ARRAY_LEN(parameters));
 }
 
 static sp_status parameter_check(const char *name, sp_view value, const char *where, sp_error *reterr)
@@ -189,6 +187,57 @@ static sp_status json_field(gw_submission *submission, const char *name, const j
     return parameters_parse(submission, value, reterr);
 }
 
+static sp_status wait_take(gw_submission *submission, const char *name, sp_view value, const char *where, sp_error *reterr)
+{
+    bool yes = false;
+    if (strcmp(name, "wait") == 0)
+        return number_take(&submission->wait_s, 0, GW_WAIT_MOST_S, value, where, name, reterr);
+    sp_status s = bool_take(&yes, value, where, name, reterr);
+    if (!s)
+        submission->wait_s = !yes ? 0 : submission->wait_s ? submission->wait_s : GW_WAIT_DEFAULT_S;
+    return s;
+}
+
+void gw_submission_prefer(gw_submission *submission, const char *prefer)
+{
+    const char *at = strstr(prefer, "wait");
+    if (!at || strstr(prefer, "respond-async"))
+        return;
+    long seconds = at[4] == '=' ? strtol(at + 5, NULL, 10) : GW_WAIT_DEFAULT_S;
+    submission->wait_s = SP_CLAMP(seconds, 0, GW_WAIT_MOST_S); /* a preference: never refused */
+}
+
+/* Of a video: kept as it came, with its type where it has one, and looked at by the task (gw_submission_check). Unknown ones are
+ * left alone in a form, where strangers' fields may stand. */
+static sp_status video_take(gw_submission *submission, const char *name, sp_view value, bool known, const char *where, sp_error *reterr)
+{
+    char text[64], single[160];
+    sp_error err = { 0 };
+    json_t *object, *json;
+    if (!known && value.size_bytes >= sizeof(text))
+        return SP_OK;
+    (void)snprintf(text, sizeof(text), "%.*s", (int)SP_MIN(value.size_bytes, sizeof(text) - 1), (const char *)value.data);
+    json = json_string(text);
+    object = json_pack("{s:O?}", name, json);
+    char *dumped = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    (void)snprintf(single, sizeof(single), "%s", dumped ? dumped : "{}");
+    bool whole = dumped && strlen(dumped) < sizeof(single);
+    free(dumped);
+    json_decref(object);
+    sp_status s = whole ? sp_runner_analysis_check(single, &err) : SP_OK;
+    if (s && strcmp(err.code, "unknown_parameter") == 0 && !known) {
+        json_decref(json);
+        return SP_OK;
+    }
+    if (s) {
+        json_decref(json);
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "%s %s", where, err.message);
+    }
+    if (!json || json_object_set_new(submission->parameters, name, json))
+        return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "%s %s is no valid UTF-8", where, name);
+    return SP_OK;
+}
+
 static bool is_json_field(const char *name)
 {
     return strcmp(name, "metadata") == 0 || strcmp(name, "output") == 0 || strcmp(name, "parameters") == 0;
@@ -232,12 +281,19 @@ sp_status gw_submission_set(gw_submission *submission, const char *name, sp_view
         { "webhook", job->webhook, sizeof(job->webhook) },
         { "idempotency_key", job->idempotency_key, sizeof(job->idempotency_key) },
     };
+    if (listed(sp_view_of(name), waits, SP_ARRAY_LEN(waits)))
+        return wait_take(submission, name, value, where, reterr);
+    if (submission->video && strcmp(name, "video_url") == 0)
+        return text_take(job->url, sizeof(job->url), value, where, name, reterr);
     for (size_t i = 0; i < SP_ARRAY_LEN(texts); i++) {
         if (strcmp(name, texts[i].name) == 0)
             return text_take(texts[i].dst, texts[i].dst_bytes, value, where, name, reterr);
     }
     if (listed(sp_view_of(name), parameters, SP_ARRAY_LEN(parameters)))
         return parameter_take(submission, name, value, where, reterr);
+    if (submission->video)
+        return video_take(submission, name, value, listed(sp_view_of(name), video_fields, SP_ARRAY_LEN(video_fields)) ||
+                          strcmp(where, "query parameter") == 0, where, reterr);
     return SP_OK;
 }
 
@@ -248,24 +304,28 @@ static sp_status member_take(gw_submission *submission, const char *name, const 
     const char *text = json_string_value(value);
     if (json_is_null(value))
         return SP_OK; /* the same as leaving it out */
-    if (!listed(sp_view_of(name), fields, SP_ARRAY_LEN(fields)))
+    bool of_video = submission->video && listed(sp_view_of(name), video_fields, SP_ARRAY_LEN(video_fields));
+    if (!of_video && !listed(sp_view_of(name), fields, SP_ARRAY_LEN(fields)) && !listed(sp_view_of(name), waits, SP_ARRAY_LEN(waits)))
         return SP_FAIL_CODE(reterr, SP_INVALID, "unknown_field",
-                            "unknown field \"%.40s\"; a job has task, url, parameters, client_id, metadata, webhook, output, "
-                            "priority, ttl, idempotency_key and local_only", name);
+                            "unknown field \"%.40s\"; a job has %s, parameters, client_id, metadata, webhook, output, "
+                            "priority, ttl, idempotency_key, local_only, sync and wait", name,
+                            submission->video ? "video_url, chunks, overlay" : "task, url");
     if (is_json_field(name))
         return json_field(submission, name, value, reterr);
-    bool wants_number = strcmp(name, "priority") == 0 || strcmp(name, "ttl") == 0;
+    bool wants_number = strcmp(name, "priority") == 0 || strcmp(name, "ttl") == 0 || strcmp(name, "wait") == 0 ||
+                        strcmp(name, "chunks") == 0;
+    bool wants_bool = strcmp(name, "local_only") == 0 || strcmp(name, "sync") == 0 || strcmp(name, "overlay") == 0;
     if (wants_number && json_is_integer(value)) {
         (void)snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
         text = number;
     } else if (wants_number) {
         text = NULL;
-    } else if (strcmp(name, "local_only") == 0) {
+    } else if (wants_bool) {
         text = json_is_boolean(value) ? (json_is_true(value) ? "true" : "false") : NULL;
     }
     if (!text)
         return SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "field %s must be %s", name,
-                            wants_number ? "a whole number" : strcmp(name, "local_only") == 0 ? "true or false" : "a string");
+                            wants_number ? "a whole number" : wants_bool ? "true or false" : "a string");
     return gw_submission_set(submission, name, sp_view_of(text), "field", reterr);
 }
 
@@ -305,22 +365,16 @@ static sp_status id_make(char ret_id[SP_LIMIT_JOB_ID_BYTES], sp_error *reterr)
     return SP_OK;
 }
 
-/* What somebody may wait for: not the house's own tasks, and not tensors, whose answers lie in a worker's memory. */
-static bool is_job(sp_task task)
-{
-    return task == SP_TASK_NOOP || task == SP_TASK_CLASSIFY || task == SP_TASK_DETECT;
-}
-
 static sp_status task_check(const sp_job *job, sp_error *reterr)
 {
     sp_task task = SP_TASK_CLASSIFY;
     char names[128];
     size_t used = 0;
     names[0] = 0;
-    if (*job->task && sp_task_parse(job->task, &task) && is_job(task))
+    if (*job->task && sp_job_task_parse(job->task, &task))
         return SP_OK;
     for (int i = 0; i < SP_TASK_COUNT && used < sizeof(names); i++) {
-        if (is_job((sp_task)i))
+        if (sp_job_task_parse(sp_task_name((sp_task)i), &task))
             used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", used ? ", " : "", sp_task_name((sp_task)i));
     }
     if (!*job->task)
@@ -362,17 +416,25 @@ sp_status gw_submission_check(gw_submission *submission, const gw_server *server
     sp_job *job = &submission->job;
     int64_t now = sp_unix_ms();
     int64_t ttl_s = submission->ttl_s ? submission->ttl_s : gw_config(server)->jobs.ttl_s;
+    if (submission->video && !*job->task)
+        (void)snprintf(job->task, sizeof(job->task), "analyze");
     sp_status s = task_check(job, reterr);
+    bool analyze = strcmp(job->task, "analyze") == 0;
+    if (!s && submission->video && !analyze)
+        s = SP_FAIL_CODE(reterr, SP_INVALID, "bad_parameter", "a video is analysed (task \"analyze\"); for %.24s there is /v1/jobs", job->task);
     if (s)
         return s;
     job->local_only = job->local_only || access->local_only;
     if (has_body && *job->url)
         return SP_FAIL_CODE(reterr, SP_INVALID, "two_bodies", "the job has a body and a url; send one of them");
     if (!has_body && !*job->url)
-        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_body", "the job has neither a body nor a url; send the picture, or say where it lies");
+        return SP_FAIL_CODE(reterr, SP_INVALID, "empty_body", "the job has neither a body nor a %s; send the %s, or say where it lies",
+                            analyze ? "video_url" : "url", analyze ? "video" : "picture");
     s = remote_check(submission, server, reterr);
     if (!s && json_object_size(submission->parameters))
         s = json_store(job->parameters, sizeof(job->parameters), submission->parameters, "parameters", reterr);
+    if (!s && analyze)
+        s = sp_runner_analysis_check(job->parameters, reterr);
     if (!s)
         s = id_make(job->id, reterr);
     if (s)

@@ -113,9 +113,9 @@ static sp_status delimiter_finish(sp_multipart *parser, size_t at, sp_error *ret
     return SP_OK;
 }
 
-sp_status sp_multipart_begin(sp_multipart *parser, const char *content_type, sp_view body, sp_error *reterr)
+sp_status sp_multipart_expect(sp_multipart *parser, const char *content_type, sp_error *reterr)
 {
-    *parser = (sp_multipart){ .body = body };
+    *parser = (sp_multipart){ 0 };
     sp_view boundary = { 0 };
     sp_status s = boundary_find(content_type, &boundary, reterr);
     if (s)
@@ -123,7 +123,15 @@ sp_status sp_multipart_begin(sp_multipart *parser, const char *content_type, sp_
     memcpy(parser->delimiter, "\r\n--", 4);
     memcpy(parser->delimiter + 4, boundary.data, boundary.size_bytes);
     parser->delimiter_bytes = boundary.size_bytes + 4;
+    return SP_OK;
+}
 
+sp_status sp_multipart_begin(sp_multipart *parser, const char *content_type, sp_view body, sp_error *reterr)
+{
+    sp_status s = sp_multipart_expect(parser, content_type, reterr);
+    if (s)
+        return s;
+    parser->body = body;
     if (sp_view_starts_with(body, parser->delimiter + 2, parser->delimiter_bytes - 2))
         return delimiter_finish(parser, parser->delimiter_bytes - 2, reterr);
     const uint8_t *end = body.data + body.size_bytes;
@@ -210,6 +218,19 @@ static sp_status headers_read(sp_multipart *parser, sp_multipart_part *part, siz
                             parser->part_count + 1, parser->position);
     *ret_content = (size_t)(at - base) + 2;
     return SP_OK;
+}
+
+sp_status sp_multipart_head(sp_multipart *parser, sp_multipart_part *ret_part, size_t *ret_content, bool *ret_whole, sp_error *reterr)
+{
+    sp_error err = { 0 };
+    *ret_part = (sp_multipart_part){ 0 };
+    sp_status s = headers_read(parser, ret_part, ret_content, &err);
+    *ret_whole = !s;
+    if (s && strcmp(err.code, "truncated_form") == 0)
+        return SP_OK;
+    if (s && reterr)
+        *reterr = err;
+    return s;
 }
 
 sp_status sp_multipart_next(sp_multipart *parser, sp_multipart_part *ret_part, bool *ret_more, sp_error *reterr)

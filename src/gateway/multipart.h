@@ -37,4 +37,10 @@ sp_status sp_multipart_begin(sp_multipart *parser, const char *content_type, sp_
 /* The next part, or *ret_more = false after the last one. SP_INVALID: says what is wrong at which byte. */
 sp_status sp_multipart_next(sp_multipart *parser, sp_multipart_part *ret_part, bool *ret_more, sp_error *reterr);
 
+/* The header of the part that begins at parser->position. *ret_whole false: it has not all come yet. *ret_content: where the
+ * content begins. SP_INVALID as sp_multipart_next. For readers of a body that is still coming (form_stream.h). */
+sp_status sp_multipart_head(sp_multipart *parser, sp_multipart_part *ret_part, size_t *ret_content, bool *ret_whole, sp_error *reterr);
+/* As sp_multipart_begin without a body: knows the delimiter. */
+sp_status sp_multipart_expect(sp_multipart *parser, const char *content_type, sp_error *reterr);
+
 #endif

@@ -109,9 +109,17 @@ void gw_reply_pieces(gw_conn *conn, int http_status, const char *media_type, con
 
 void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read)
 {
+    gw_reply_reader(conn, http_status, media_type, MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read);
+}
+
+void gw_reply_reader(gw_conn *conn, int http_status, const char *media_type, uint64_t size_bytes, size_t block_bytes,
+                     MHD_ContentReaderCallback read)
+{
     if (conn->response)
         MHD_destroy_response(conn->response);
-    conn->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read, conn, NULL);
+    conn->response = MHD_create_response_from_callback(size_bytes, block_bytes, read, conn, NULL);
+    if (size_bytes != MHD_SIZE_UNKNOWN)
+        conn->response_bytes = size_bytes;
     conn->response_status = http_status;
     gw_reply_header(conn, "Content-Type", media_type);
     who_headers(conn, &gateway_itself);

@@ -74,7 +74,7 @@
  * 413. */
 #define GW_JSON_BYTES (64u * 1024)
 /* Segments of a path that a route takes as parameters, and their length. */
-#define GW_PARAMS      2
+#define GW_PARAMS      3
 #define GW_PARAM_BYTES 132 /* a served model's name */
 /* Workers get this long to end by themselves. */
 #define GW_WORKER_GRACE_MS 2000
@@ -363,6 +363,9 @@ void gw_reply_pieces(gw_conn *conn, int http_status, const char *media_type, con
                      void (*release)(void *context), void *context, const gw_who *who);
 /* The body comes from `read` (context: conn) until it says that it ends. */
 void gw_reply_stream(gw_conn *conn, int http_status, const char *media_type, MHD_ContentReaderCallback read);
+/* The same with a length that is known (or MHD_SIZE_UNKNOWN); asked for in blocks. It may suspend the connection. */
+void gw_reply_reader(gw_conn *conn, int http_status, const char *media_type, uint64_t size_bytes, size_t block_bytes,
+                     MHD_ContentReaderCallback read);
 void gw_reply_json(gw_conn *conn, int http_status, sp_buf *json, const gw_who *who); /* takes the buffer */
 void gw_reply_problem(gw_conn *conn, int http_status, const sp_error *err, int retry_after_s, const gw_who *who);
 void gw_reply_header(gw_conn *conn, const char *name, const char *value); /* after one of the above */

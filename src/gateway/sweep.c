@@ -59,6 +59,10 @@ static void sweep_body(gw_conn *conn, int64_t now_ns)
 static void sweep_one(gw_conn *conn, int64_t now_ns)
 {
     int64_t ms = (now_ns - conn->since_ns) / SP_NS_PER_MS;
+    if (conn->phase == GW_BODY && conn->suspended) { /* we are behind, not the client; its hang-up is watched */
+        conn->body_begin_ns += SP_MIN((int64_t)GW_SWEEP_MS * SP_NS_PER_MS, now_ns - conn->body_begin_ns);
+        return;
+    }
     if (conn->phase <= GW_SWALLOW && end_missed(conn)) {
         gw_conn_cut(conn);
         return;

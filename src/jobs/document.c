@@ -16,6 +16,22 @@ int64_t sp_unix_ms(void)
     return sp_clock_wall_ns() / SP_NS_PER_MS;
 }
 
+/* Not the house's own tasks, and not tensors, whose answers lie in a worker's memory. */
+bool sp_job_task_parse(const char *text, sp_task *ret_task)
+{
+    static const struct {
+        const char *name;
+        sp_task task;
+    } tasks[] = { { "noop", SP_TASK_NOOP }, { "classify", SP_TASK_CLASSIFY }, { "detect", SP_TASK_DETECT }, { "analyze", SP_TASK_ANALYZE } };
+    for (size_t i = 0; i < SP_ARRAY_LEN(tasks); i++) {
+        if (strcmp(text, tasks[i].name) == 0) {
+            *ret_task = tasks[i].task;
+            return true;
+        }
+    }
+    return false;
+}
+
 void sp_time_text(int64_t unix_ms, char ret_text[SP_TIME_TEXT_BYTES])
 {
     time_t seconds = (time_t)(unix_ms / 1000);
@@ -102,6 +118,11 @@ void sp_job_write(sp_buf *out, const sp_job *job, const sp_view *result, const c
 
 void sp_job_emit(const sp_job *job, const char *kind)
 {
+    sp_job_emit_more(job, kind, "");
+}
+
+void sp_job_emit_more(const sp_job *job, const char *kind, const char *more)
+{
     char topic[80];
     sp_buf data;
     (void)snprintf(topic, sizeof(topic), "job/%s", job->id);
@@ -109,8 +130,9 @@ void sp_job_emit(const sp_job *job, const char *kind)
     sp_buf_printf(&data, "{\"id\":\"%s\",\"task\":\"%s\",\"status\":\"%s\",\"progress\":%d,\"attempts\":%d", job->id,
                   job->task, sp_job_state_name(job->state), job->state == SP_JOB_DONE ? 100 : job->progress_percent,
                   job->tries);
+    sp_buf_append_text(&data, more);
     text_or_null(&data, "client_id", job->client_id);
-    if (strlen(job->metadata) > EVENT_METADATA_BYTES)
+    if (strlen(job->metadata) + strlen(more) > EVENT_METADATA_BYTES)
         sp_buf_append_text(&data, ",\"metadata\":null,\"metadata_cut\":true}");
     else {
         json_or_null(&data, "metadata", sp_view_of(job->metadata));

@@ -31,6 +31,8 @@
 #define RUN_SEND_MS 60000
 #define RUN_SEND_TRIES 4
 
+struct sp_run_analysis;
+
 typedef enum run_phase { RUN_LOADING, RUN_WORKING, RUN_SENDING, RUN_RECORDING, RUN_WAITING, RUN_FINISHING, RUN_RELEASING } run_phase;
 
 /* One claimed job. Freed when it is gone and no callback of the store is owed to it any more. */
@@ -45,6 +47,7 @@ typedef struct sp_run {
     bool deleted; /* the user deleted it while it ran */
     sp_task task;
     sp_request *request;
+    struct sp_run_analysis *analysis; /* of a video (run_analysis.h); else NULL */
     /* The body, when it is a file: */
     int body_fd;
     bool reading; /* `read` is on the store thread */
@@ -83,6 +86,8 @@ struct sp_runner {
     sp_timer poll, renew, sweep, drain;
     sp_store_thread *reader; /* NULL until the first body that is a file */
     sp_webhooks *webhooks;
+    struct sp_run_analysis *helped; /* other servers' videos */
+    bool help_asked;
     sp_metric *gauge_running, *gauge_queued, *count[SP_JOB_CANCELLED + 1], *count_released, *count_lost;
 };
 
@@ -94,6 +99,8 @@ void sp_run_begin(sp_runner *runner, const sp_job_reply *claimed);
 void sp_run_lost(sp_run *run);    /* the claim is somebody else's now, or the job was deleted */
 void sp_run_give_up(sp_run *run); /* released, not its fault: we stop */
 void sp_run_free(sp_run *run);
+int sp_run_priority(const sp_job *job); /* of its requests in the house */
+sp_status sp_run_reader(sp_runner *runner, sp_error *reterr); /* runner->reader is there */
 
 /* runner.c */
 void sp_run_gone(sp_run *run); /* out of the list; freed once its callbacks have come */

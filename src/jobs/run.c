@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One claimed job, from its body to its result. Each step ends in exactly one of: the next step, fail_for_good, try_later,
  * sp_run_lost. */
-#include "jobs/internal.h"
+#include "jobs/run_analysis.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -43,6 +43,7 @@ static void stop_working(sp_run *run)
 {
     if (run->request)
         sp_request_cancel(SP_STEAL(run->request));
+    sp_run_analysis_stop(run);
     sp_send_cancel(&run->send);
 }
 
@@ -324,11 +325,10 @@ static void outputs_begin(sp_run *run)
 
 /* --- the work itself ---------------------------------------------------------------------------------------------- */
 
-static void succeeded(sp_run *run, const sp_answer *answer)
+/* run->answer goes where it belongs. */
+static void keep(sp_run *run, const sp_attempt *attempts, int attempt_count)
 {
     sp_error err = { 0 };
-    run->runner->config.answer_write(&run->answer, run->task, run->job.id, answer);
-    sp_result_take_answer(&run->record, answer);
     run->outcome = SP_JOB_DONE;
     if (!sp_buf_ok(&run->answer)) {
         (void)SP_FAIL(&err, SP_NOMEM, "no memory for the answer");
@@ -339,11 +339,32 @@ static void succeeded(sp_run *run, const sp_answer *answer)
         (void)SP_FAIL_CODE(&err, SP_TOO_LARGE, "result_too_large",
                            "the result has %zu bytes, a job keeps up to %u; give the job an `output`", run->answer.size_bytes,
                            SP_LIMIT_JOB_RESULT_BYTES);
-        fail_for_good(run, &err, answer->attempts, answer->attempt_count);
+        fail_for_good(run, &err, attempts, attempt_count);
     } else {
         sp_buf_append(&run->result, run->answer.data, run->answer.size_bytes);
         record(run);
     }
+}
+
+static void succeeded(sp_run *run, const sp_answer *answer)
+{
+    run->runner->config.answer_write(&run->answer, run->task, run->job.id, answer);
+    sp_result_take_answer(&run->record, answer);
+    keep(run, answer->attempts, answer->attempt_count);
+}
+
+void sp_run_answered(sp_run *run)
+{
+    keep(run, NULL, 0);
+}
+
+void sp_run_failed(sp_run *run, const sp_error *err, const sp_attempt *attempts, int attempt_count, int retry_after_s)
+{
+    bool own_deadline = strstr(run->job.parameters, "\"timeout_ms\"") != NULL;
+    if (sp_status_tries_next(err->status) && err->status != SP_REFUSED)
+        try_later(run, err->status != SP_BUSY || own_deadline, retry_after_s, err);
+    else
+        fail_for_good(run, err, attempts, attempt_count);
 }
 
 static void work_done(sp_request *request, const sp_answer *answer, void *context)
@@ -355,11 +376,7 @@ static void work_done(sp_request *request, const sp_answer *answer, void *contex
     } else {
         sp_error err = answer->error;
         err.status = answer->status;
-        bool own_deadline = strstr(run->job.parameters, "\"timeout_ms\"") != NULL;
-        if (sp_status_tries_next(err.status) && err.status != SP_REFUSED)
-            try_later(run, err.status != SP_BUSY || own_deadline, answer->retry_after_s, &err);
-        else
-            fail_for_good(run, &err, answer->attempts, answer->attempt_count);
+        sp_run_failed(run, &err, answer->attempts, answer->attempt_count, answer->retry_after_s);
     }
     sp_request_close(request);
 }
@@ -409,12 +426,17 @@ static void read_done(sp_store_work *work)
     }
 }
 
+sp_status sp_run_reader(sp_runner *runner, sp_error *reterr)
+{
+    if (runner->reader)
+        return SP_OK;
+    return sp_store_thread_new(runner->config.loop, "jobs-read", 4 * RUN_WAITING_MAX, NULL, NULL, &runner->reader, reterr);
+}
+
 static sp_status reader_start(sp_run *run, sp_error *reterr)
 {
     sp_runner *runner = run->runner;
-    sp_status s = SP_OK;
-    if (!runner->reader)
-        s = sp_store_thread_new(runner->config.loop, "jobs-read", 4 * RUN_WAITING_MAX, NULL, NULL, &runner->reader, reterr);
+    sp_status s = sp_run_reader(runner, reterr);
     if (s)
         return s;
     run->read = calloc(1, sizeof(*run->read));
@@ -427,6 +449,12 @@ static sp_status reader_start(sp_run *run, sp_error *reterr)
     if (s)
         run->calls--;
     return s;
+}
+
+/* -10 .. -1: behind the interactive ones, in their own order. */
+int sp_run_priority(const sp_job *job)
+{
+    return -10 + (job->priority + 10) * 9 / 20;
 }
 
 static const char *parameter_get(void *context, const char *name)
@@ -478,7 +506,7 @@ static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_re
         .tenant = job->tenant,
         .local_only = job->local_only,
         .force_cpu = json_is_true(json_object_get(parameters, "force_cpu")),
-        .priority = -10 + (job->priority + 10) * 9 / 20, /* -10 .. -1: behind the interactive ones, in their own order */
+        .priority = sp_run_priority(job),
         .url = *job->url ? job->url : NULL,
         .parameter = parameter_get,
         .facts_context = (void *)(uintptr_t)parameters,
@@ -493,8 +521,10 @@ static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_re
 static sp_status start(sp_run *run, sp_view body, int *ret_retry_after_s, sp_error *reterr)
 {
     sp_status s = SP_OK;
-    if (!sp_task_parse(run->job.task, &run->task))
+    if (!sp_job_task_parse(run->job.task, &run->task))
         return SP_FAIL_CODE(reterr, SP_NOT_FOUND, "unknown_task", "this server knows no task \"%s\"", run->job.task);
+    if (run->task == SP_TASK_ANALYZE)
+        return sp_run_analysis_begin(run, body, reterr);
     json_t *parameters = json_loads(*run->job.parameters ? run->job.parameters : "{}", 0, NULL);
     const char *stream = json_string_value(json_object_get(parameters, "stream"));
     if (!parameters)

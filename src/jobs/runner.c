@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The runner's own half: how many jobs to claim and when, keeping claims, sweeping, draining. */
-#include "jobs/internal.h"
+#include "jobs/run_analysis.h"
 
 #include <stdlib.h>
 #include <sys/random.h>
@@ -62,6 +62,8 @@ static void claimed(const sp_job_reply *reply, void *context)
         return; /* nobody will renew it: it comes back */
     sp_metric_set(runner->gauge_queued, sp_jobs_queue_depth(runner->config.jobs));
     store_state(runner, reply);
+    if (!reply->status && !reply->count && room(runner) > 0)
+        sp_run_analysis_help(runner);
     if (reply->status || !reply->count)
         return; /* the poll looks again */
     sp_run_begin(runner, reply);
@@ -179,6 +181,18 @@ bool sp_runner_progress(const sp_runner *runner, const char *id, int *ret_percen
     return run != NULL;
 }
 
+void sp_runner_analysis_write(const sp_runner *runner, const char *id, sp_buf *out)
+{
+    const sp_run *run = runner ? find(runner, id) : NULL;
+    if (run && run->analysis)
+        sp_run_analysis_write(run->analysis, out);
+}
+
+sp_status sp_runner_analysis_check(const char *parameters, sp_error *reterr)
+{
+    return sp_run_analysis_settings(parameters, NULL, reterr);
+}
+
 bool sp_runner_had(const sp_runner *runner, const char *id)
 {
     for (size_t i = 0; i < SP_ARRAY_LEN(runner->recent); i++) {
@@ -232,6 +246,7 @@ void sp_runner_drain(sp_runner *runner, int64_t grace_ns)
     if (runner->draining)
         return;
     runner->draining = true;
+    sp_run_analysis_help_end(runner, NULL);
     for (sp_run *run = runner->runs, *next; run; run = next) {
         next = run->next;
         if (run->phase == RUN_WAITING)
@@ -289,6 +304,7 @@ void sp_runner_stop(sp_runner *runner)
     sp_loop_timer_clear(runner->config.loop, &runner->sweep);
     sp_loop_timer_clear(runner->config.loop, &runner->drain);
     sp_webhooks_stop(runner->webhooks);
+    sp_run_analysis_help_end(runner, NULL);
     give_all_up(runner);
     sp_store_thread_free(SP_STEAL(runner->reader)); /* the reads' callbacks find their runs gone */
 }

@@ -35,6 +35,12 @@ void sp_runner_wake(sp_runner *runner);
 /* The job was deleted: stop working on it, if it is here. True = it was. */
 bool sp_runner_cancel(sp_runner *runner, const char *id);
 
+/* Appends what is known of a video's analysis that runs here: ,"analysis":{"phase":"working","frames_done":12,...}. */
+void sp_runner_analysis_write(const sp_runner *runner, const char *id, sp_buf *out);
+
+/* What a job of task analyze may have as parameters. SP_INVALID: says what is wrong. */
+sp_status sp_runner_analysis_check(const char *parameters, sp_error *reterr);
+
 /* How far a job that runs in this process is; false = it does not. */
 bool sp_runner_progress(const sp_runner *runner, const char *id, int *ret_percent);
 

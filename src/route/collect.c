@@ -237,12 +237,19 @@ static void decoded(sp_request *request, const sp_completion *done)
 
 static void fetched(sp_worker *worker, sp_request *request, const sp_completion *done)
 {
-    sp_status s = sp_request_adopt_body(request, done->output_bytes, &request->answer.error);
+    bool is_all = request->fetch_fd >= 0;
+    sp_status s = is_all ? sp_request_adopt_file(request, done->output_bytes, &request->answer.error)
+                         : sp_request_adopt_body(request, done->output_bytes, &request->answer.error);
     if (s) {
         sp_dispatch_failed(request, -1, worker, s, 0);
         return;
     }
     request->wants_fetch = false;
+    if (is_all) {
+        request->answer.error = (sp_error){ 0 };
+        sp_request_answer_now(request);
+        return;
+    }
     sp_chain_judge_payload(request);
     sp_dispatch_go_on(request);
 }

@@ -23,7 +23,8 @@ const char *sp_task_name(sp_task task)
     static const char *const names[] = { [SP_TASK_NOOP] = "noop", [SP_TASK_CLASSIFY] = "classify",
                                          [SP_TASK_SEND] = "send", [SP_TASK_INFER] = "infer", [SP_TASK_DETECT] = "detect",
                                          [SP_TASK_MODELS] = "models", [SP_TASK_INDEX] = "index",
-                                         [SP_TASK_ANALYZE] = "analyze", [SP_TASK_REPORT] = "report" };
+                                         [SP_TASK_ANALYZE] = "analyze", [SP_TASK_REPORT] = "report",
+                                         [SP_TASK_FETCH] = "fetch" };
     return (unsigned)task < SP_ARRAY_LEN(names) ? names[task] : "unknown";
 }
 
@@ -174,7 +175,7 @@ static void init_requests(sp_house *house)
     sp_slot_request *shared = (sp_slot_request *)(void *)(house->memory + SP_REQUEST_MEMFD_REQUESTS_OFFSET);
     for (uint32_t i = 0; i < SP_LIMIT_SLOTS; i++) {
         sp_request *request = &house->requests[i];
-        *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .media_fd = -1, .output_fd = -1,
+        *request = (sp_request){ .house = house, .slot = i, .body_fd = -1, .media_fd = -1, .fetch_fd = -1, .output_fd = -1,
                                    .answer.output_fd = -1 };
         request->shared = &shared[i];
         request->inline_body = house->memory + SP_REQUEST_MEMFD_BODIES_OFFSET + (size_t)i * SP_LIMIT_SLOT_INLINE_BYTES;

@@ -22,6 +22,7 @@ typedef enum sp_task {
     SP_TASK_INDEX,   /* the house's own, by a codec worker: what a video file holds (media/video.h) */
     SP_TASK_ANALYZE, /* a run of a video's segments, by a device worker (task/analyze.h) */
     SP_TASK_REPORT,  /* the house's own, by a codec worker: all segments to the files of a report */
+    SP_TASK_FETCH,   /* the house's own, by a net worker: what lies at `url` into the file `fetch_fd` */
     SP_TASK_COUNT
 } sp_task;
 const char *sp_task_name(sp_task task); /* the word above, in small letters */
@@ -133,6 +134,8 @@ typedef struct sp_request_params {
     int hops;                  /* Spillways it has come through */
     const char *only_link;     /* this link or none (bench, guard); NULL = the chain */
     const char *url;           /* classify: the body lies there; fetched by a net worker first. send: where to */
+    int fetch_fd;              /* fetch: an empty file, written from its begin (duplicated); done says output_bytes */
+    uint64_t fetch_limit_bytes; /* fetch: the most that may lie there; 0 = the configuration's */
     const char *content_type;
     const char *send_headers;  /* send: "Name: value\n" each */
     bool send_put, send_s3, private_ok;

@@ -146,6 +146,7 @@ struct sp_request {
     int body_fd;
     int media_fd; /* of a video: what its links read with pread; shared with other requests */
     uint8_t media_key[32];
+    int fetch_fd; /* of a FETCH that is its own task: the file that gets what lies at the URL; else -1 */
 
     int output_fd; /* made at the first DECODE, kept for the slot's next requests */
     uint32_t output_serial;
@@ -319,6 +320,8 @@ sp_status sp_request_hand_over(sp_request *request, sp_worker *worker, sp_op op,
                                sp_error *reterr);
 /* What a FETCH left in the output becomes the body: sealed against writing, mapped read-only. */
 sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_error *reterr);
+/* The same for a FETCH into a file of the caller's: only its size is looked at. */
+sp_status sp_request_adopt_file(sp_request *request, uint64_t size_bytes, sp_error *reterr);
 /* What a REPORT left there becomes the answer's file, sealed likewise. */
 sp_status sp_request_adopt_report(sp_request *request, uint64_t size_bytes, sp_error *reterr);
 static inline bool sp_request_is_of_video(const sp_request *request)

@@ -25,6 +25,12 @@ static sp_status give_output(sp_worker *worker, sp_request *request, sp_op op, s
      * fetched, or a report, will be sealed against writing, which needs a memfd that nobody ever mapped. */
     if ((writes_output(op) && request->leases_out > 0) || op == SP_OP_FETCH || op == SP_OP_REPORT)
         sp_fd_closep(&request->output_fd);
+    if (op == SP_OP_FETCH && request->fetch_fd >= 0) { /* the caller's file, empty again */
+        request->output_fd = fcntl(request->fetch_fd, F_DUPFD_CLOEXEC, 3);
+        if (request->output_fd < 0 || ftruncate(request->output_fd, 0) != 0)
+            return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "no descriptor for what is fetched");
+        request->output_serial = ++request->house->next_serial;
+    }
     if (request->output_fd < 0) {
         int fd = memfd_create("spillway-output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)

@@ -117,7 +117,7 @@ static int find_only(const sp_house *house, const sp_chain *chain, const char *n
 static sp_status check_task(const sp_house *house, const sp_request_params *params, sp_error *reterr)
 {
     const sp_chain *chain = &house->snapshot->chains[params->task];
-    if ((params->url || params->task == SP_TASK_SEND) && !house->role_counts[SP_ROLE_NET])
+    if ((params->url || params->task == SP_TASK_SEND || params->task == SP_TASK_FETCH) && !house->role_counts[SP_ROLE_NET])
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "no_net", "nobody here can reach the network: start with a net worker (--workers net0,...)");
     if (params->url && params->local_only && params->task != SP_TASK_SEND)
         return SP_FAIL_CODE(reterr, SP_DENIED, "local_only", "this caller's requests stay on this machine: send the bytes, not a URL");
@@ -126,7 +126,9 @@ static sp_status check_task(const sp_house *house, const sp_request_params *para
     if (params->send_headers && strlen(params->send_headers) >= SP_LIMIT_SEND_HEADERS_BYTES)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "headers_too_long", "the headers to send have more than %d bytes",
                             SP_LIMIT_SEND_HEADERS_BYTES - 1);
-    if (params->task == SP_TASK_SEND || params->task == SP_TASK_MODELS)
+    if (params->task == SP_TASK_FETCH && (!params->url || params->fetch_fd <= 0))
+        return SP_FAIL(reterr, SP_INVALID, "a fetch needs a URL and a file");
+    if (params->task == SP_TASK_SEND || params->task == SP_TASK_MODELS || params->task == SP_TASK_FETCH)
         return SP_OK;
     if (params->task == SP_TASK_INDEX || params->task == SP_TASK_REPORT) {
         if (house->role_counts[SP_ROLE_CODEC])
@@ -205,7 +207,8 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
     copy_text(shared->content_type, sizeof(shared->content_type), params->content_type);
     if (params->url) {
         copy_text(shared->target, sizeof(shared->target), params->url);
-        shared->fetch_limit_bytes = config->fetch_limit_bytes ? config->fetch_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES;
+        shared->fetch_limit_bytes = params->task == SP_TASK_FETCH && params->fetch_limit_bytes ? params->fetch_limit_bytes
+                                    : config->fetch_limit_bytes ? config->fetch_limit_bytes : SP_LIMIT_IMAGE_BODY_BYTES;
         if (config->fetch_private && params->task != SP_TASK_SEND)
             shared->flags |= SP_SLOT_PRIVATE_OK;
     }
@@ -259,6 +262,12 @@ static sp_status open_request(sp_house *house, const sp_request_params *params, 
     SP_ASSERT(request->state == SP_REQUEST_FREE && !request->leases_out);
     request->state = SP_REQUEST_FILLING;
     request->task = params->task;
+    request->fetch_fd = -1;
+    if (params->task == SP_TASK_FETCH && (request->fetch_fd = fcntl(params->fetch_fd, F_DUPFD_CLOEXEC, 3)) < 0) {
+        request->state = SP_REQUEST_FREE;
+        house->free_slots[house->free_count++] = slot;
+        return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "no descriptor for what is fetched");
+    }
     request->op = 0;
     request->live_count = 0;
     request->hashed = request->suspect = false;
@@ -518,6 +527,18 @@ sp_status sp_request_adopt_body(sp_request *request, uint64_t size_bytes, sp_err
     return SP_OK;
 }
 
+sp_status sp_request_adopt_file(sp_request *request, uint64_t size_bytes, sp_error *reterr)
+{
+    struct stat st;
+    if (fstat(request->fetch_fd, &st) < 0 || (uint64_t)st.st_size != size_bytes || !size_bytes)
+        return SP_FAIL(reterr, SP_INTERNAL, "what was fetched is not as long as was said");
+    if (size_bytes > request->shared->fetch_limit_bytes)
+        return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "body_too_large", "more than the %llu bytes allowed lie at that URL",
+                            (unsigned long long)request->shared->fetch_limit_bytes);
+    request->answer.output_bytes = size_bytes;
+    return SP_OK;
+}
+
 sp_status sp_request_adopt_report(sp_request *request, uint64_t size_bytes, sp_error *reterr)
 {
     struct stat st;
@@ -630,6 +651,9 @@ void sp_request_recycle_if_done(sp_request *request)
         return;
     sp_house *house = request->house;
     drop_body(request);
+    if (request->fetch_fd >= 0) /* the output is that file: not for the slot's next request */
+        sp_fd_closep(&request->output_fd);
+    sp_fd_closep(&request->fetch_fd);
     sp_fd_closep(&request->media_fd);
     sp_fd_closep(&request->answer.output_fd); /* nobody took the report */
     struct stat st;

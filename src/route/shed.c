@@ -56,7 +56,7 @@ bool sp_shed_admit(sp_request *request, sp_pick *ret_pick, bool *ret_weighed)
 {
     sp_house *house = request->house;
     /* A served model's queue is its worker's, with a policy of its own; how fast it goes is not seen from here. */
-    if (request->task == SP_TASK_SEND || sp_request_is_of_video(request) || request->model || request->internal || house->active[request->task] < 2)
+    if (request->task == SP_TASK_SEND || request->task == SP_TASK_FETCH || sp_request_is_of_video(request) || request->model || request->internal || house->active[request->task] < 2)
         return true;
     sp_chain_pick(house, request, false, ret_pick);
     *ret_weighed = true;

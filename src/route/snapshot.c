@@ -27,6 +27,7 @@ static bool serves(const sp_worker *worker, sp_task task)
     case SP_TASK_MODELS:
     case SP_TASK_INDEX:
     case SP_TASK_REPORT:
+    case SP_TASK_FETCH:
     case SP_TASK_COUNT:
         break;
     }
@@ -48,6 +49,7 @@ static bool remote_serves(const sp_remote_config *remote, sp_task task)
     case SP_TASK_INDEX:
     case SP_TASK_ANALYZE: /* a file is not sent away to be analysed: `spillway` there has its own jobs */
     case SP_TASK_REPORT:
+    case SP_TASK_FETCH:
     case SP_TASK_COUNT:
         break;
     }

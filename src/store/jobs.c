@@ -391,6 +391,11 @@ void sp_jobs_sweep(sp_jobs *jobs, sp_job_reply_fn *reply, void *context)
         jobs_op_submit(op);
 }
 
+const char *sp_jobs_data_dir(const sp_jobs *jobs)
+{
+    return jobs->data_dir;
+}
+
 bool sp_jobs_several(const sp_jobs *jobs)
 {
     return jobs->config.redis[0] != 0;

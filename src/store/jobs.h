@@ -138,6 +138,7 @@ void sp_jobs_share(sp_jobs *jobs, const char *id, uint64_t fence, sp_job_reply_f
 void sp_jobs_shared(sp_jobs *jobs, int limit, sp_job_reply_fn *reply, void *context);
 /* This chunk of it is ours for three renewals; again = renewed. SP_BUSY: somebody else's. SP_CONFLICT: it is not running. */
 void sp_jobs_chunk_claim(sp_jobs *jobs, const char *id, uint32_t chunk, sp_job_reply_fn *reply, void *context);
+const char *sp_jobs_data_dir(const sp_jobs *jobs);
 bool sp_jobs_several(const sp_jobs *jobs); /* others may work on the same jobs */
 int sp_jobs_queue_depth(const sp_jobs *jobs); /* queued, as last known */
 

@@ -628,3 +628,29 @@ int sp_house_model_open_count(const sp_house *house, uint32_t id)
     (void)id;
     return 0;
 }
+
+/* --- videos: this house has nobody for them ------------------------------------------------------------------------ */
+
+sp_status sp_request_set_media(sp_request *request, int fd, uint64_t size_bytes, const uint8_t key[32], sp_error *reterr)
+{
+    (void)request, (void)fd, (void)size_bytes, (void)key;
+    return SP_FAIL(reterr, SP_UNSUPPORTED, "the scripted house takes no videos");
+}
+
+uint32_t sp_request_progress(const sp_request *request)
+{
+    (void)request;
+    return 0;
+}
+
+int sp_request_take_output(sp_request *request)
+{
+    (void)request;
+    return -1;
+}
+
+const sp_config *sp_house_config_now(const sp_house *house)
+{
+    (void)house;
+    return NULL;
+}
