@@ -17,7 +17,8 @@
 
 static const uint8_t green[3] = { 60, 200, 90 }, red[3] = { 235, 40, 60 }, dark[3] = { 20, 22, 26 };
 
-static const sp_frame_record *find_frame(const sp_analysis *a, uint32_t number)
+/* Its position, frame_count = it was lost. */
+static uint32_t find_frame(const sp_analysis *a, uint32_t number)
 {
     uint32_t low = 0, high = a->frame_count;
     while (low < high) {
@@ -27,7 +28,7 @@ static const sp_frame_record *find_frame(const sp_analysis *a, uint32_t number)
         else
             high = middle;
     }
-    return low < a->frame_count && a->frames[low]->number == number ? a->frames[low] : NULL;
+    return low < a->frame_count && a->frames[low]->number == number ? low : a->frame_count;
 }
 
 /* "2.4 PX": tenths of a pixel. */
@@ -61,18 +62,20 @@ static bool is_told_defect(const sp_analysis *a, uint32_t number, const sp_frame
 
 void sp_analysis_draw(const sp_analysis *a, uint32_t number, uint8_t *rgb)
 {
-    const sp_frame_record *r = find_frame(a, number);
+    uint32_t position = find_frame(a, number);
     const sp_canvas canvas = { rgb, a->index->width, a->index->height };
     int thickness = SP_CLAMP(canvas.w / 480, 1, 6);
     char label[64];
 
-    if (!r)
+    if (position == a->frame_count)
         return;
+    const sp_frame_record *r = a->frames[position];
+    uint32_t motion_count = sp_motion_counts(a, position) ? sp_regions_told(r->motion_count) : 0;
     for (uint32_t i = 0; i < sp_regions_told(r->defect_count); i++) {
         if (is_told_defect(a, number, &sp_record_defects(r)[i]))
             draw_defect(&canvas, &sp_record_defects(r)[i], thickness);
     }
-    for (uint32_t i = sp_regions_told(r->motion_count); i > 0; i--) /* the largest on top */
+    for (uint32_t i = motion_count; i > 0; i--) /* the largest on top */
         draw_motion(&canvas, &sp_record_motion(r)[i - 1], thickness);
     int64_t us = sp_analysis_time_us(a, number);
     if (us < 0)

@@ -70,7 +70,7 @@ static void put_summary(sp_buf *out, const sp_analysis *a)
     for (uint32_t i = 0; i < a->frame_count; i++) {
         blurred += a->verdicts[i].blurred;
         badly_lit += a->verdicts[i].exposure != SP_EXPOSURE_OK;
-        moving += a->frames[i]->motion_count > 0;
+        moving += sp_motion_counts(a, i) && a->frames[i]->motion_count > 0;
     }
     sp_buf_append_text(out, "<h1>Video analysis</h1>\n");
     sp_buf_printf(out, "<p>Analysed %u of %u frames. ", a->frame_count, x->frame_count);

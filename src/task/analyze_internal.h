@@ -87,7 +87,7 @@ typedef struct sp_frame_verdict {
 typedef struct sp_scene {
     uint32_t first, last;         /* positions in frames[] */
     uint64_t median_sharpness;
-    uint64_t flow_sum;            /* of flow_mean over pairs */
+    uint64_t flow_sum;            /* of flow_mean over the pairs inside */
     uint32_t pairs, blurred;
 } sp_scene;
 
@@ -132,6 +132,12 @@ void sp_analysis_choose_keys(sp_analysis *analysis, uint32_t *distances); /* dis
 bool sp_track_is_on_lens(const sp_analysis *analysis, const sp_track *track);
 /* Variance of the Laplacian over the variance of the grey levels, thousandths; 1,000,000 for a picture without any contrast. */
 uint32_t sp_record_focus(const sp_frame_record *record);
+
+/* Does the frame's flow say how things move? Over a cut it is noise: no motion is read from it. */
+static inline bool sp_motion_counts(const sp_analysis *analysis, uint32_t position)
+{
+    return analysis->frames[position]->has_pair && !analysis->verdicts[position].cut;
+}
 
 uint64_t sp_isqrt(uint64_t x); /* floor */
 /* value / divisor with `digits` (0 .. 6) behind the point, rounded half away from zero, by integers alone. */

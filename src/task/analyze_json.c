@@ -119,7 +119,7 @@ static void put_losses(sp_buf *out, const sp_analysis *a)
 /* --- what was found --- */
 
 typedef struct totals {
-    uint64_t pairs, cuts, damaged, blurred, exposure[SP_EXPOSURE_COUNT], moving_frames;
+    uint64_t pairs, inside, /* of them: not over a cut */ damaged, blurred, exposure[SP_EXPOSURE_COUNT], moving_frames;
     uint64_t mean, sharpness, edges, difference, flow, moving, mask_area, motion_regions, defect_regions;
 } totals;
 
@@ -129,20 +129,22 @@ static totals sum_up(const sp_analysis *a)
     for (uint32_t i = 0; i < a->frame_count; i++) {
         const sp_frame_record *r = a->frames[i];
         t.pairs += r->has_pair;
-        t.cuts += a->verdicts[i].cut;
         t.damaged += r->damaged;
         t.blurred += a->verdicts[i].blurred;
         t.exposure[a->verdicts[i].exposure]++;
-        t.moving_frames += r->motion_count > 0;
         t.mean += r->mean;
         t.sharpness += r->sharpness;
         t.edges += r->edges;
         t.difference += r->difference;
+        t.defect_regions += r->defect_count;
+        if (!sp_motion_counts(a, i))
+            continue;
+        t.inside++;
+        t.moving_frames += r->motion_count > 0;
         t.flow += r->flow_mean;
         t.moving += r->moving;
         t.mask_area += r->mask_area;
         t.motion_regions += r->motion_count;
-        t.defect_regions += r->defect_count;
     }
     return t;
 }
@@ -159,9 +161,9 @@ static void put_totals(sp_buf *out, const sp_analysis *a)
     put_mean(out, "sharpness", t.sharpness, a->frame_count, 1000, 3);
     put_mean(out, "edges", t.edges, a->frame_count, 1, 3);
     put_mean(out, "difference", t.difference, t.pairs, 1000, 3);
-    put_mean(out, "flow_mean", t.flow, t.pairs, 1024, 4);
-    put_mean(out, "moving", t.moving, t.pairs, 1, 3);
-    put_mean(out, "motion_area", t.mask_area, t.pairs, 1, 3);
+    put_mean(out, "flow_mean", t.flow, t.inside, 1024, 4);
+    put_mean(out, "moving", t.moving, t.inside, 1, 3);
+    put_mean(out, "motion_area", t.mask_area, t.inside, 1, 3);
     sp_buf_printf(out, ", \"motion_regions\": %llu, \"defect_regions\": %llu, \"motion_tracks\": %llu, \"defects\": %llu}",
                   (unsigned long long)t.motion_regions, (unsigned long long)t.defect_regions,
                   (unsigned long long)a->motion.found, (unsigned long long)a->defects.found);

@@ -2,12 +2,17 @@
  * Which frames stand for the video: sharpness x motion x spacing, one after the other, ties to the lower number. Integers only. */
 #include "task/analyze_internal.h"
 
-/* Each factor is 1 .. 1000, so that none can rule a frame out and none can rule alone. A frame that has no pair has no motion
- * of its own. */
-static uint64_t merit(const sp_frame_record *r, uint64_t sharpest, uint64_t fastest)
+/* A scene's last frame has no motion of its own. */
+static uint32_t motion_of(const sp_analysis *a, uint32_t position)
 {
-    uint64_t sharp = 1 + 999 * sp_isqrt(r->sharpness) / sharpest;
-    uint64_t motion = 100 + 900 * (uint64_t)r->flow_mean / fastest;
+    return sp_motion_counts(a, position) ? a->frames[position]->flow_mean : 0;
+}
+
+/* Each factor is 1 .. 1000 (motion 100 .. 1000), so that none can rule a frame out and none can rule alone. */
+static uint64_t merit(const sp_analysis *a, uint32_t position, uint64_t sharpest, uint64_t fastest)
+{
+    uint64_t sharp = 1 + 999 * sp_isqrt(a->frames[position]->sharpness) / sharpest;
+    uint64_t motion = 100 + 900 * (uint64_t)motion_of(a, position) / fastest;
     return sharp * motion;
 }
 
@@ -16,7 +21,7 @@ static void range_of(const sp_analysis *a, uint64_t *ret_sharpest, uint64_t *ret
     uint64_t sharpness = 1, flow = 1;
     for (uint32_t i = 0; i < a->frame_count; i++) {
         sharpness = SP_MAX(sharpness, a->frames[i]->sharpness);
-        flow = SP_MAX(flow, a->frames[i]->flow_mean);
+        flow = SP_MAX(flow, (uint64_t)motion_of(a, i));
     }
     *ret_sharpest = SP_MAX(sp_isqrt(sharpness), (uint64_t)1);
     *ret_fastest = flow;
@@ -31,7 +36,7 @@ static uint32_t best(const sp_analysis *a, const uint32_t *distances, uint64_t s
         if (a->verdicts[i].chosen)
             continue;
         uint64_t spacing = SP_MIN(1 + 999 * (uint64_t)distances[i] / ideal, (uint64_t)1000);
-        uint64_t score = merit(a->frames[i], sharpest, fastest) * spacing;
+        uint64_t score = merit(a, i, sharpest, fastest) * spacing;
         if (a->frames[i]->damaged)
             score = 1;
         if (score > most) {

@@ -51,8 +51,10 @@ static void measure_scene(const sp_analysis *a, sp_scene *scene, uint64_t *scrat
     for (uint32_t i = 0; i < count; i++) {
         const sp_frame_record *r = a->frames[scene->first + i];
         scratch[i] = r->sharpness;
-        scene->flow_sum += r->flow_mean;
-        scene->pairs += r->has_pair;
+        if (sp_motion_counts(a, scene->first + i)) {
+            scene->flow_sum += r->flow_mean;
+            scene->pairs++;
+        }
     }
     qsort(scratch, count, sizeof(*scratch), by_size);
     scene->median_sharpness = scratch[(count - 1) / 2];

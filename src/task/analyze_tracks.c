@@ -210,12 +210,12 @@ static void track_all(const sp_analysis *a, tracker *t)
         const sp_frame_record *r = a->frames[i];
         /* A mark on the lens outlives a scene; what moves does not. */
         bool other_scene = i > 0 && a->verdicts[i - 1].cut && !t->still;
-        t->against = 2 * (uint64_t)r->moving >= (uint64_t)a->index->width * (uint64_t)a->index->height;
+        t->against = sp_motion_counts(a, i) && 2 * (uint64_t)r->moving >= (uint64_t)a->index->width * (uint64_t)a->index->height;
         end_older_than(a, t, i, other_scene ? 0 : GAP);
         if (t->still)
             track_frame(t, i, sp_record_defects(r), sp_regions_told(r->defect_count));
         else
-            track_frame(t, i, sp_record_motion(r), sp_regions_told(r->motion_count));
+            track_frame(t, i, sp_record_motion(r), sp_motion_counts(a, i) ? sp_regions_told(r->motion_count) : 0);
     }
     while (t->live_count)
         track_end(t, 0);
