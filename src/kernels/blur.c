@@ -28,9 +28,10 @@ static uint8_t *reflected(uint8_t *line, const uint8_t *src, int w, int reach)
 
 size_t sp_blur_room(int w, int h)
 {
-    size_t line = SP_PLANE_TAKEN((size_t)w + 2 * 128 + BOX_MAX), sums = SP_PLANE_TAKEN((size_t)w * 4);
+    size_t gaussian = SP_PLANE_TAKEN((size_t)w + 256) + GAUSSIAN_MAX * SP_PLANE_TAKEN((size_t)w * 2);
+    size_t box = SP_PLANE_TAKEN(((size_t)w + 2 * BOX_MAX) * 2) + SP_PLANE_TAKEN((size_t)w * 4) + SP_PLANE_TAKEN(w);
     (void)h;
-    return line + (GAUSSIAN_MAX + 1 + 2) * sums + 2 * BOX_MAX * sizeof(void *);
+    return SP_MAX(gaussian, box);
 }
 
 /* The kernel's taps in 1/256. */
@@ -85,72 +86,25 @@ void sp_blur_gaussian(sp_plane dst, sp_plane src, int ksize, double sigma, sp_pl
     }
 }
 
-/* sums[i] = the sum of k pixels from row[i] on. */
-static void sum_across(uint32_t *sums, const uint8_t *row, int k, int n)
-{
-    uint32_t sum = 0;
-    for (int i = 0; i < k; i++)
-        sum += row[i];
-    for (int i = 0; i < n; i++) {
-        sums[i] = sum;
-        sum += (uint32_t)row[i + k] - row[i];
-    }
-}
-
-/* column += sums of the row that comes, -= of the row that goes. */
-static void box_row(uint32_t *column, const uint8_t *row, uint32_t *sums, int k, int n, bool comes)
-{
-    sum_across(sums, row, k, n);
-    if (comes) {
-        for (int i = 0; i < n; i++)
-            column[i] += sums[i];
-    } else {
-        for (int i = 0; i < n; i++)
-            column[i] -= sums[i];
-    }
-}
-
-static void box_divide(uint8_t *dst, const uint32_t *column, int k, int n)
-{
-    int area = k * k, vectors = n & ~7;
-    if (area == 1) {
-        for (int i = 0; i < n; i++)
-            dst[i] = (uint8_t)column[i];
-        return;
-    }
-    if (area <= 256) {
-        uint32_t scale = (1u << 23) / (uint32_t)area, rest = (1u << 23) % (uint32_t)area, half = (uint32_t)area / 2;
-        if (2 * rest < (uint32_t)area)
-            half++;
-        else
-            scale++;
-        for (int i = 0; i < n; i++)
-            dst[i] = (uint8_t)((column[i] + half) * scale >> 23);
-        return;
-    }
-    float scale = (float)(1.0 / area);
-    for (int i = 0; i < vectors; i++)
-        dst[i] = (uint8_t)rintf((float)(int32_t)column[i] * scale);
-    for (int i = vectors; i < n; i++)
-        dst[i] = (uint8_t)rint(column[i] * (1.0 / area));
-}
-
+/* Sums of columns, whose borders are reflected as the picture's are; then means of those. */
 void sp_blur_box(sp_plane dst, sp_plane src, int ksize, sp_plane_scratch *scratch)
 {
     sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
     int w = src.w, h = src.h, before = ksize / 2, after = ksize - 1 - before;
-    uint8_t *line = sp_plane_take(&room, (size_t)w + 256 + BOX_MAX);
-    uint32_t *column = sp_plane_take(&room, (size_t)w * 4), *sums = sp_plane_take(&room, (size_t)w * 4);
-    memset(column, 0, (size_t)w * 4);
-    for (int t = -before; t < after; t++) {
-        const uint8_t *row = reflected(line, sp_plane_row(src, sp_reflect(t, h)), w, before + 1);
-        box_row(column, row - before, sums, ksize, w, true);
-    }
+    uint16_t *line = sp_plane_take(&room, ((size_t)w + 2 * BOX_MAX) * 2), *column = line + BOX_MAX;
+    uint32_t *spare = sp_plane_take(&room, (size_t)w * 4);
+    uint8_t *none = sp_plane_take(&room, (size_t)w);
+    memset(none, 0, (size_t)w);
+    memset(column, 0, (size_t)w * 2);
+    for (int t = -before; t < after; t++)
+        sp_kernels.box_down(column, sp_plane_row(src, sp_reflect(t, h)), none, w);
     for (int y = 0; y < h; y++) {
-        const uint8_t *row = reflected(line, sp_plane_row(src, sp_reflect(y + after, h)), w, before + 1);
-        box_row(column, row - before, sums, ksize, w, true);
-        box_divide(sp_plane_row_out(dst, y), column, ksize, w);
-        row = reflected(line, sp_plane_row(src, sp_reflect(y - before, h)), w, before + 1);
-        box_row(column, row - before, sums, ksize, w, false);
+        const uint8_t *goes = y ? sp_plane_row(src, sp_reflect(y - before - 1, h)) : none;
+        sp_kernels.box_down(column, sp_plane_row(src, sp_reflect(y + after, h)), goes, w);
+        for (int i = 1; i <= before; i++)
+            column[-i] = column[sp_reflect(-i, w)];
+        for (int i = 1; i <= after + 1; i++)
+            column[w - 1 + i] = column[sp_reflect(w - 1 + i, w)];
+        sp_kernels.box_across(sp_plane_row_out(dst, y), column - before, ksize, w, spare);
     }
 }

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Canny's edges, equal to OpenCV's. One pass over the rows makes derivatives, sizes of gradients (a ring of three rows) and
  * bits of the maxima, and begins to connect them; canny_trace.c ends that. Aperture 3 with |dx| + |dy| fits 16 bits and runs
- * on kernels of the table; everything else goes through the plain code here. */
+ * on kernels of its own; everything else takes those of 32 bits. */
 #include "kernels/kernels.h"
-#include "kernels/plane_arith.h"
 #include "kernels/plane_rows.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct canny {
@@ -19,7 +17,8 @@ typedef struct canny {
     int16_t *dx[3], *dy[3];
     uint16_t *size16[3]; /* element -1 and w are 0; row y in [y % 3] */
     int32_t *size32[3];
-    int32_t *spare;
+    int16_t *spare;
+    uint8_t *maxima[2]; /* weak, strong, a byte per pixel */
 } canny;
 
 #define MARGIN 64 /* bytes before the first element of rows that are read at -1 */
@@ -28,7 +27,8 @@ size_t sp_canny_room(int w, int h)
 {
     size_t words = ((size_t)w + 63) / 64 + 2, all = words * ((size_t)h + 2), n = (size_t)w + 2 * MARGIN;
     return 2 * SP_PLANE_TAKEN(all * 8) + SP_PLANE_TAKEN(all * 4) + SP_PLANE_TAKEN(all) + 7 * SP_PLANE_TAKEN(n) +
-           6 * SP_PLANE_TAKEN((size_t)w * 2) + 3 * SP_PLANE_TAKEN(n * 4) + SP_PLANE_TAKEN(n * 8);
+           6 * SP_PLANE_TAKEN((size_t)w * 2) + 3 * SP_PLANE_TAKEN(n * 4) + SP_PLANE_TAKEN(n * 4) +
+           2 * SP_PLANE_TAKEN(w);
 }
 
 static void take_all(canny *c, sp_plane_room *room)
@@ -54,7 +54,9 @@ static void take_all(canny *c, sp_plane_room *room)
         c->size16[i] = (uint16_t *)(void *)(size + MARGIN);
         c->size32[i] = (int32_t *)(void *)(size + MARGIN);
     }
-    c->spare = sp_plane_take(room, (w + 2 * MARGIN) * 8);
+    c->spare = sp_plane_take(room, (w + 8) * 4);
+    for (int i = 0; i < 2; i++)
+        c->maxima[i] = sp_plane_take(room, w);
 }
 
 /* The border of a bit plane: the rows above and below and the words left and right. */
@@ -92,29 +94,11 @@ static void make_sizes(canny *c, int y)
         c->size16[slot][w] = 0;
         return;
     }
-    sp_sobel_row(c->dx[slot], c->dy[slot], rows, c->aperture, w, c->aperture == 7, c->spare);
-    for (int i = 0; i < w; i++) {
-        int x = c->dx[slot][i], d = c->dy[slot][i];
-        c->size32[slot][i] = c->l2 ? x * x + d * d : abs(x) + abs(d);
-    }
-}
-
-static void plain_maxima(const canny *c, uint64_t *weak, uint64_t *strong, int y)
-{
-    const int32_t *up = c->size32[(y + 2) % 3], *row = c->size32[y % 3], *down = c->size32[(y + 1) % 3];
-    memset(weak, 0, (size_t)c->trace.words * 8);
-    memset(strong, 0, (size_t)c->trace.words * 8);
-    for (int i = 0; i < c->src.w; i++) {
-        int m = row[i];
-        if (m <= c->low)
-            continue;
-        const int32_t before[4] = { row[i - 1], up[i], up[i - 1], up[i + 1] };
-        const int32_t after[4] = { row[i + 1], down[i], down[i + 1], down[i - 1] };
-        int direction = sp_canny_direction(c->dx[y % 3][i], c->dy[y % 3][i]);
-        uint64_t bit = (uint64_t)sp_canny_maximum(direction, m, before[direction], after[direction]) << (i & 63);
-        weak[i >> 6] |= bit;
-        strong[i >> 6] |= m > c->high ? bit : 0;
-    }
+    if (c->aperture == 3)
+        sp_kernels.sobel3(c->dx[slot], c->dy[slot], rows, w);
+    else
+        sp_kernels.sobel_wide(c->dx[slot], c->dy[slot], rows, c->aperture, w, c->aperture == 7, c->spare);
+    sp_kernels.sizes32(c->size32[slot], c->dx[slot], c->dy[slot], w, c->l2);
 }
 
 static void find_maxima(const canny *c, int y)
@@ -122,7 +106,10 @@ static void find_maxima(const canny *c, int y)
     ptrdiff_t at = (ptrdiff_t)(y + 1) * c->trace.pitch + 1;
     uint64_t *weak = c->trace.weak + at, *strong = c->trace.edge + at;
     if (c->plain) {
-        plain_maxima(c, weak, strong, y);
+        const int32_t *const size[3] = { c->size32[(y + 2) % 3], c->size32[y % 3], c->size32[(y + 1) % 3] };
+        sp_kernels.maxima32(c->maxima[0], c->maxima[1], size, c->dx[y % 3], c->dy[y % 3], c->src.w, c->low, c->high);
+        sp_kernels.bits_of_mask(weak, c->maxima[0], c->src.w);
+        sp_kernels.bits_of_mask(strong, c->maxima[1], c->src.w);
         return;
     }
     const uint16_t *const size[3] = { c->size16[(y + 2) % 3], c->size16[y % 3], c->size16[(y + 1) % 3] };

@@ -15,7 +15,7 @@ static uint64_t reached(const uint64_t *e, ptrdiff_t pitch)
 }
 
 /* Adds to the word at `at` what its neighbours and itself reach; whether there was anything. */
-static bool grow(const sp_trace *t, ptrdiff_t at)
+static inline __attribute__((always_inline)) bool grow(const sp_trace *t, ptrdiff_t at)
 {
     uint64_t open = t->weak[at] & ~t->edge[at];
     if (!open)

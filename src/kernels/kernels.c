@@ -35,6 +35,12 @@ static void overwrite_planes_avx2(sp_kernel_table *table)
     table->blur_across = sp_blur_across_avx2;
     table->blur_down = sp_blur_down_avx2;
     table->sobel3 = sp_sobel3_avx2;
+    table->sobel_wide = sp_sobel_wide_avx2;
+    table->box_down = sp_box_down_avx2;
+    table->box_across = sp_box_across_avx2;
+    table->sizes32 = sp_sizes32_avx2;
+    table->maxima32 = sp_maxima32_avx2;
+    table->grey_rgb8 = sp_grey_rgb8_avx2;
     table->gradient3 = sp_gradient3_avx2;
     table->maxima3 = sp_maxima3_avx2;
     table->mask_of_bits = sp_mask_of_bits_avx2;
@@ -93,6 +99,12 @@ static void overwrite_planes_avx512(sp_kernel_table *table)
     table->blur_across = sp_blur_across_avx512;
     table->blur_down = sp_blur_down_avx512;
     table->sobel3 = sp_sobel3_avx512;
+    table->sobel_wide = sp_sobel_wide_avx512;
+    table->box_down = sp_box_down_avx512;
+    table->box_across = sp_box_across_avx512;
+    table->sizes32 = sp_sizes32_avx512;
+    table->maxima32 = sp_maxima32_avx512;
+    table->grey_rgb8 = sp_grey_rgb8_avx512;
     table->gradient3 = sp_gradient3_avx512;
     table->maxima3 = sp_maxima3_avx512;
     table->mask_of_bits = sp_mask_of_bits_avx512;

@@ -66,12 +66,14 @@ uint64_t sp_nonzero_u8_avx512(const uint8_t *src, int n)
     return count;
 }
 
+/* The conversion itself rounds to nearest even; the bounds are whole numbers, so they may come first. */
 INLINE __m512i quantise(__m512 v)
 {
     const __m512 most = _mm512_set1_ps((float)SP_FLOW_LIMIT), least = _mm512_set1_ps(-(float)SP_FLOW_LIMIT);
     __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
-    __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(SP_FLOW_QUANTUM)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_maskz_cvtps_epi32(number, _mm512_min_ps(_mm512_max_ps(q, least), most));
+    __m512 q = _mm512_mul_ps(v, _mm512_set1_ps(SP_FLOW_QUANTUM));
+    return _mm512_maskz_cvt_roundps_epi32(number, _mm512_min_ps(_mm512_max_ps(q, least), most),
+                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 /* Adds m to the sum of its vector's octant. No NaN is among the moving ones. */

@@ -302,19 +302,54 @@ void sp_rows_min_avx2(uint8_t *dst, const uint8_t *const *rows, int count, int n
     fold_any(false, dst, rows, count, n);
 }
 
+/* 32 bytes that begin `by` (a constant, 1 .. 15) bytes into `row`, which `next` (row moved by 16) follows. */
+#define MOVED(row, next, by) _mm256_alignr_epi8(next, row, by)
+
+INLINE __m256i fold_line(bool max, const uint8_t *p, int across)
+{
+    __m256i a = load(p), next = load(p + 16), v = a;
+    v = across > 1 ? fold2(max, v, MOVED(a, next, 1)) : v;
+    v = across > 2 ? fold2(max, v, MOVED(a, next, 2)) : v;
+    v = across > 3 ? fold2(max, v, MOVED(a, next, 3)) : v;
+    v = across > 4 ? fold2(max, v, MOVED(a, next, 4)) : v;
+    v = across > 5 ? fold2(max, v, MOVED(a, next, 5)) : v;
+    v = across > 6 ? fold2(max, v, MOVED(a, next, 6)) : v;
+    v = across > 7 ? fold2(max, v, MOVED(a, next, 7)) : v;
+    return v;
+}
+
+INLINE void fold_across(bool max, uint8_t *dst, const uint8_t *line, int across, int n)
+{
+    for (int i = 0; i < n; i += 32) {
+        int at = SP_MIN(i, n - 32);
+        store(dst + at, fold_line(max, line + at, across));
+    }
+}
+
+INLINE void fold_box(bool max, uint8_t *dst, uint8_t *line, const uint8_t *const *rows, int count, int across, int n)
+{
+    fold_any(max, line + across / 2, rows, count, n);
+    if (n < 32) {
+        const uint8_t *shifted[8];
+        for (int i = 0; i < across; i++)
+            shifted[i] = line + i;
+        (max ? sp_rows_max_c : sp_rows_min_c)(dst, shifted, across, n);
+    } else if (across == 5) {
+        fold_across(max, dst, line, 5, n);
+    } else if (across == 3) {
+        fold_across(max, dst, line, 3, n);
+    } else {
+        fold_across(max, dst, line, across, n);
+    }
+}
+
 void sp_fold_box_avx2(uint8_t *SP_RESTRICT dst, uint8_t *SP_RESTRICT line, const uint8_t *const *rows, int count, int across, int n,
                       bool largest)
 {
-    const uint8_t *shifted[8];
-    for (int i = 0; i < across; i++)
-        shifted[i] = line + i;
-    if (largest) {
-        fold_any(true, line + across / 2, rows, count, n);
-        fold_any(true, dst, shifted, across, n);
-    } else {
-        fold_any(false, line + across / 2, rows, count, n);
-        fold_any(false, dst, shifted, across, n);
-    }
+    if (largest)
+        fold_box(true, dst, line, rows, count, across, n);
+    else
+        fold_box(false, dst, line, rows, count, across, n);
 }
 
 /* Two rows to one, element by element. */

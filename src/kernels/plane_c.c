@@ -21,12 +21,6 @@ void sp_grey_y16_c(uint8_t *SP_RESTRICT dst, const uint16_t *SP_RESTRICT y, int 
     }
 }
 
-void sp_grey_rgb8_c(uint8_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT rgb, int n, int step, int r, int g, int b)
-{
-    for (int i = 0; i < n; i++, rgb += step)
-        dst[i] = sp_grey_of_rgb(rgb[r], rgb[g], rgb[b]);
-}
-
 void sp_blur_across_c(uint16_t *SP_RESTRICT dst, const uint8_t *SP_RESTRICT src, const uint16_t *weight, int taps, int n)
 {
     for (int i = 0; i < n; i++) {

@@ -9,11 +9,16 @@
  *   same from both ends; taps is odd. Own rows.
  * blur_down: dst[i] = (sum of weight[t] * rows[t][i] + 32768) >> 16. Own rows, but for dst.
  * sobel3: 3x3 derivatives; rows[0..2] are the row above, the row, the row below; their pixels -1 .. n can be read (own rows).
+ * sobel_wide: aperture 5 or 7, saturated; rows[0 .. aperture-1], whose pixels -3 .. n + 2 can be read. `sixteenth`: divided by
+ *   16 and rounded to nearest even, as OpenCV's Canny scales aperture 7. spare: 2 * (n + 8) elements.
+ * box_down: column += comes - goes. box_across: the mean of k columns, column[i .. i + k - 1] for dst[i], over k rows, as
+ *   OpenCV rounds it; n + k columns can be read. spare: n elements. k is 1 .. 255.
  * gradient3: sobel3 and |dx| + |dy|; all own rows.
  * maxima3: bit i of `weak` where size[1][i] > low is a maximum across its edge (plane_arith.h), of `strong` where it is also
  *   > high. Elements -1 .. n of the size rows can be read; n / 64 + 1 words are not more than the caller has: ceil(n / 64)
  *   are written, bits from n on are 0. Sizes, low <= high are 0 .. 32767; (0, 0) has size 0. All
  *   own rows.
+ * sizes32, maxima32: the same without the bounds: |dx| + |dy| or (l2) dx * dx + dy * dy, and a byte, 1 or 0, per pixel.
  * mask_of_bits: 255 where the bit is set, else 0. bits_of_mask: a bit where src is not 0, ceil(n / 64) words, 0 from n on.
  * rows_max, rows_min: dst[i] = the largest (smallest) of rows[0 .. count-1][i]; dst may be rows[0]. count >= 1.
  * fold_box: the same for a rectangle: first down, as rows_max, into line[across / 2 ..], then dst[i] = the largest (smallest)
@@ -82,9 +87,5 @@ typedef struct sp_trace {
  * connected to a strong one. */
 void sp_trace_down(const sp_trace *trace, int y);
 void sp_trace_finish(const sp_trace *trace);
-
-/* One row of derivatives of any aperture, from `aperture` rows around it whose pixels -3 .. n + 2 can be read. `sixteenth`:
- * divided by 16 and rounded to nearest even, as OpenCV's Canny scales aperture 7; else saturated. */
-void sp_sobel_row(int16_t *dx, int16_t *dy, const uint8_t *const *rows, int aperture, int n, bool sixteenth, int32_t *spare);
 
 #endif

@@ -301,6 +301,85 @@ void check_sobel3(const sp_kernel_table *twin)
     }
 }
 
+void check_sobel_wide(const sp_kernel_table *twin)
+{
+    uint8_t *rows[7];
+    int16_t *spare = (int16_t *)(void *)own_new((MOST + 8) * 4);
+    for (int i = 0; i < 7; i++)
+        rows[i] = own_new(MOST + 8);
+    for (int round = 0; round < ROUNDS; round++) {
+        int n = length_of(round), aperture = round & 1 ? 5 : 7;
+        bool sixteenth = aperture == 7 && round & 2;
+        for (int i = 0; i < 7; i++)
+            fill_pixels(rows[i] - 3, (size_t)n + 6);
+        pair x = pair_new((size_t)n * 2), y = pair_new((size_t)n * 2);
+        sp_sobel_wide_c((int16_t *)(void *)x.a, (int16_t *)(void *)y.a, (const uint8_t *const *)rows, aperture, n, sixteenth, spare);
+        twin->sobel_wide((int16_t *)(void *)x.b, (int16_t *)(void *)y.b, (const uint8_t *const *)rows, aperture, n, sixteenth, spare);
+        CHECK_EXACT(x.a, x.b, (size_t)n * 2);
+        CHECK_EXACT(y.a, y.b, (size_t)n * 2);
+        pair_free(x);
+        pair_free(y);
+    }
+    for (int i = 0; i < 7; i++)
+        own_free(rows[i]);
+    own_free(spare);
+}
+
+void check_box_down(const sp_kernel_table *twin)
+{
+    fence f = fence_new(MOST), g = fence_new(MOST);
+    for (int round = 0; round < ROUNDS; round++) {
+        int n = length_of(round);
+        pair p = pair_new((size_t)n * 2);
+        for (int i = 0; i < n; i++)
+            ((uint16_t *)(void *)p.a)[i] = (uint16_t)test_random_between(255, 64000);
+        memcpy(p.b, p.a, (size_t)n * 2);
+        sp_box_down_c((uint16_t *)(void *)p.a, f.end - n, g.end - n, n);
+        twin->box_down((uint16_t *)(void *)p.b, f.end - n, g.end - n, n);
+        CHECK_EXACT(p.a, p.b, (size_t)n * 2);
+        pair_free(p);
+    }
+    fence_free(&f);
+    fence_free(&g);
+}
+
+void check_box_across(const sp_kernel_table *twin)
+{
+    uint16_t *column = (uint16_t *)(void *)own_new((MOST + 256) * 2);
+    uint32_t *spare = (uint32_t *)(void *)own_new(MOST * 4);
+    for (int round = 0; round < ROUNDS; round++) {
+        int n = length_of(round), k = test_random_between(1, round % 3 ? 255 : 16);
+        for (int i = 0; i < n + k; i++)
+            column[i] = (uint16_t)test_random_between(0, 255 * k);
+        pair p = pair_new((size_t)n + 8);
+        sp_box_across_c(p.a + 1, column, k, n, spare);
+        twin->box_across(p.b + 1, column, k, n, spare);
+        CHECK_EXACT(p.a + 1, p.b + 1, (size_t)n);
+        pair_free(p);
+    }
+    own_free(column);
+    own_free(spare);
+}
+
+void check_sizes32(const sp_kernel_table *twin)
+{
+    int16_t *dx = (int16_t *)(void *)own_new(MOST * 2), *dy = (int16_t *)(void *)own_new(MOST * 2);
+    for (int round = 0; round < ROUNDS; round++) {
+        int n = length_of(round);
+        for (int i = 0; i < n; i++) {
+            dx[i] = (int16_t)test_random_between(-12240, 12240);
+            dy[i] = (int16_t)test_random_between(-12240, 12240);
+        }
+        pair p = pair_new((size_t)n * 4);
+        sp_sizes32_c((int32_t *)(void *)p.a, dx, dy, n, round & 1);
+        twin->sizes32((int32_t *)(void *)p.b, dx, dy, n, round & 1);
+        CHECK_EXACT(p.a, p.b, (size_t)n * 4);
+        pair_free(p);
+    }
+    own_free(dx);
+    own_free(dy);
+}
+
 void check_gradient3(const sp_kernel_table *twin)
 {
     sp_kernel_table c = reference();
@@ -351,6 +430,44 @@ void check_maxima3(const sp_kernel_table *twin)
                       high);
         CHECK_EXACT(weak.a, weak.b, (size_t)words * 8);
         CHECK_EXACT(strong.a, strong.b, (size_t)words * 8);
+        pair_free(weak);
+        pair_free(strong);
+    }
+    for (int i = 0; i < 3; i++)
+        own_free(size[i]);
+    own_free(dx);
+    own_free(dy);
+}
+
+void check_maxima32(const sp_kernel_table *twin)
+{
+    int32_t *size[3];
+    int16_t *dx = (int16_t *)(void *)own_new(MOST * 2), *dy = (int16_t *)(void *)own_new(MOST * 2);
+    for (int i = 0; i < 3; i++)
+        size[i] = (int32_t *)(void *)own_new(MOST * 4 + 8);
+    for (int round = 0; round < ROUNDS; round++) {
+        int n = length_of(round), range = 1 << test_random_between(1, 28);
+        int low = test_random_between(0, range), high = low + test_random_between(0, range);
+        for (int i = 0; i < 3; i++) {
+            for (int k = -1; k <= n; k++)
+                size[i][k] = test_random_between(0, range);
+        }
+        for (int k = 0; k < n; k++) {
+            int x = test_random_between(-12240, 12240), y = test_random_between(-12240, 12240);
+            dx[k] = (int16_t)x;
+            dy[k] = (int16_t)(k % 3 ? y : (int)((double)x * 0.41421356237 + test_random_between(-1, 1)));
+        }
+        pair weak = pair_new((size_t)n), strong = pair_new((size_t)n);
+        sp_maxima32_c(weak.a, strong.a, (const int32_t *const *)size, dx, dy, n, low, high);
+        twin->maxima32(weak.b, strong.b, (const int32_t *const *)size, dx, dy, n, low, high);
+        CHECK_EXACT(weak.a, weak.b, (size_t)n);
+        CHECK_EXACT(strong.a, strong.b, (size_t)n);
+        for (int k = 0; k < n; k++) {
+            int d = sp_canny_direction(dx[k], dy[k]), m = size[1][k];
+            const int32_t before[4] = { size[1][k - 1], size[0][k], size[0][k - 1], size[0][k + 1] };
+            const int32_t after[4] = { size[1][k + 1], size[2][k], size[2][k + 1], size[2][k - 1] };
+            CHECK_INT(weak.a[k], m > low && sp_canny_maximum(d, m, before[d], after[d]));
+        }
         pair_free(weak);
         pair_free(strong);
     }

@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The loops of plane_loops.h, the scalar reference. */
+#define SP_LOOP(name) sp_##name##_c
+#include "kernels/plane_loops.h"
