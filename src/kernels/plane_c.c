@@ -127,24 +127,37 @@ void sp_subtract_u8_c(uint8_t *dst, const uint8_t *a, const uint8_t *b, int n)
         dst[i] = (uint8_t)(a[i] > b[i] ? a[i] - b[i] : 0);
 }
 
-/* Four tables, so that equal neighbours do not wait for each other's count. */
+/* Eight tables, so that equal neighbours do not wait for each other's count. */
+static void count8(uint32_t part[8][256], uint64_t v)
+{
+    part[0][v & 255]++;
+    part[1][v >> 8 & 255]++;
+    part[2][v >> 16 & 255]++;
+    part[3][v >> 24 & 255]++;
+    part[4][v >> 32 & 255]++;
+    part[5][v >> 40 & 255]++;
+    part[6][v >> 48 & 255]++;
+    part[7][v >> 56]++;
+}
+
 void sp_histogram_u8_c(uint32_t *SP_RESTRICT histogram, const uint8_t *SP_RESTRICT src, size_t stride, int w, int h)
 {
-    uint32_t part[4][256];
+    uint32_t part[8][256];
     memset(part, 0, sizeof(part));
     for (int y = 0; y < h; y++, src += stride) {
         int i = 0;
         for (; i + 8 <= w; i += 8) {
             uint64_t v;
             memcpy(&v, src + i, 8);
-            for (int k = 0; k < 8; k++)
-                part[k & 3][v >> (8 * k) & 255]++;
+            count8(part, v);
         }
         for (; i < w; i++)
             part[0][src[i]]++;
     }
-    for (int v = 0; v < 256; v++)
-        histogram[v] += part[0][v] + part[1][v] + part[2][v] + part[3][v];
+    for (int v = 0; v < 256; v++) {
+        for (int t = 0; t < 8; t++)
+            histogram[v] += part[t][v];
+    }
 }
 
 void sp_laplace_u8_c(int64_t *sum, uint64_t *squares, const uint8_t *const rows[3], int n)
