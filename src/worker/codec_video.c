@@ -97,25 +97,6 @@ static sp_status put(void *context, const char *name, sp_view bytes, sp_error *r
     return s ? s : sp_tar_add(context, name, bytes, reterr);
 }
 
-static sp_status write_tables(const sp_analysis *analysis, sp_tar *tar, sp_error *reterr)
-{
-    static const struct {
-        const char *name;
-        void (*write)(const sp_analysis *analysis, sp_buf *out);
-    } tables[] = { { "report.json", sp_analysis_write_json }, { "frames.csv", sp_analysis_write_csv },
-                   { "frames.npz", sp_analysis_write_npz }, { "report.html", sp_analysis_write_html } };
-    sp_status s = SP_OK;
-    for (size_t i = 0; i < SP_ARRAY_LEN(tables) && !s; i++) {
-        sp_buf text;
-        sp_buf_init(&text, SP_LIMIT_REPORT_BYTES);
-        tables[i].write(analysis, &text);
-        s = sp_buf_ok(&text) ? put(tar, tables[i].name, sp_buf_view(&text), reterr)
-                             : SP_FAIL(reterr, SP_NOMEM, "no memory for %s", tables[i].name);
-        sp_buf_done(&text);
-    }
-    return s;
-}
-
 static sp_status write_report(const sp_media_api *media, const sp_work_item *item, const sp_video_source *source, sp_tar *tar,
                               sp_error *reterr)
 {
@@ -136,10 +117,8 @@ static sp_status write_report(const sp_media_api *media, const sp_work_item *ite
         s = sp_analysis_merge(index, &order.params, segments, &analysis, reterr);
     if (!s)
         s = step(reterr);
-    (void)source;
-    (void)watched;
     if (!s)
-        s = write_tables(analysis, tar, reterr);
+        s = sp_analysis_write_all(analysis, &watched, source, order.overlay != 0, put, tar, reterr);
     return s ? s : sp_tar_end(tar, reterr);
 }
 
