@@ -9,9 +9,9 @@
 
 /* A command gets argv[0] = its own name and returns an sp_exit. */
 typedef int sp_command_fn(int argc, char **argv);
-sp_command_fn sp_command_serve, sp_command_classify, sp_command_config, sp_command_detect, sp_command_doctor, sp_command_inspect, sp_command_models, sp_command_pull,
-    sp_command_bench, sp_command_chaos, sp_command_cost, sp_command_token, sp_command_results, sp_command_version, sp_command_worker,
-    sp_command_frames;
+sp_command_fn sp_command_serve, sp_command_analyze, sp_command_classify, sp_command_compare, sp_command_config, sp_command_detect,
+    sp_command_doctor, sp_command_inspect, sp_command_models, sp_command_pull, sp_command_bench, sp_command_chaos, sp_command_cost,
+    sp_command_token, sp_command_results, sp_command_version, sp_command_worker, sp_command_frames;
 
 /* Where models are looked for: `given` if not NULL; else $SPILLWAY_MODELS; else var/models of the source tree that this
  * program was built in; else /var/lib/spillway/models. It need not exist. Static storage. */

@@ -18,6 +18,8 @@ static const command commands[] = {
     { "serve", sp_command_serve, "answer requests over HTTP" },
     { "classify", sp_command_classify, "say what pictures show, without a server" },
     { "detect", sp_command_detect, "find things in pictures, without a server" },
+    { "analyze", sp_command_analyze, "analyse every frame of a video, in worker processes" },
+    { "compare", sp_command_compare, "compare two reports of videos" },
     { "config", sp_command_config, "check a configuration file, or show what it comes to" },
     { "token", sp_command_token, "make an access token" },
     { "doctor", sp_command_doctor, "show engines, devices and limits of this machine, and what is missing" },

@@ -20,7 +20,7 @@ void sp_progress_begin(sp_progress *progress, const char *label, sp_progress_uni
 
 static void format_amount(char *text, size_t text_bytes, sp_progress_unit unit, double amount)
 {
-    if (unit == SP_PROGRESS_FILES)
+    if (unit != SP_PROGRESS_BYTES)
         snprintf(text, text_bytes, "%.0f", amount);
     else if (amount < 1e6)
         snprintf(text, text_bytes, "%.0f kB", amount / 1e3);
@@ -51,7 +51,9 @@ static void draw(sp_progress *progress, uint64_t total, int64_t now_ns)
     bar[BAR_COLUMNS] = '\0';
     format_amount(done_text, sizeof(done_text), progress->unit, (double)progress->done);
     format_amount(total_text, sizeof(total_text), progress->unit, (double)total);
-    if (rate < 10 && progress->unit == SP_PROGRESS_FILES)
+    if (progress->unit == SP_PROGRESS_FRAMES)
+        snprintf(rate_text, sizeof(rate_text), "%.1f frames", rate);
+    else if (rate < 10 && progress->unit == SP_PROGRESS_FILES)
         snprintf(rate_text, sizeof(rate_text), "%.1f", rate);
     else
         format_amount(rate_text, sizeof(rate_text), progress->unit, rate);

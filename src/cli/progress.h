@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum sp_progress_unit { SP_PROGRESS_BYTES, SP_PROGRESS_FILES } sp_progress_unit;
+typedef enum sp_progress_unit { SP_PROGRESS_BYTES, SP_PROGRESS_FILES, SP_PROGRESS_FRAMES } sp_progress_unit;
 
 typedef struct sp_progress {
     const char *label; /* "resnet18"; borrowed */
