@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/report_files.h"
 
+#include "base/clock.h"
 #include "base/event.h"
 #include "base/limits.h"
 #include "base/log.h"

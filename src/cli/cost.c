@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `spillway cost`: the same work by an API and by rented devices, and from when on a device rented all day pays. The
- * arithmetic is policy/cost.c, the prices are the configuration's rates; here they are read and printed. */
+ * arithmetic is policy/cost.c, the prices are the configuration's rates; here they are read and printed. A video by its frames:
+ * cost_video.c. */
 #include "cli/cli.h"
+#include "cli/cost_video.h"
 #include "config/config.h"
 
 #include <jansson.h>
@@ -285,7 +287,8 @@ static int json_print(const cost_job *job)
 
 int sp_command_cost(int argc, char **argv)
 {
-    cost_words words = { .sessions = 1000, .seconds = "60", .device = "l4", .speed = "15", .api = "whisper-api" };
+    cost_words words = { .sessions = 1000, .seconds = "60", .speed = "15", .api = "whisper-api" };
+    sp_cost_video video = { 0 };
     const sp_option options[] = {
         { .name = "sessions", .kind = SP_OPTION_INT, .value = "N", .target = &words.sessions, .most = INT64_C(1000000000000),
           .help = "how many (default 1000)" },
@@ -301,6 +304,10 @@ int sp_command_cost(int argc, char **argv)
           .help = "what it is compared with (default whisper-api)" },
         { .name = "api-per-minute", .kind = SP_OPTION_TEXT, .value = "DOLLARS", .target = &words.api_per_minute,
           .help = "of the API, instead of its rate" },
+        { .name = "video", .kind = SP_OPTION_TEXT, .value = "RUN", .target = &video.run,
+          .help = "a video instead: run.json of `spillway analyze` or its directory; what it\nmeasured beside --device NAME=FRAMES_PER_SECOND,..." },
+        { .name = "frames", .kind = SP_OPTION_INT, .value = "N", .target = &video.frames, .least = 1, .most = INT64_C(1000000000000),
+          .help = "a video of so many frames" },
         { .name = "config", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &words.config,
           .help = "a spillway.yaml whose rates are used" },
         { .name = "rates", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &words.rates,
@@ -314,6 +321,7 @@ int sp_command_cost(int argc, char **argv)
         .options = options, .option_count = SP_ARRAY_LEN(options),
         .examples = "  spillway cost --sessions 1000 --seconds 60\n"
                     "  spillway cost --sessions 20000 --seconds 300 --device l4=15,t4=8,a100=60\n"
+                    "  spillway cost --video report/ --device l4=600,t4=250\n"
                     "  spillway cost --per-hour .35 --speed 22 --api-per-minute .0043 --json\n",
     };
     SP_CLEANUP(sp_config_unrefp) sp_config *config = NULL;
@@ -323,6 +331,13 @@ int sp_command_cost(int argc, char **argv)
     if (!sp_options_parse(&usage, argc, argv, &count, &code))
         return code;
     code = rates_open(&words, &config);
+    if (!code && (video.run || video.frames)) {
+        video.device = words.device;
+        video.per_hour = words.per_hour;
+        video.json = words.json;
+        return sp_cost_video_print(&video, config);
+    }
+    words.device = words.device ? words.device : "l4";
     if (!code)
         code = job_read(&words, config, &job);
     if (code)
