@@ -10,6 +10,7 @@
 #include "base/event.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "config/config.h"
 
 #include <errno.h>
@@ -120,6 +121,20 @@ static int config_read(analyze *a)
     return SP_EXIT_OK;
 }
 
+/* Threads of each CPU worker: as asked, or the processors shared among them. Workers inherit the environment. */
+static void share_processors(const analyze *a)
+{
+    char text[16];
+    int cpu_workers = !strncmp(a->config->workers, "cpu", 3);
+    for (const char *at = a->config->workers; (at = strstr(at, ",cpu")); at++)
+        cpu_workers++;
+    sp_machine machine;
+    sp_machine_read(&machine);
+    int64_t threads = a->threads ? a->threads : SP_MAX(machine.cpu_count / SP_MAX(cpu_workers, 1), 1);
+    (void)snprintf(text, sizeof(text), "%d", (int)threads);
+    setenv("SPILLWAY_ANALYZE_THREADS", text, a->threads || cpu_workers > 1);
+}
+
 static bool is_url(const char *text)
 {
     return !strncmp(text, "http://", 7) || !strncmp(text, "https://", 8) || !strncmp(text, "rtsp://", 7) || !strncmp(text, "s3://", 5);
@@ -198,7 +213,27 @@ static void signalled(sp_watch *watch, uint32_t epoll_events, void *context)
         sp_loop_stop(a->loop);
 }
 
-/* Nobody can compute and nothing moves: says what is wrong with them. False = somebody can, or may yet. */
+/* What is wrong with the devices that are asked; false = one of them can compute, or may soon. */
+static bool nobody_can(const analyze *a, char *ret_why, size_t size_bytes)
+{
+    *ret_why = '\0';
+    for (int i = 0; i < sp_house_worker_count(a->house); i++) {
+        sp_worker_info info;
+        char kind[32];
+        sp_house_worker_info(a->house, i, &info);
+        sp_config_kind_of(info.name, kind);
+        if (!strcmp(kind, "codec") || !strcmp(kind, "net") || (a->link && strcmp(a->link, info.name)))
+            continue;
+        if (info.state == SP_WORKER_READY || info.state == SP_WORKER_STARTING)
+            return false;
+        size_t used = strlen(ret_why);
+        (void)snprintf(ret_why + used, size_bytes - used, "%s%s: %.150s%s%.80s", used ? "; " : "", info.name, *info.reason ? info.reason : "not ready",
+                       *info.remedy ? "; " : "", info.remedy);
+    }
+    return true;
+}
+
+/* Nobody can compute and nothing moves. */
 static bool is_stalled(analyze *a, char *ret_why, size_t size_bytes)
 {
     sp_analysis_summary summary;
@@ -210,26 +245,13 @@ static bool is_stalled(analyze *a, char *ret_why, size_t size_bytes)
     }
     if (now - a->moved_ns < STALL_NS)
         return false;
-    *ret_why = '\0';
-    for (int i = 0; i < sp_house_worker_count(a->house); i++) {
-        sp_worker_info info;
-        char kind[32];
-        sp_house_worker_info(a->house, i, &info);
-        sp_config_kind_of(info.name, kind);
-        if (!strcmp(kind, "codec") || !strcmp(kind, "net") || (a->link && strcmp(a->link, info.name)))
-            continue;
-        if (info.state == SP_WORKER_READY || info.state == SP_WORKER_STARTING)
-            return false;
-        (void)snprintf(ret_why, size_bytes, "%s: %.120s%s%.100s", info.name, *info.reason ? info.reason : "not ready", *info.remedy ? "; " : "",
-                       info.remedy ? info.remedy : "");
-    }
-    return true;
+    return nobody_can(a, ret_why, size_bytes);
 }
 
 static void tick(sp_timer *timer, void *context)
 {
     analyze *a = context;
-    char why[256];
+    char why[512];
     sp_analyze_progress_show(&a->progress, a->run);
     if (is_stalled(a, why, sizeof(why))) {
         a->status = SP_FAIL(&a->error, SP_UNAVAILABLE, "nobody here can compute: %s", why);
@@ -304,11 +326,12 @@ static int finish(analyze *a)
     sp_error err = { 0 };
     sp_analyze_progress_end(&a->progress);
     if (a->interrupted) {
-        sp_analysis_summary summary;
-        sp_analysis_run_state(a->run, &summary);
         return sp_cli_fail(SP_EXIT_FAILED, "analyze", "stopped; finished chunks are kept in %s/.parts: the same command goes on from there", a->output);
     }
     if (a->status) {
+        char why[512];
+        if (a->status == SP_UNAVAILABLE && nobody_can(a, why, sizeof(why)) && *why)
+            return sp_cli_fail(SP_EXIT_UNAVAILABLE, "analyze", "nobody here can compute: %s", why);
         const char *kept = a->run && sp_analysis_run_index(a->run) ? "; finished chunks are kept: the same command goes on from there" : "";
         return sp_cli_fail(sp_exit_of(a->status), "analyze", "%s: %s%s", a->video, a->error.message, kept);
     }
@@ -403,11 +426,7 @@ int sp_command_analyze(int argc, char **argv)
     (void)sp_log_level_parse(getenv("SPILLWAY_LOG_LEVEL"), &level);
     sp_log_open("analyze", level);
     setenv("SPILLWAY_LOG_LEVEL", level == SP_LOG_ERROR ? "error" : level == SP_LOG_WARN ? "warn" : level == SP_LOG_INFO ? "info" : "debug", 1);
-    if (a.threads) {
-        char text[16];
-        (void)snprintf(text, sizeof(text), "%d", (int)a.threads);
-        setenv("SPILLWAY_ANALYZE_THREADS", text, 1); /* workers inherit it */
-    }
+    share_processors(&a);
     code = run(&a);
     stop(&a);
     return code;

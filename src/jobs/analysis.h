@@ -66,7 +66,7 @@ typedef struct sp_analysis_summary {
     sp_analysis_link links[SP_LIMIT_CHAIN_LINKS];
     int attempt_count; /* failed ones only; the last SP_LIMIT_ATTEMPTS */
     sp_attempt attempts[SP_LIMIT_ATTEMPTS];
-    sp_analyze_timing timing; /* summed over workers; with decoding: */
+    sp_analyze_timing timing; /* summed over workers; morphology_ns with the measures in it. With decoding: */
     int64_t decode_ns;
 } sp_analysis_summary;
 

@@ -303,10 +303,13 @@ static void chunk_answered(sp_request *request, const sp_answer *answer, void *c
         chunk_failed(chunk, s, answer->status ? &answer->error : &err, answer->retry_after_s);
     } else {
         chunk->state = CHUNK_READING;
-        chunk->answered = (sp_analysis_link){ .busy_ns = answer->device_ns, .device_ns = answer->device_ns, .microdollars = answer->microdollars };
+        chunk->answered = (sp_analysis_link){ .busy_ns = answer->batch_run_ns ? answer->batch_run_ns : answer->device_ns,
+                                              .device_ns = answer->device_ns, .microdollars = answer->microdollars };
         memcpy(chunk->answered.link, answer->link, sizeof(chunk->answered.link));
         memcpy(chunk->answered.device, answer->device, sizeof(chunk->answered.device));
+        /* How a device worker tells its stages. */
         chunk->decode_ns = answer->decode_ns;
+        chunk->timing = (sp_analyze_timing){ .flow_ns = answer->inference_ns, .edges_ns = answer->preprocess_ns, .morphology_ns = answer->postprocess_ns };
     }
     sp_analysis_wake(run, 0);
 }

@@ -106,9 +106,9 @@ void sp_analysis_run_write(const sp_analysis_run *run, sp_buf *out)
                   s->frames_done - SP_MIN(computed, s->frames_done), time_s > 0 ? computed / time_s : 0.0);
     sp_buf_printf(out, ",\n \"chunks\": %u, \"chunks_done\": %u, \"segments_kept\": %u", s->chunks_total, s->chunks_done, s->segments_kept);
     sp_buf_printf(out, ",\n \"stages\": {\"index_s\": %.3f, \"analyze_s\": %.3f, \"report_s\": %.3f, \"decode_s\": %.3f, \"flow_s\": %.3f, "
-                       "\"edges_s\": %.3f, \"morphology_s\": %.3f, \"measures_s\": %.3f}",
+                       "\"edges_s\": %.3f, \"morphology_s\": %.3f}",
                   seconds(s->index_ns), seconds(s->analyze_ns), seconds(s->report_ns), seconds(s->decode_ns), seconds(s->timing.flow_ns),
-                  seconds(s->timing.edges_ns), seconds(s->timing.morphology_ns), seconds(s->timing.measures_ns));
+                  seconds(s->timing.edges_ns), seconds(s->timing.morphology_ns));
     write_links(run, out);
     write_attempts(run, out);
     if (run->index)
