@@ -422,10 +422,11 @@ int sp_command_analyze(int argc, char **argv)
                            "(POST /v1/videos/analyses with video_url)", a.video);
     if ((code = params_read(&a)) || (code = config_read(&a)))
         return code;
+    /* What is taken over is told at the end; a log on the terminal is for those who ask. Workers inherit the environment. */
     sp_log_level level = SP_LOG_ERROR;
+    setenv("SPILLWAY_LOG_LEVEL", "error", 0);
     (void)sp_log_level_parse(getenv("SPILLWAY_LOG_LEVEL"), &level);
     sp_log_open("analyze", level);
-    setenv("SPILLWAY_LOG_LEVEL", level == SP_LOG_ERROR ? "error" : level == SP_LOG_WARN ? "warn" : level == SP_LOG_INFO ? "info" : "debug", 1);
     share_processors(&a);
     code = run(&a);
     stop(&a);

@@ -44,3 +44,16 @@ def analyze(program, tmp_path):
         return clips.Run(clip, keywords.pop("out", tmp_path / f"report{count}"), words, **keywords).wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def clip(cut):
+    """The clip of most tests: more than ten segments, each a run of its own."""
+    frames = 1300 if clips.FULL else 250 if clips.SLOW else 520
+    return cut("car-detection.mp4", frames=frames, size="768x432" if clips.FULL else "96x54", gop=48)
+
+
+@pytest.fixture(scope="session")
+def expected(clip, program, tmp_path_factory):
+    """Its report.json."""
+    return clips.Run(clip, tmp_path_factory.mktemp("first") / "report").wait().report_bytes()

@@ -8,13 +8,13 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def clip(cut):
+def sound(cut):
     return cut("bottle-detection.mp4", frames=200, size="128x72", gop=50, extra=("-movflags", "+faststart"))
 
 
 @pytest.mark.parametrize("kind", ["flips", "hole", "cut"])
-def test_what_can_be_decoded_is_reported(analyze, clip, tmp_path, kind):
-    data = bytearray(clip.read_bytes())
+def test_what_can_be_decoded_is_reported(analyze, sound, tmp_path, kind):
+    data = bytearray(sound.read_bytes())
     begin = len(data) // 2  # behind the index, which faststart puts at the front
     dice = random.Random(7)
     if kind == "flips":
@@ -47,7 +47,7 @@ def test_what_is_no_video_is_a_clear_error(analyze, tmp_path, content):
     assert not (run.out / "report.json").exists()
 
 
-def test_a_sound_file_has_no_picture(analyze, program, tmp_path):
+def test_music_has_no_picture(analyze, program, tmp_path):
     path = tmp_path / "sound.mp4"
     clips.ffmpeg("-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac", path)
     run = analyze(path)

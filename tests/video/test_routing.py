@@ -7,16 +7,6 @@ import clips
 import pytest
 
 
-@pytest.fixture(scope="module")
-def clip(cut):
-    return cut("car-detection.mp4", frames=250 if clips.SLOW else 660, size="96x54", gop=48)
-
-
-@pytest.fixture(scope="module")
-def expected(clip, program, tmp_path_factory):
-    return clips.Run(clip, tmp_path_factory.mktemp("cpu") / "report").wait().report_bytes()
-
-
 def who(run):
     return {link["link"]: link["chunks"] for link in run.run()["links"]}
 
