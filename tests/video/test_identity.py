@@ -36,7 +36,7 @@ def test_threads_change_nothing(analyze, clip, expected):
 
 
 def test_levels_of_the_cpu_change_nothing(analyze, cut):
-    clip = cut("bottle-detection.mp4", frames=300 if clips.FULL else 40, size="640x360" if clips.FULL else "160x90", gop=30)
+    clip = cut("bottle-detection.mp4", frames=300 if clips.FULL else 30, size="640x360" if clips.FULL else "96x54", gop=30)
     reports = {level: analyze(clip, env={"SPILLWAY_CPU": level}).report_bytes() for level in cpu_levels()}
     assert len(set(reports.values())) == 1, {level: len(report) for level, report in reports.items()}
 
