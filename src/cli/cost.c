@@ -305,7 +305,7 @@ int sp_command_cost(int argc, char **argv)
         { .name = "api-per-minute", .kind = SP_OPTION_TEXT, .value = "DOLLARS", .target = &words.api_per_minute,
           .help = "of the API, instead of its rate" },
         { .name = "video", .kind = SP_OPTION_TEXT, .value = "RUN", .target = &video.run,
-          .help = "a video instead: run.json of `spillway analyze` or its directory; what it\nmeasured beside --device NAME=FRAMES_PER_SECOND,..." },
+          .help = "a video: run.json of `spillway analyze` (or its directory), beside\n--device NAME=FRAMES_PER_SECOND,..." },
         { .name = "frames", .kind = SP_OPTION_INT, .value = "N", .target = &video.frames, .least = 1, .most = INT64_C(1000000000000),
           .help = "a video of so many frames" },
         { .name = "config", .kind = SP_OPTION_TEXT, .value = "FILE", .target = &words.config,

@@ -374,12 +374,13 @@ static void set_notes(indexer *ix)
 
 /* --- the block --- */
 
+/* Begins and ends at a multiple of 8: in the body of a request other things stand behind the index. */
 static void append_table(sp_buf *block, uint64_t *ret_offset, const void *items, size_t size_bytes)
 {
     static const uint8_t zeros[8];
-    sp_buf_append(block, zeros, SP_ALIGN_UP(block->size_bytes, (size_t)8) - block->size_bytes);
     *ret_offset = block->size_bytes;
     sp_buf_append(block, items, size_bytes);
+    sp_buf_append(block, zeros, SP_ALIGN_UP(block->size_bytes, (size_t)8) - block->size_bytes);
 }
 
 static sp_status write_block(indexer *ix, sp_buf *ret_block, sp_error *reterr)
@@ -401,6 +402,7 @@ static sp_status write_block(indexer *ix, sp_buf *ret_block, sp_error *reterr)
         for (uint64_t i = 0; i < packets->count; i++)
             numbers[i] = packets->items[i].number;
         sp_buf_clear(ret_block);
+        _Static_assert(sizeof(*head) % 8 == 0, "tables begin at a multiple of 8");
         sp_buf_append(ret_block, head, sizeof(*head));
         append_table(ret_block, &head->runs_offset, runs, head->run_count * sizeof(*runs));
         append_table(ret_block, &head->segments_offset, segments, head->segment_count * sizeof(*segments));
