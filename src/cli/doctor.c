@@ -146,7 +146,7 @@ static json_t *examine_media(json_t *problems)
         snprintf(what, sizeof(what), "pictures cannot be decoded: %s", err.message);
         add_problem(problems, what, "install the library that is named, or set SPILLWAY_PLUGINS to where libspillway_media.so is");
     }
-    return json_pack("{s:b, s:s, s:s}", "present", media != NULL, "versions", media ? media->versions : "", "reason",
+    return json_pack("{s:b, s:b, s:s, s:s}", "present", media != NULL, "video", media && media->video, "versions", media ? media->versions : "", "reason",
                      err.message);
 }
 

@@ -132,6 +132,17 @@ static void print_models(const json_t *models, FILE *out)
     }
 }
 
+/* Which library reads films stands among the decoders' versions, somewhere. */
+static void print_video(const json_t *media, FILE *out)
+{
+    const char *found = strstr(text(media, "versions"), "libavformat");
+
+    if (flag(media, "video") && found)
+        fprintf(out, "video      read by %.*s, decoded on CPUs in sandboxed processes\n", (int)strcspn(found, ","), found);
+    else
+        fprintf(out, "video      not read: %s\n", flag(media, "present") ? "libspillway_media was built without" : "libspillway_media is missing");
+}
+
 void sp_doctor_print(const json_t *findings, FILE *out)
 {
     const json_t *media = json_object_get(findings, "media");
@@ -147,6 +158,7 @@ void sp_doctor_print(const json_t *findings, FILE *out)
     print_devices(json_object_get(findings, "samples"), text(json_object_get(findings, "gpu"), "cause"), out);
     print_engines(json_object_get(findings, "engines"), out);
     fprintf(out, "decoders   %s\n", flag(media, "present") ? text(media, "versions") : text(media, "reason"));
+    print_video(media, out);
     fprintf(out, "gRPC       %s%s\n", flag(grpc, "present") ? "libgrpc, core " : "", flag(grpc, "present") ? text(grpc, "version") : text(grpc, "reason"));
     fprintf(out, "sandbox    %s: %s\n", text(sandbox, "level"), text(sandbox, "detail"));
     fprintf(out, "downloads  %s\n", flag(downloads, "present") ? text(downloads, "versions") : text(downloads, "reason"));
