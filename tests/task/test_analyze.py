@@ -110,3 +110,95 @@ def test_the_tool_compares(tmp_path):
     assert (equal.returncode, equal.stdout.strip()) == (0, "equal")
     differ = subprocess.run([TOOL, "compare", a / "report.json", b / "report.json"], capture_output=True, text=True, timeout=20)
     assert differ.returncode == 1 and differ.stdout.strip()
+
+
+# ---- frames in, records out ----
+
+W, H, COUNT = 160, 120, 40
+SPEED = (2.0, 1.0)  # px a frame of the square
+CUT = 25  # the last frame of the first scene
+
+
+def film():
+    """A textured square over a textured ground, a dark spot that never moves, and another scene from CUT + 1 on."""
+    rng = np.random.default_rng(6)
+
+    def texture(h, w, low, high):
+        coarse = rng.uniform(low, high, (h // 8 + 2, w // 8 + 2))
+        y, x = np.mgrid[0:h, 0:w] / 8.0
+        y0, x0 = y.astype(int), x.astype(int)
+        fy, fx = y - y0, x - x0
+        return (coarse[y0, x0] * (1 - fy) * (1 - fx) + coarse[y0, x0 + 1] * (1 - fy) * fx + coarse[y0 + 1, x0] * fy * (1 - fx) +
+                coarse[y0 + 1, x0 + 1] * fy * fx)
+
+    grounds, square = [texture(H, W, 80, 115), texture(H, W, 205, 240)], texture(48, 48, 100, 255)
+    frames = []
+    for i in range(COUNT):
+        frame = grounds[i > CUT].copy()
+        if i <= CUT:
+            x, y = 20 + int(SPEED[0] * i), 30 + int(SPEED[1] * i)
+            frame[y:y + 48, x:x + 48] = square
+        frame[10:14, 140:144] = 0
+        frames.append(frame.round().clip(0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def analyse(directory, frames, piece=24, level=""):
+    directory.mkdir(parents=True, exist_ok=True)
+    count, height, width = frames.shape
+    subprocess.run([TOOL, "grey", directory, str(width), str(height), str(piece)], input=frames.tobytes(), check=True, timeout=120,
+                   env=dict(os.environ, SPILLWAY_CPU=level) if level else None, stderr=subprocess.DEVNULL)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    return analyse(tmp_path_factory.mktemp("film"), film())
+
+
+def test_what_is_in_the_film_is_in_the_report(analysed):
+    document = json.loads((analysed / "report.json").read_text())
+    arrays = np.load(analysed / "frames.npz")
+    assert [(scene["first_frame"], scene["last_frame"]) for scene in document["scenes"]] == [(0, CUT), (CUT + 1, COUNT - 1)]
+    track = max(document["tracks"], key=lambda t: t["frames_seen"])
+    assert track["first_frame"] == 0 and track["last_frame"] == CUT - 1
+    moved = np.subtract(track["end"], track["begin"]) / (CUT - 1)
+    assert np.allclose(moved, SPEED, atol=0.25), moved
+    assert abs(track["flow_mean"] - np.hypot(*SPEED)) < 0.4
+    inside = slice(0, CUT)
+    assert (arrays["direction_e"][inside] > 0.8).all()  # 26.6 degrees down from east
+    boxes = arrays["motion_boxes"]
+    for i in range(CUT):
+        x0, y0, x1, y1 = boxes[boxes[:, 0] == i][0][1:5]
+        x, y = 20 + SPEED[0] * i, 30 + SPEED[1] * i
+        assert x0 <= x + 4 and y0 <= y + 4 and x1 >= x + 44 and y1 >= y + 44 and (x1 - x0) < 80 and (y1 - y0) < 80, i
+    assert [d["place"] for d in document["defects"]] == ["lens"]
+    assert np.allclose(document["defects"][0]["centre"], (141.5, 11.5), atol=0.5)
+    assert arrays["has_pair"].sum() == COUNT - 1
+    assert arrays["flow_mean"][CUT + 1:].max() == 0 and arrays["difference"][CUT + 1:].max() == 0
+    last = film()[-1].astype(float)
+    assert abs(arrays["mean"][-1] - last.mean()) < 1.1e-3 and abs(arrays["deviation"][-1] - last.std()) < 1.1e-3
+
+
+def test_measures_equal_opencv(analysed):
+    cv2 = pytest.importorskip("cv2")
+    arrays = np.load(analysed / "frames.npz")
+    for i, frame in enumerate(film()):
+        laplace = cv2.Laplacian(frame, cv2.CV_64F, ksize=1)
+        assert abs(arrays["sharpness"][i] - laplace.var()) < 2e-3
+        assert arrays["edges"][i] == np.count_nonzero(cv2.Canny(frame, 15, 60))
+
+
+@pytest.mark.parametrize("piece, level", [(1, ""), (2, "avx2"), (7, "scalar"), (23, "avx512")])
+def test_pieces_and_cpu_levels_give_the_same_bytes(analysed, tmp_path, piece, level):
+    again = analyse(tmp_path, film(), piece, level)
+    for name in ("report.json", "frames.csv", "frames.npz", "report.html"):
+        assert (again / name).read_bytes() == (analysed / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 2), (17, 13), (640, 3)])
+def test_frames_of_any_size(tmp_path, size):
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (5, size[1], size[0]), dtype=np.uint8)
+    document = json.loads((analyse(tmp_path, frames) / "report.json").read_text())
+    assert document["frames_analyzed"] == 5
