@@ -189,10 +189,28 @@ static void deleted(const sp_job_reply *reply, void *context)
     gw_call_answer(conn, &json);
 }
 
+/* By the way of the videos: only if it is one. */
+static void delete_if_seen(const sp_job_reply *reply, void *context)
+{
+    gw_call *call = context;
+    gw_conn *conn = call->conn;
+    if (conn && !reply->status && reply->count && !hidden(conn, &reply->jobs[0])) {
+        sp_jobs_delete(call->jobs->store, gw_tenant(conn), conn->params[0], deleted, call);
+        return;
+    }
+    conn = gw_call_end(call);
+    if (conn && reply->status && reply->status != SP_NOT_FOUND)
+        gw_call_fail(conn, reply->status, reply->error);
+    else if (conn)
+        gw_jobs_none(conn);
+}
+
 void gw_jobs_delete(gw_conn *conn)
 {
     gw_call *call = gw_jobs_ready(conn, true) ? gw_call_begin(conn) : NULL;
-    if (call)
+    if (call && is_video_route(conn))
+        sp_jobs_get(conn->server->jobs->store, gw_tenant(conn), conn->params[0], delete_if_seen, call);
+    else if (call)
         sp_jobs_delete(conn->server->jobs->store, gw_tenant(conn), conn->params[0], deleted, call);
 }
 

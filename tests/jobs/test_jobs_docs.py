@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The curl lines of docs/jobs.md do what they say."""
+"""The curl lines of docs/jobs.md and docs/video-api.md do what they say."""
 import re
 import shutil
 import subprocess
@@ -36,3 +36,29 @@ def test_the_curl_lines_of_the_documentation_work(serve, tmp_path):
                 cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True)
             name = re.search(r"job-[0-9a-f]{13}-[0-9a-f]{16}", reply.stdout)[0]
             server.wait_job(name)
+
+
+def test_the_curl_lines_about_videos_work(serve, tmp_path):
+    film = jobhouse.ASSETS / "media" / "video" / "big_buck_bunny_small.mp4"
+    if not shutil.which("curl") or not shutil.which("ffmpeg") or not film.exists():
+        pytest.skip("curl, ffmpeg or the clip is not there (SPILLWAY_ASSETS)")
+    server = serve(workers="codec0,cpu0,net0").ready()
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(film), "-an", "-vf", "scale=160:-2", "-frames:v", "30", str(tmp_path / "film.mp4")],
+                   check=True, timeout=60)
+    text = (jobhouse.ROOT / "docs" / "video-api.md").read_text()
+    known = re.search(r"job-[0-9a-f]{13}-[0-9a-f]{16}", text)[0]
+    lines = [c for block in re.findall(r"```sh\n(.*?)```", text, re.S)
+             for c in re.findall(r"^curl .*?(?<!\\)$(?:\n  .*)*", block, re.M)]
+    assert len(lines) >= 10
+    name, seen = None, []
+    for line in lines:
+        script = f"S=http://127.0.0.1:{server.port}\n" + line.replace(known, str(name))
+        done = subprocess.run(["bash", "-c", script.replace("curl ", "curl -sS --fail-with-body ", 1)], cwd=tmp_path, text=True,
+                              capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        seen.append(done.stdout)
+        if name is None:
+            name = re.search(r"job-[0-9a-f]{13}-[0-9a-f]{16}", done.stdout)[0]
+            assert server.wait_job(name)["status"] == "done"
+    assert (tmp_path / "report.json").read_text().startswith("{") and (tmp_path / "frames.csv").exists()
+    assert any('"status":"done"' in s and "shop-17" in s and "4711" in s for s in seen)  # who waited
