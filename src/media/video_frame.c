@@ -2,6 +2,8 @@
  * Pixel formats, colour matrices and orientation. */
 #include "media/video_frame.h"
 
+#include "kernels/plane.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,8 +80,9 @@ bool sp_video_format_known(int format)
         return false;
     if (desc->flags & (AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_FLOAT | AV_PIX_FMT_FLAG_BAYER | AV_PIX_FMT_FLAG_BITSTREAM))
         return false;
-    bool colours = desc->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL);
-    return colours || (desc->comp[0].depth >= 8 && desc->comp[0].depth <= 16);
+    if (desc->flags & AV_PIX_FMT_FLAG_PAL)
+        return format == AV_PIX_FMT_PAL8;
+    return (desc->flags & AV_PIX_FMT_FLAG_RGB && desc->nb_components >= 3) || (desc->comp[0].depth >= 8 && desc->comp[0].depth <= 16);
 }
 
 static bool is_colours(const AVPixFmtDescriptor *desc)
@@ -125,50 +128,47 @@ static uint8_t to_8_bits(uint16_t v, int depth)
     return (uint8_t)((v * 255 + top / 2) / top);
 }
 
-/* One row of one component, 8 bits each, `step` bytes apart. `wide` holds w samples. */
+/* A row of one component as it is stored, right-aligned. */
+static void read_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, int component, int y, int w, uint16_t *wide)
+{
+    const uint8_t *data[4];
+    memcpy(data, frame->data, sizeof(data));
+    av_read_image_line2(wide, data, frame->linesize, desc, 0, y, component, w, 0, 2);
+}
+
+/* The same in 8 bits, `step` bytes apart. `wide` holds w samples. */
 static void component_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, int component, int y, int w, uint8_t *dst,
                           int step, uint16_t *wide)
 {
-    bool palette = desc->flags & AV_PIX_FMT_FLAG_PAL;
-    av_read_image_line2(wide, (const uint8_t **)(uintptr_t)frame->data, frame->linesize, desc, 0, y, component, w, palette, 2);
-    int depth = palette ? 8 : desc->comp[component].depth;
+    read_row(frame, desc, component, y, w, wide);
     for (int x = 0; x < w; x++)
-        dst[(size_t)x * (size_t)step] = to_8_bits(wide[x], depth);
+        dst[(size_t)x * (size_t)step] = to_8_bits(wide[x], desc->comp[component].depth);
+}
+
+/* Indices into 256 words of 0xAARRGGBB. */
+static void palette_row(const AVFrame *frame, int y, uint8_t *rgb)
+{
+    const uint8_t *row = frame->data[0] + (ptrdiff_t)y * frame->linesize[0];
+    for (int x = 0; x < frame->width; x++, rgb += 3) {
+        uint32_t colour;
+        memcpy(&colour, frame->data[1] + 4 * (size_t)row[x], sizeof(colour));
+        rgb[0] = (uint8_t)(colour >> 16);
+        rgb[1] = (uint8_t)(colour >> 8);
+        rgb[2] = (uint8_t)colour;
+    }
 }
 
 static void colour_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, int y, uint8_t *rgb, uint16_t *wide)
 {
+    if (desc->flags & AV_PIX_FMT_FLAG_PAL) {
+        palette_row(frame, y, rgb);
+        return;
+    }
     for (int c = 0; c < 3; c++)
         component_row(frame, desc, c, y, frame->width, rgb + c, 3, wide);
 }
 
 /* --- grey --- */
-
-static void grey_from_y8(uint8_t *dst, const uint8_t *y, int n, bool limited)
-{
-    if (!limited) {
-        memcpy(dst, y, (size_t)n);
-        return;
-    }
-    uint8_t table[256];
-    for (int v = 0; v < 256; v++)
-        table[v] = (uint8_t)(v <= 16 ? 0 : SP_MIN(((v - 16) * 255 * 2 + 219) / (2 * 219), 255));
-    for (int i = 0; i < n; i++)
-        dst[i] = table[y[i]];
-}
-
-static void grey_from_y16(uint8_t *dst, const uint16_t *y, int n, int bits, bool limited)
-{
-    for (int i = 0; i < n; i++)
-        dst[i] = to_8_bits(y[i], bits);
-    grey_from_y8(dst, dst, limited ? n : 0, limited);
-}
-
-static void grey_from_rgb8(uint8_t *dst, const uint8_t *rgb, int n, int step, int r, int g, int b)
-{
-    for (int i = 0; i < n; i++, rgb += step)
-        dst[i] = (uint8_t)((4899u * rgb[r] + 9617u * rgb[g] + 1868u * rgb[b] + 8192u) >> 14);
-}
 
 size_t sp_video_scratch_bytes(int width, int height)
 {
@@ -192,15 +192,15 @@ static void grey_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, bool 
     int w = frame->width;
     if (is_colours(desc)) {
         colour_row(frame, desc, y, parts->row, parts->wide);
-        grey_from_rgb8(dst, parts->row, w, 3, 0, 1, 2);
+        sp_grey_from_rgb8(dst, parts->row, w, 3, 0, 1, 2);
     } else if (luma->depth == 8 && luma->step == 1 && luma->shift == 0) {
-        grey_from_y8(dst, frame->data[luma->plane] + (ptrdiff_t)y * frame->linesize[luma->plane] + luma->offset, w, limited);
+        sp_grey_from_y8(dst, frame->data[luma->plane] + (ptrdiff_t)y * frame->linesize[luma->plane] + luma->offset, w, limited);
     } else if (luma->depth == 8) {
         component_row(frame, desc, 0, y, w, parts->row, 1, parts->wide);
-        grey_from_y8(dst, parts->row, w, limited);
+        sp_grey_from_y8(dst, parts->row, w, limited);
     } else {
-        av_read_image_line2(parts->wide, (const uint8_t **)(uintptr_t)frame->data, frame->linesize, desc, 0, y, 0, w, 0, 2);
-        grey_from_y16(dst, parts->wide, w, luma->depth, limited);
+        read_row(frame, desc, 0, y, w, parts->wide);
+        sp_grey_from_y16(dst, parts->wide, w, luma->depth, limited);
     }
 }
 

@@ -44,6 +44,7 @@ static bool join_clocks(sp_video_packets *packets, int64_t second_ticks)
             last = now;
         }
         item->time = item->pts == AV_NOPTS_VALUE ? AV_NOPTS_VALUE : item->pts + offset;
+        item->decode_time = item->dts == AV_NOPTS_VALUE ? AV_NOPTS_VALUE : item->dts + offset;
     }
     return true;
 }
@@ -57,6 +58,8 @@ static bool fill_times(sp_video_packets *packets, bool no_reorder)
         sp_video_packet *item = &packets->items[i];
         if (!item->shown)
             continue;
+        if (no_reorder && item->time == AV_NOPTS_VALUE)
+            item->time = item->decode_time;
         if (item->time == AV_NOPTS_VALUE) {
             int64_t ahead = item->duration > 0 ? item->duration : step > 0 ? step : 1;
             if (!no_reorder || last == AV_NOPTS_VALUE)

@@ -15,7 +15,7 @@
 
 typedef struct sp_video_packet {
     int64_t pts, dts;   /* as read; AV_NOPTS_VALUE */
-    int64_t time;       /* what the frame is shown at, once it is known */
+    int64_t time, decode_time; /* pts and dts on one clock; time: once it is known */
     int64_t duration, position;
     uint32_t number;    /* of its frame, SP_VIDEO_HIDDEN = none of its own */
     bool key, begin;    /* a key frame as the container says; a decoder may begin here */
