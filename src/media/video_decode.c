@@ -2,7 +2,7 @@
  * libavcodec, made a pure function of its packets. */
 #include "media/video_decode.h"
 
-#include <limits.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -16,6 +16,10 @@
 /* One allocation of libav: an 8K frame of three 16-bit planes has 204 MB; nothing else comes near. A header of some bytes can
  * ask for tables of gigabytes otherwise. */
 #define MAX_ALLOCATION_BYTES (384u * 1024 * 1024)
+
+/* What must still be had for libav's lack of memory to be its own: it also says so of sizes beyond the bound above, which are
+ * damage. */
+#define PROBE_BYTES (64u * 1024 * 1024)
 
 /* A decoder with more threads than this holds more frames than the gain is worth. */
 #define MAX_THREADS 8
@@ -55,10 +59,23 @@ static int clean_buffer(AVCodecContext *context, AVFrame *frame, int flags)
     return code;
 }
 
+/* Frame threads where there are any. Slice threads only of codecs whose frames stand alone: with slice threads H.264 conceals
+ * nothing and MPEG-2 conceals differently, and neither says so (found by damaged files). */
 static int thread_kind(const AVCodec *codec)
 {
-    /* Not both: with slice threads H.264 conceals nothing, and says nothing of it. */
-    return codec->capabilities & AV_CODEC_CAP_FRAME_THREADS ? FF_THREAD_FRAME : FF_THREAD_SLICE;
+    const AVCodecDescriptor *facts = avcodec_descriptor_get(codec->id);
+    if (codec->capabilities & AV_CODEC_CAP_FRAME_THREADS)
+        return FF_THREAD_FRAME;
+    return facts && facts->props & AV_CODEC_PROP_INTRA_ONLY ? FF_THREAD_SLICE : 0;
+}
+
+bool sp_video_out_of_memory(int code)
+{
+    if (code != AVERROR(ENOMEM))
+        return false;
+    void *probe = malloc(PROBE_BYTES);
+    free(probe);
+    return probe == NULL;
 }
 
 static sp_status set_extradata(AVCodecContext *context, sp_view extradata, sp_error *reterr)
@@ -95,8 +112,9 @@ sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input 
     context->pkt_timebase = input->stream->time_base;
     context->has_b_frames = SP_MAX(context->has_b_frames, reorder);
     context->max_pixels = (int64_t)max_pixels;
-    context->thread_count = SP_CLAMP(threads, 1, MAX_THREADS);
     context->thread_type = thread_kind(input->codec);
+    bool threaded = context->thread_type || input->codec->capabilities & AV_CODEC_CAP_OTHER_THREADS;
+    context->thread_count = threaded ? SP_CLAMP(threads, 1, MAX_THREADS) : 1;
     context->flags |= AV_CODEC_FLAG_UNALIGNED; /* cropping to the pixel */
     code = avcodec_open2(context, input->codec, NULL);
     if (code == AVERROR(ENOMEM))
@@ -121,7 +139,7 @@ sp_status sp_video_decoder_send(sp_video_decoder *decoder, AVPacket *packet, uin
         packet->dts = AV_NOPTS_VALUE;
     }
     int code = avcodec_send_packet(decoder->context, packet);
-    if (code == AVERROR(ENOMEM))
+    if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "out of memory while decoding");
     *ret_code = code < 0 && code != AVERROR_EOF ? code : 0;
     decoder->failed |= *ret_code != 0;
@@ -131,7 +149,7 @@ sp_status sp_video_decoder_send(sp_video_decoder *decoder, AVPacket *packet, uin
 sp_status sp_video_decoder_receive(sp_video_decoder *decoder, AVFrame *frame, bool *ret_got, int *ret_code, sp_error *reterr)
 {
     int code = avcodec_receive_frame(decoder->context, frame);
-    if (code == AVERROR(ENOMEM))
+    if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "out of memory while decoding");
     *ret_got = code >= 0;
     *ret_code = code < 0 && code != AVERROR(EAGAIN) && code != AVERROR_EOF ? code : 0;

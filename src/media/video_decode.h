@@ -29,6 +29,9 @@ typedef struct sp_video_decoder {
 /* Once per process: libav's words go to the watches, not to stderr, and one allocation has a bound. Threads: any. */
 void sp_video_libav_prepare(void);
 
+/* Is libav's AVERROR(ENOMEM) a lack of memory, rather than a size that nothing may have? */
+bool sp_video_out_of_memory(int code);
+
 /* extradata: what replaces the stream's own (size 0 = that). reorder: how many frames may wait for their turn at least.
  * SP_NOMEM, SP_UNSUPPORTED. */
 sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int reorder,

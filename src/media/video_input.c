@@ -111,7 +111,7 @@ static sp_status probe_container(sp_video_input *input, const AVInputFormat **re
     int code = av_probe_input_buffer2(input->io, &format, "", NULL, 0, FORMAT_PROBE_BYTES);
     if (input->io_failed)
         return SP_FAIL(reterr, SP_INTERNAL, "the video file cannot be read");
-    if (code == AVERROR(ENOMEM))
+    if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "out of memory when the container was looked for");
     if (code < 0 || !format)
         return SP_FAIL_CODE(reterr, SP_INVALID, "unknown_format", "the file is no video that we know; send MP4/MOV, Matroska/WebM, "
@@ -151,7 +151,7 @@ static sp_status open_container(sp_video_input *input, sp_error *reterr)
         return SP_FAIL(reterr, SP_NOMEM, "out of memory");
     /* On failure it frees the context. */
     int code = avformat_open_input(&input->format, "", container, NULL);
-    if (code == AVERROR(ENOMEM))
+    if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "%.40s: out of memory for its header", container->name);
     if (code < 0)
         return SP_FAIL_CODE(reterr, SP_INVALID, "corrupt", "%.40s: the header is damaged or cut off, no frame can be found; send a "
@@ -174,7 +174,7 @@ static sp_status find_parameters(sp_video_input *input, uint64_t max_pixels, sp_
     for (unsigned i = 0; options && i < count; i++)
         av_dict_free(&options[i]);
     av_free(options);
-    if (code == AVERROR(ENOMEM))
+    if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "%.40s: out of memory for the first packets", format->iformat->name);
     return SP_OK; /* what is still missing shows when a frame is decoded */
 }
@@ -266,7 +266,7 @@ sp_status sp_video_input_read(sp_video_input *input, AVPacket *packet, bool *ret
     *ret_more = false;
     for (;;) {
         int code = av_read_frame(input->format, packet);
-        if (code == AVERROR(ENOMEM))
+        if (sp_video_out_of_memory(code))
             return SP_FAIL(reterr, SP_NOMEM, "out of memory for a packet");
         if (input->io_failed)
             return SP_FAIL(reterr, SP_INTERNAL, "the video file cannot be read");
