@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The rows of the dense flow for CPUs with AVX2 and FMA: flow_rows.inc, eight pixels at a time. Where a flow points to is
- * looked up as flow_avx512.c does it, in windows of sixteen columns. */
+ * The rows of the dense flow for CPUs with AVX2 and FMA: flow_rows.inc, eight pixels at a time. */
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
 
@@ -58,14 +57,38 @@ INLINE mask vf_inside(mask m, vf v, float end)
     return _mm256_and_si256(m, _mm256_castps_si256(in));
 }
 
-#include "kernels/flow_rows.inc"
+INLINE vf vf_select(mask m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
+INLINE vi vi_plus(vi v, int x) { return _mm256_add_epi32(v, _mm256_set1_epi32(x)); }
+INLINE vi vi_minus(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+INLINE unsigned mask_bits(mask m) { return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(m)); }
+INLINE mask mask_or(mask a, mask b) { return _mm256_or_si256(a, b); }
+INLINE mask mask_without(mask m, mask out) { return _mm256_andnot_si256(out, m); }
 
-/* `at` counts from `from`, 0 .. 15. */
+INLINE mask mask_equal(mask m, vi v, int x)
+{
+    return _mm256_and_si256(m, _mm256_cmpeq_epi32(v, _mm256_set1_epi32(x)));
+}
+
+INLINE int vi_lane(vi v, int lane)
+{
+    return _mm_cvtsi128_si32(_mm256_castsi256_si128(_mm256_permutevar8x32_epi32(v, _mm256_set1_epi32(lane))));
+}
+
+/* Those of `m` whose value and the next one lie among the 2 * LANES floats that pick() sees. */
+INLINE mask mask_in_two(mask m, vi at)
+{
+    mask in = _mm256_and_si256(_mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1)), _mm256_cmpgt_epi32(_mm256_set1_epi32(2 * LANES - 1), at));
+    return _mm256_and_si256(m, in);
+}
+
+/* `at` counts from `from`. */
 INLINE vf pick(const float *from, vi at)
 {
     vf low = _mm256_permutevar8x32_ps(vf_load(from), at), high = _mm256_permutevar8x32_ps(vf_load(from + LANES), at);
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at, 28))); /* by bit 3 */
 }
+
+#include "kernels/flow_rows.inc"
 
 void sp_flow_across_avx2(float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis)
 {
@@ -86,50 +109,6 @@ void sp_flow_across_avx2(float *SP_RESTRICT dst, const float *SP_RESTRICT src, c
             sum = t ? vf_fma(vf_load(weight), value, sum) : vf_mul(vf_load(weight), value);
         }
         vf_store_some(first_lanes(axis->n - x), dst + x, sum);
-    }
-}
-
-INLINE int bits_of(mask m)
-{
-    return _mm256_movemask_ps(_mm256_castsi256_ps(m));
-}
-
-INLINE int lane_of(vi v, int lane)
-{
-    return _mm_cvtsi128_si32(_mm256_castsi256_si128(_mm256_permutevar8x32_epi32(v, _mm256_set1_epi32(lane))));
-}
-
-INLINE void look_up(vf b[SP_FLOW_CHANNELS], const spots *s, mask wanted, const sp_flow_row *row)
-{
-    const size_t below = SP_FLOW_CHANNELS * row->stride;
-    for (int left = bits_of(wanted); left; left = bits_of(wanted)) {
-        int leader = __builtin_ctz((unsigned)left), x0 = lane_of(s->x, leader), y0 = lane_of(s->y, leader);
-        const float *line = row->b + (size_t)y0 * below;
-        mask level = _mm256_and_si256(wanted, _mm256_cmpeq_epi32(s->y, _mm256_set1_epi32(y0)));
-        vi moved = _mm256_cmpeq_epi32(_mm256_sub_epi32(s->x, lane_numbers()), _mm256_set1_epi32(x0 - leader));
-        if (bits_of(_mm256_andnot_si256(moved, level)) == 0) { /* side by side */
-            const float *from = line + (x0 - leader);
-#pragma GCC unroll 5
-            for (int c = 0; c < SP_FLOW_CHANNELS; c++, from += row->stride) {
-                vf v = blend(s, vf_load_some(level, from), vf_load_some(level, from + 1), vf_load_some(level, from + below),
-                             vf_load_some(level, from + below + 1));
-                b[c] = _mm256_blendv_ps(b[c], v, _mm256_castsi256_ps(level));
-            }
-            wanted = _mm256_andnot_si256(level, wanted);
-            continue;
-        }
-        int base = x0 > 4 ? x0 - 4 : 0;
-        vi at = _mm256_sub_epi32(s->x, _mm256_set1_epi32(base)), next = _mm256_add_epi32(at, _mm256_set1_epi32(1));
-        mask near = _mm256_and_si256(_mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1)),
-                                     _mm256_cmpgt_epi32(_mm256_set1_epi32(2 * LANES - 1), at));
-        near = _mm256_and_si256(near, level);
-        const float *from = line + base;
-#pragma GCC unroll 5
-        for (int c = 0; c < SP_FLOW_CHANNELS; c++, from += row->stride) {
-            vf v = blend(s, pick(from, at), pick(from, next), pick(from + below, at), pick(from + below, next));
-            b[c] = _mm256_blendv_ps(b[c], v, _mm256_castsi256_ps(near));
-        }
-        wanted = _mm256_andnot_si256(near, wanted);
     }
 }
 

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The rows of the dense flow for CPUs with AVX-512 F, BW, DQ, VL: flow_rows.inc, sixteen pixels at a time.
- *
- * Where a flow points to is looked up without gathers. Neighbours nearly always point to neighbours: all lanes that lie in
- * the row and the 31 columns of the first lane that is left are taken at once, either as they lie (all of them moved by
- * the same whole pixels) or by a permutation of two registers; the rest go round again. */
+ * The rows of the dense flow for CPUs with AVX-512 F, BW, DQ, VL: flow_rows.inc, sixteen pixels at a time. */
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
 
@@ -63,6 +59,31 @@ INLINE mask vf_inside(mask m, vf v, float end)
     return _mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(end), _CMP_LT_OQ);
 }
 
+INLINE vf vf_select(mask m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
+INLINE vi vi_plus(vi v, int x) { return _mm512_add_epi32(v, _mm512_set1_epi32(x)); }
+INLINE vi vi_minus(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+INLINE unsigned mask_bits(mask m) { return m; }
+INLINE mask mask_or(mask a, mask b) { return (mask)(a | b); }
+INLINE mask mask_without(mask m, mask out) { return (mask)(m & ~out); }
+INLINE mask mask_equal(mask m, vi v, int x) { return _mm512_mask_cmpeq_epi32_mask(m, v, _mm512_set1_epi32(x)); }
+
+INLINE int vi_lane(vi v, int lane)
+{
+    return _mm_cvtsi128_si32(_mm512_castsi512_si128(_mm512_maskz_compress_epi32((mask)(1u << lane), v)));
+}
+
+/* Those of `m` whose value and the next one lie among the 2 * LANES floats that pick() sees. */
+INLINE mask mask_in_two(mask m, vi at)
+{
+    return _mm512_mask_cmplt_epu32_mask(m, at, _mm512_set1_epi32(2 * LANES - 1));
+}
+
+/* `at` counts from `from`. */
+INLINE vf pick(const float *from, vi at)
+{
+    return _mm512_permutex2var_ps(vf_load(from), at, vf_load(from + LANES));
+}
+
 #include "kernels/flow_rows.inc"
 
 void sp_flow_across_avx512(float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis)
@@ -78,58 +99,12 @@ void sp_flow_across_avx512(float *SP_RESTRICT dst, const float *SP_RESTRICT src,
             if (span < LANES)
                 value = _mm512_permutexvar_ps(at, vf_load(from + t));
             else if (span < 2 * LANES)
-                value = _mm512_permutex2var_ps(vf_load(from + t), at, vf_load(from + t + LANES));
+                value = pick(from + t, at);
             else
                 value = _mm512_i32gather_ps(at, from + t, 4);
             sum = t ? vf_fma(vf_load(weight), value, sum) : vf_mul(vf_load(weight), value);
         }
         vf_store_some(first_lanes(axis->n - x), dst + x, sum);
-    }
-}
-
-INLINE int lane_of(vi v, int lane)
-{
-    return _mm_cvtsi128_si32(_mm512_castsi512_si128(_mm512_maskz_compress_epi32((mask)(1u << lane), v)));
-}
-
-/* The lanes in `wanted` whose neighbours lie side by side, from `from` + lane on. */
-INLINE void look_up_aligned(vf b[SP_FLOW_CHANNELS], const spots *s, mask wanted, const float *from, size_t stride)
-{
-    const size_t below = SP_FLOW_CHANNELS * stride;
-#pragma GCC unroll 5
-    for (int c = 0; c < SP_FLOW_CHANNELS; c++, from += stride) {
-        vf v = blend(s, vf_load_some(wanted, from), vf_load_some(wanted, from + 1), vf_load_some(wanted, from + below),
-                     vf_load_some(wanted, from + below + 1));
-        b[c] = _mm512_mask_mov_ps(b[c], wanted, v);
-    }
-}
-
-INLINE void look_up(vf b[SP_FLOW_CHANNELS], const spots *s, mask wanted, const sp_flow_row *row)
-{
-    const size_t below = SP_FLOW_CHANNELS * row->stride;
-    while (wanted) {
-        int leader = __builtin_ctz(wanted), x0 = lane_of(s->x, leader), y0 = lane_of(s->y, leader);
-        const float *line = row->b + (size_t)y0 * below;
-        mask level = _mm512_mask_cmpeq_epi32_mask(wanted, s->y, _mm512_set1_epi32(y0));
-        mask aligned = _mm512_mask_cmpeq_epi32_mask(level, _mm512_sub_epi32(s->x, lane_numbers()),
-                                                    _mm512_set1_epi32(x0 - leader));
-        if (aligned == level) {
-            look_up_aligned(b, s, level, line + (x0 - leader), row->stride);
-            wanted = (mask)(wanted & ~level);
-            continue;
-        }
-        int base = x0 > 8 ? x0 - 8 : 0;
-        vi at = _mm512_sub_epi32(s->x, _mm512_set1_epi32(base)), next = _mm512_add_epi32(at, _mm512_set1_epi32(1));
-        mask near = _mm512_mask_cmplt_epu32_mask(level, at, _mm512_set1_epi32(2 * LANES - 1));
-        const float *from = line + base;
-#pragma GCC unroll 5
-        for (int c = 0; c < SP_FLOW_CHANNELS; c++, from += row->stride) {
-            vf top0 = vf_load(from), top1 = vf_load(from + LANES), low0 = vf_load(from + below), low1 = vf_load(from + below + LANES);
-            vf v = blend(s, _mm512_permutex2var_ps(top0, at, top1), _mm512_permutex2var_ps(top0, next, top1),
-                         _mm512_permutex2var_ps(low0, at, low1), _mm512_permutex2var_ps(low0, next, low1));
-            b[c] = _mm512_mask_mov_ps(b[c], near, v);
-        }
-        wanted = (mask)(wanted & ~near);
     }
 }
 
