@@ -95,7 +95,8 @@ void sp_plane_and(sp_plane dst, sp_plane a, sp_plane b);
  * magnitude q of sqrtf(dx * dx + dy * dy) likewise. */
 typedef struct sp_flow_measure {
     int64_t sum_dx, sum_dy, sum_magnitude; /* 1/1024 px */
-    int64_t sum_squares;                   /* of magnitude >> 4, so that 2^28 pixels cannot overflow it */
+    int64_t sum_squares;                   /* of magnitude >> 4: exact for fewer than 2^23 pixels, and for any number
+                                            * whose magnitudes stay below 2,896 px; modulo 2^64 beyond */
     uint32_t max_magnitude;                /* 1/1024 px */
     uint32_t moving;                       /* pixels with magnitude > threshold */
     int64_t direction[8];                  /* sum of magnitude by octant: 0 = east .. 45 degrees, then by 45 degrees towards +y;

@@ -143,6 +143,18 @@ def test_morphology_equals_opencv(kernels):
              f"op {op}, shape {shape}, {kw} x {kh}, {iterations} times")
 
 
+@pytest.mark.parametrize("w, h", [(16384, 2), (2, 16384), (1, 3000), (3000, 1)])
+def test_long_and_thin(kernels, w, h):
+    rng = np.random.default_rng(SEED + 9)
+    p = rng.integers(100, 200, (h, w)).astype(np.uint8)
+    same(kernels.canny(p, 15, 60), cv2.Canny(p, 15, 60), "canny")
+    for op, shape, kw, kh in ((planes.CLOSE, 0, 5, 5), (planes.OPEN, 0, 63, 63), (planes.TOPHAT, 2, 9, 9), (planes.GRADIENT, 1, 3, 3)):
+        expected = cv2.morphologyEx(p, OPS[op], cv2.getStructuringElement(SHAPES[shape], (kw, kh)))
+        same(kernels.morph(p, op, shape, kw, kh), expected, f"op {op}")
+    same(kernels.gaussian(p, 31, 5), cv2.GaussianBlur(p, (31, 31), 5), "gaussian")
+    same(kernels.box(p, 99), cv2.blur(p, (99, 99), borderType=cv2.BORDER_REFLECT_101), "box")
+
+
 def test_structuring_elements_of_all_sizes(kernels):
     """One bright pixel, dilated, is the element mirrored."""
     p = np.zeros((129, 131), np.uint8)
