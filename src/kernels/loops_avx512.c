@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The loops of plane_loops.h, for CPUs with AVX-512. */
+ * The loops of plane_loops.inc, for CPUs with AVX-512. */
 #define SP_LOOP(name) sp_##name##_avx512
-#include "kernels/plane_loops.h"
+#include "kernels/plane_loops.inc"
