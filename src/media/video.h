@@ -102,6 +102,7 @@ typedef struct sp_video sp_video;
 typedef struct sp_video_options {
     int threads;   /* of the decoder; 0 = 1 */
     int skip_grey; /* 1: sp_video_next's dst is NULL (counting) */
+    int gpu;       /* n: CUDA device n - 1 decodes what it can (nvdec.h), to the same frames; 0 = none */
 } sp_video_options;
 
 typedef struct sp_video_frame {

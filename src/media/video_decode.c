@@ -125,8 +125,16 @@ sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input 
     return SP_OK;
 }
 
+sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device, bool limited,
+                                    sp_error *reterr)
+{
+    *decoder = (sp_video_decoder){ 0 };
+    return sp_nvdec_open(input, extradata, device, limited, &decoder->nvdec, reterr);
+}
+
 void sp_video_decoder_done(sp_video_decoder *decoder)
 {
+    sp_nvdec_close(SP_STEAL(decoder->nvdec));
     avcodec_free_context(&decoder->context);
     free(decoder->watch);
     decoder->watch = NULL;
@@ -134,6 +142,9 @@ void sp_video_decoder_done(sp_video_decoder *decoder)
 
 sp_status sp_video_decoder_send(sp_video_decoder *decoder, AVPacket *packet, uint64_t ordinal, int *ret_code, sp_error *reterr)
 {
+    *ret_code = 0;
+    if (decoder->nvdec)
+        return sp_nvdec_send(decoder->nvdec, packet, ordinal, reterr);
     if (packet) {
         packet->pts = (int64_t)ordinal;
         packet->dts = AV_NOPTS_VALUE;
@@ -148,6 +159,11 @@ sp_status sp_video_decoder_send(sp_video_decoder *decoder, AVPacket *packet, uin
 
 sp_status sp_video_decoder_receive(sp_video_decoder *decoder, AVFrame *frame, bool *ret_got, int *ret_code, sp_error *reterr)
 {
+    *ret_code = 0;
+    if (decoder->nvdec) {
+        *ret_got = sp_nvdec_receive(decoder->nvdec, frame);
+        return SP_OK;
+    }
     int code = avcodec_receive_frame(decoder->context, frame);
     if (sp_video_out_of_memory(code))
         return SP_FAIL(reterr, SP_NOMEM, "out of memory while decoding");
@@ -159,6 +175,8 @@ sp_status sp_video_decoder_receive(sp_video_decoder *decoder, AVFrame *frame, bo
 
 bool sp_video_decoder_complained(sp_video_decoder *decoder)
 {
+    if (decoder->nvdec)
+        return false;
     unsigned errors = atomic_load_explicit(&decoder->watch->errors, memory_order_relaxed);
     bool more = errors != decoder->seen_errors;
     decoder->seen_errors = errors;
@@ -167,6 +185,8 @@ bool sp_video_decoder_complained(sp_video_decoder *decoder)
 
 bool sp_video_decoder_dirty(const sp_video_decoder *decoder)
 {
+    if (decoder->nvdec)
+        return sp_nvdec_failed(decoder->nvdec);
     return decoder->context->thread_count > 1 &&
            (decoder->failed || atomic_load_explicit(&decoder->watch->remarks, memory_order_relaxed) != 0);
 }

@@ -5,11 +5,11 @@
  * Three things make it so. Frame memory is cleared before it is decoded into, because concealment shows what lay there before.
  * A decoder is never flushed and used again, because what it learnt would stay in it. And with more than one thread it watches
  * what the decoder says: as soon as that complains of anything, the caller must decode the run again with one thread
- * (sp_video_decoder_dirty), because concealment races with the threads that read the frame. */
+ * (sp_video_decoder_dirty), because concealment races with the threads that read the frame. The same goes for a GPU's decoder. */
 #ifndef SP_MEDIA_VIDEO_DECODE_H
 #define SP_MEDIA_VIDEO_DECODE_H
 
-#include "media/video_input.h"
+#include "media/nvdec.h"
 
 #include <stdatomic.h>
 
@@ -24,6 +24,7 @@ typedef struct sp_video_decoder {
     sp_video_watch *watch; /* outlives the threads; the log callback writes it */
     unsigned seen_errors;
     bool failed;           /* a packet was refused since it was opened */
+    sp_nvdec *nvdec;       /* a GPU's in place of all that */
 } sp_video_decoder;
 
 /* Once per process: libav's words go to the watches, not to stderr, and one allocation has a bound. Threads: any. */
@@ -36,6 +37,9 @@ bool sp_video_out_of_memory(int code);
  * SP_NOMEM, SP_UNSUPPORTED. */
 sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int reorder,
                                 int threads, uint64_t max_pixels, sp_error *reterr);
+/* On a GPU instead; as sp_nvdec_open. */
+sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device, bool limited,
+                                    sp_error *reterr);
 void sp_video_decoder_done(sp_video_decoder *decoder);
 
 /* Gives it a packet (NULL: there are no more), which frames name by `ordinal` in their pts. *ret_code: 0 or libav's reason to
@@ -47,7 +51,7 @@ sp_status sp_video_decoder_receive(sp_video_decoder *decoder, AVFrame *frame, bo
 
 /* Did it complain of errors since the last time this was asked? Exact with one thread only. */
 bool sp_video_decoder_complained(sp_video_decoder *decoder);
-/* Several threads, and something happened that they must not have a part in. */
+/* Several threads or a GPU, and something happened that they must not have a part in. */
 bool sp_video_decoder_dirty(const sp_video_decoder *decoder);
 
 #endif

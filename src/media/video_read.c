@@ -54,7 +54,7 @@ sp_status sp_video_open(const sp_video_source *source, const sp_video_index *ind
     video->scratch = malloc(sp_video_scratch_bytes(index->coded_width, index->coded_height));
     if (!video->frame || !video->scratch)
         return SP_FAIL(reterr, SP_NOMEM, "out of memory for a video's reader");
-    sp_status s = sp_video_decoding_open(&video->decoding, source, index, video->options.threads, reterr);
+    sp_status s = sp_video_decoding_open(&video->decoding, source, index, &video->options, reterr);
     if (s)
         return s;
     *ret_video = SP_STEAL(video);

@@ -15,10 +15,13 @@
 /* A decoder that gives nothing but errors is at its end. */
 #define MAX_ERRORS_IN_A_ROW 64
 
-sp_status sp_video_decoding_open(sp_video_decoding *decoding, const sp_video_source *source, const sp_video_index *index, int threads,
-                                 sp_error *reterr)
+/* Of a packet: the decoder complained about it; the container calls it a key frame, which decoders do not always agree with. */
+enum { PACKET_DAMAGED = 1, PACKET_KEY = 2 };
+
+sp_status sp_video_decoding_open(sp_video_decoding *decoding, const sp_video_source *source, const sp_video_index *index,
+                                 const sp_video_options *options, sp_error *reterr)
 {
-    *decoding = (sp_video_decoding){ .index = index, .threads = SP_MAX(threads, 1) };
+    *decoding = (sp_video_decoding){ .index = index, .threads = SP_MAX(options->threads, 1), .device = options->gpu - 1 };
     if (index->has_times)
         decoding->reorder = sp_video_reorder(sp_video_index_packets(index), index->packet_count);
     decoding->packet = av_packet_alloc();
@@ -32,9 +35,9 @@ static void stop(sp_video_decoding *decoding)
     if (decoding->running)
         sp_video_decoder_done(&decoding->decoder);
     decoding->running = false;
-    free(decoding->damage);
+    free(decoding->packets);
     free(decoding->troubles);
-    decoding->damage = NULL;
+    decoding->packets = NULL;
     decoding->troubles = NULL;
 }
 
@@ -81,6 +84,22 @@ static void find_segments(sp_video_decoding *decoding, uint32_t run)
     decoding->segment_count = low - decoding->first_segment;
 }
 
+/* A GPU's decoder if it is wanted and takes the stream, and nothing has been wrong with the file so far; else libavcodec's. */
+static sp_status open_decoder(sp_video_decoding *decoding, sp_error *reterr)
+{
+    const sp_video_feed *feed = &decoding->feed;
+    sp_view extradata = sp_view_make(feed->extradata, feed->extradata_bytes);
+    sp_status s = SP_UNSUPPORTED;
+    if (decoding->device >= 0 && !decoding->alone && decoding->index->has_times)
+        s = sp_video_decoder_open_gpu(&decoding->decoder, &feed->input, extradata, decoding->device, decoding->index->limited_range, NULL);
+    if (s == SP_UNSUPPORTED)
+        s = sp_video_decoder_open(&decoding->decoder, &feed->input, extradata, decoding->reorder, decoding->alone ? 1 : decoding->threads,
+                                  SP_LIMIT_VIDEO_PIXELS, reterr);
+    else if (s)
+        (void)SP_FAIL(reterr, s, "out of memory for a decoder");
+    return s;
+}
+
 sp_status sp_video_decoding_start(sp_video_decoding *decoding, uint32_t number, sp_error *reterr)
 {
     stop(decoding);
@@ -95,13 +114,11 @@ sp_status sp_video_decoding_start(sp_video_decoding *decoding, uint32_t number, 
     decoding->last_number = decoding->given = -1;
     decoding->errors_in_a_row = 0;
     find_segments(decoding, number);
-    decoding->damage = calloc(SP_MAX(decoding->feed_end - decoding->first_packet, 1u), 1);
+    decoding->packets = calloc(SP_MAX(decoding->feed_end - decoding->first_packet, 1u), 1);
     decoding->troubles = calloc(decoding->segment_count, sizeof(*decoding->troubles));
-    if (!decoding->damage || !decoding->troubles)
+    if (!decoding->packets || !decoding->troubles)
         return SP_FAIL(reterr, SP_NOMEM, "out of memory for a run of frames");
-    const sp_video_feed *feed = &decoding->feed;
-    s = sp_video_decoder_open(&decoding->decoder, &feed->input, sp_view_make(feed->extradata, feed->extradata_bytes), decoding->reorder,
-                              decoding->alone ? 1 : decoding->threads, SP_LIMIT_VIDEO_PIXELS, reterr);
+    s = open_decoder(decoding, reterr);
     if (s)
         sp_video_decoder_done(&decoding->decoder);
     decoding->running = !s;
@@ -148,7 +165,7 @@ static void note_trouble(sp_video_decoding *decoding, int code)
     bool complained = sp_video_decoder_complained(&decoding->decoder);
     if (!complained && !code)
         return;
-    decoding->damage[decoding->last_shown - decoding->first_packet] = 1;
+    decoding->packets[decoding->last_shown - decoding->first_packet] |= PACKET_DAMAGED;
     uint32_t number = sp_video_index_packets(decoding->index)[decoding->last_shown];
     sp_video_trouble *trouble = code ? trouble_of(decoding, number) : NULL;
     if (trouble) {
@@ -181,6 +198,8 @@ static sp_status feed_one(sp_video_decoding *decoding, sp_error *reterr)
     if (!s) {
         if (sp_video_index_packets(decoding->index)[ordinal] != SP_VIDEO_HIDDEN)
             decoding->last_shown = ordinal;
+        if (decoding->packet->flags & AV_PKT_FLAG_KEY)
+            decoding->packets[ordinal - decoding->first_packet] |= PACKET_KEY;
         s = sp_video_decoder_send(&decoding->decoder, decoding->packet, ordinal, &code, reterr);
         if (!s)
             note_trouble(decoding, code);
@@ -190,7 +209,7 @@ static sp_status feed_one(sp_video_decoding *decoding, sp_error *reterr)
 }
 
 /* Does the frame belong to what this run gives? */
-static bool accept(sp_video_decoding *decoding, const AVFrame *frame, uint32_t *ret_number, bool *ret_damaged)
+static bool accept(sp_video_decoding *decoding, AVFrame *frame, uint32_t *ret_number, bool *ret_damaged)
 {
     const sp_video_index *index = decoding->index;
     const sp_video_run *run = &sp_video_index_runs(index)[decoding->run];
@@ -215,11 +234,28 @@ static bool accept(sp_video_decoding *decoding, const AVFrame *frame, uint32_t *
         return false;
     }
     *ret_damaged = frame->decode_error_flags || frame->flags & AV_FRAME_FLAG_CORRUPT ||
-                   (named && decoding->damage[ordinal - decoding->first_packet]);
+                   (named && (decoding->packets[ordinal - decoding->first_packet] & PACKET_DAMAGED));
+    if (named)
+        frame->key_frame = (decoding->packets[ordinal - decoding->first_packet] & PACKET_KEY) != 0;
     if (*ret_damaged)
         remember(trouble, "frame %u is damaged: the decoder filled in what was missing", number);
     *ret_number = number;
     return true;
+}
+
+/* A GPU's decoder passes over what it cannot decode, and says nothing of it: is `frame` not the one that comes next, or (NULL)
+ * are there some that did not come? */
+static bool lacks_frames(const sp_video_decoding *decoding, const AVFrame *frame)
+{
+    const sp_video_index *index = decoding->index;
+    const sp_video_run *run = &sp_video_index_runs(index)[decoding->run];
+    uint32_t next = decoding->last_number < 0 ? run->first_frame : (uint32_t)decoding->last_number + 1;
+    if (!decoding->decoder.nvdec)
+        return false;
+    if (!frame)
+        return next < run->first_frame + run->frame_count + (decoding->run + 1 < index->run_count);
+    uint64_t ordinal = (uint64_t)frame->pts;
+    return ordinal < decoding->first_packet || ordinal >= decoding->feed_end || sp_video_index_packets(index)[ordinal] > next;
 }
 
 /* The decoder's next frame. *ret_got false: the run is over. */
@@ -261,7 +297,7 @@ sp_status sp_video_decoding_next(sp_video_decoding *decoding, AVFrame *frame, ui
     while (!decoding->ended) {
         bool got;
         sp_status s = pull(decoding, frame, &got, reterr);
-        if (!s && sp_video_decoder_dirty(&decoding->decoder)) {
+        if (!s && (sp_video_decoder_dirty(&decoding->decoder) || lacks_frames(decoding, got ? frame : NULL))) {
             av_frame_unref(frame);
             s = again_alone(decoding, reterr);
             if (!s)

@@ -16,6 +16,7 @@ typedef struct sp_video_decoding {
     sp_video_feed feed;
     const sp_video_index *index;
     int threads, reorder;
+    int device;                 /* of CUDA, to decode on; -1 = libavcodec alone */
     AVPacket *packet;
 
     bool running, draining, ended;
@@ -24,7 +25,7 @@ typedef struct sp_video_decoding {
     uint64_t first_packet, feed_end; /* ordinals; end: behind the last */
     uint64_t last_shown;        /* the last packet fed that shows a frame */
     sp_video_decoder decoder;
-    uint8_t *damage;            /* [feed_end - first_packet]: the decoder complained about this packet */
+    uint8_t *packets;           /* [feed_end - first_packet]: bits, what is known of each */
     uint32_t first_segment, segment_count;
     sp_video_trouble *troubles; /* of the run's segments */
     uint32_t counted;           /* without timestamps: frames that came so far */
@@ -33,8 +34,8 @@ typedef struct sp_video_decoding {
     unsigned errors_in_a_row;
 } sp_video_decoding;
 
-sp_status sp_video_decoding_open(sp_video_decoding *decoding, const sp_video_source *source, const sp_video_index *index, int threads,
-                                 sp_error *reterr);
+sp_status sp_video_decoding_open(sp_video_decoding *decoding, const sp_video_source *source, const sp_video_index *index,
+                                 const sp_video_options *options, sp_error *reterr);
 void sp_video_decoding_done(sp_video_decoding *decoding); /* zeroed or half open is fine */
 
 /* The next frames are those of `run`, from its first. */

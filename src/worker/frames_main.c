@@ -37,7 +37,7 @@ typedef struct decoder {
     const sp_video_index *index;
     sp_video_source source;
     sp_video *video; /* opened by the first RUN */
-    int threads;
+    int threads, gpu;
     uint8_t *ring;
     size_t place_bytes;
     uint32_t place_count;
@@ -141,7 +141,8 @@ static void serve(decoder *d)
         sp_error err = { 0 };
         if (!listen_to_worker(d, &run))
             continue;
-        const sp_video_options options = { .threads = d->threads };
+        /* What a driver crashes on is not lost for that: the second try is libavcodec's. */
+        const sp_video_options options = { .threads = d->threads, .gpu = run.attempt ? 0 : d->gpu };
         if (run.count > d->index->segment_count || run.segment > d->index->segment_count - run.count)
             _exit(1);
         if (!d->video && d->api->open(&d->source, d->index, &options, &d->video, &err))
@@ -213,6 +214,21 @@ static void settle_in(void)
     sp_fd_closep(&fd);
 }
 
+/* SPILLWAY_NVDEC: a CUDA device decodes. A driver opens devices and reserves address space as it pleases, while it decodes too: so
+ * there is no sandbox then, which is why nobody gets it without asking. */
+static sp_status choose_gpu(decoder *d, bool require_sandbox, sp_error *reterr)
+{
+    const char *text = getenv("SPILLWAY_NVDEC");
+    if (!text || !*text)
+        return SP_OK;
+    if (require_sandbox)
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "sandbox", "SPILLWAY_NVDEC and --require-sandbox do not go together");
+    if (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3)
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "nvdec", "SPILLWAY_NVDEC is the number of a CUDA device, not '%.40s'", text);
+    d->gpu = (int)strtol(text, NULL, 10) + 1;
+    return SP_OK;
+}
+
 static sp_status enter_sandbox(bool require, uint64_t memory_bytes, sp_error *reterr)
 {
     sp_sandbox_report report;
@@ -237,6 +253,8 @@ int sp_frames_main(void)
     if (!s && !media->video)
         s = SP_FAIL_CODE(&err, SP_UNSUPPORTED, "no_video", "this build of libspillway_media reads no videos");
     if (!s)
+        s = choose_gpu(&d, require_sandbox, &err);
+    if (!s && !d.gpu)
         s = enter_sandbox(require_sandbox, MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * d.place_bytes + d.place_bytes * d.place_count, &err);
     if (s)
         fail(&err);

@@ -7,6 +7,7 @@
  *   grey THREADS PATH OUT                  all frames' planes, one behind the other, into the file OUT; with the numbers
  *   picture NUMBERS PATH OUT               frames as RGB8 into OUT
  *   film PATH OUT                          the first 20 frames as MP4 into OUT, and frame 0 as PNG into OUT.png
+ *          (THREADS -n: CUDA device n - 1 where it can)
  *   both PATH                              index and, if there is one, all frames with 1 and with 2 threads, as a hash each:
  *                                          for damaged files
  *
@@ -142,7 +143,7 @@ static sp_status start_reading(reading *r, const sp_video_source *source, const 
     *r = (reading){ .index = (const sp_video_index *)(const void *)block->data };
     r->plane_bytes = (size_t)r->index->width * (size_t)r->index->height;
     r->plane = malloc(r->plane_bytes); /* exactly so large: the sanitizer sees a byte too much */
-    sp_video_options options = { .threads = threads };
+    sp_video_options options = { .threads = SP_MAX(threads, 1), .gpu = SP_MAX(-threads, 0) };
     return video_api->open(source, r->index, &options, &r->video, reterr);
 }
 

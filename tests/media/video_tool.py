@@ -15,9 +15,9 @@ LOOKAHEAD, DAMAGED, KEY = 1, 2, 4
 class VideoTool:
     """Its answers are JSON; after `seconds` without one it is taken for hung and killed."""
 
-    def __init__(self, seconds=300):
+    def __init__(self, seconds=300, **more):
         self.seconds = seconds
-        environment = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "allocator_may_return_null=1"))
+        environment = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "allocator_may_return_null=1"), **more)
         self.process = subprocess.Popen([BUILD / "tests/media/media_video_tool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=environment)
 
