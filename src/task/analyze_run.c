@@ -4,7 +4,6 @@
 #include "task/analyze_internal.h"
 
 #include "base/clock.h"
-#include "kernels/arith.h"
 #include "kernels/plane.h"
 
 #include <math.h>
@@ -13,8 +12,11 @@
 /* Regions that are looked at in one mask; more than fit a 1080p frame at the largest defect. */
 #define REGIONS_MAX 4096
 #define TOPHAT_SIDE 15
-/* A pixel's weight in a region's strength: quarters of a pixel of motion, up to 63.75. */
-#define WEIGHT_SHIFT 8
+/* A pixel's weight in a region's strength: its motion in quarters of a pixel, floor, up to 63.75 px. */
+#define WEIGHT_QUANTUM 4.0f
+#define WEIGHT_UNIT (1024 / 4) /* in 1/1024 px */
+/* Pixels that are taken at once; rows are padded to a multiple. */
+#define BLOCK 16
 
 struct sp_analyze_plan {
     sp_analyze_params params;
@@ -221,8 +223,8 @@ static void take_in(sp_analyzer *a, const uint8_t *grey, size_t stride)
 /* dst = the greater of both, byte by byte; blocks, so that the compiler takes whole registers. Rows are padded to 64. */
 static void larger_of(sp_plane dst, sp_plane other)
 {
-    for (size_t i = 0; i < dst.stride_bytes * (size_t)dst.h; i += 16) {
-        for (size_t k = 0; k < 16; k++) {
+    for (size_t i = 0; i < dst.stride_bytes * (size_t)dst.h; i += BLOCK) {
+        for (size_t k = 0; k < BLOCK; k++) {
             uint8_t a = dst.data[i + k], b = other.data[i + k];
             dst.data[i + k] = a > b ? a : b;
         }
@@ -271,18 +273,22 @@ static void analyse_alone(sp_analyzer *a, const uint8_t *grey, size_t stride, sp
 
 /* --- a pair --- */
 
-static void weigh_motion(sp_analyzer *a, size_t stride_floats)
+static void weigh_block(uint8_t *SP_RESTRICT weights, const float *SP_RESTRICT dx, const float *SP_RESTRICT dy)
 {
-    for (int y = 0; y < a->plan->h; y++) {
-        const float *dx = a->dx + (size_t)y * stride_floats, *dy = a->dy + (size_t)y * stride_floats;
-        const uint8_t *mask = a->mask.data + (size_t)y * a->mask.stride_bytes;
-        uint8_t *weights = a->weights.data + (size_t)y * a->weights.stride_bytes;
-        for (int x = 0; x < a->plan->w; x++) {
-            if (!mask[x])
-                continue; /* most are; nobody reads the weight there */
-            int32_t q = sp_f32_to_i32(rintf(sqrtf(dx[x] * dx[x] + dy[x] * dy[x]) * 1024.0f)) >> WEIGHT_SHIFT;
-            weights[x] = (uint8_t)SP_CLAMP(q, 0, 255);
-        }
+    for (int k = 0; k < BLOCK; k++) {
+        float v = sqrtf(dx[k] * dx[k] + dy[k] * dy[k]) * WEIGHT_QUANTUM;
+        weights[k] = (uint8_t)(int32_t)(v < 255.0f ? v : 255.0f);
+    }
+}
+
+/* Only where something moves, which is a small part of most frames; nobody reads the other weights. */
+static void weigh_motion(sp_analyzer *a, size_t stride)
+{
+    for (size_t i = 0; i < stride * (size_t)a->plan->h; i += BLOCK) {
+        uint64_t any[2];
+        memcpy(any, a->mask.data + i, sizeof(any));
+        if (any[0] | any[1])
+            weigh_block(a->weights.data + i, a->dx + i, a->dy + i);
     }
 }
 
@@ -299,7 +305,7 @@ static void find_motion(sp_analyzer *a, size_t stride_floats, sp_frame_record *r
                                                 SP_LIMIT_FRAME_REGIONS, a->plane_scratch);
     for (uint32_t i = 0; i < sp_regions_told(r->motion_count); i++) {
         const sp_region *g = &a->regions[i];
-        r->motion[i] = say_region(g, (uint32_t)((g->weight << WEIGHT_SHIFT) / g->area));
+        r->motion[i] = say_region(g, (uint32_t)(g->weight * WEIGHT_UNIT / g->area));
     }
 }
 

@@ -5,13 +5,16 @@ import html.parser
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
+ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT.parent / "shared/assets")).resolve()
 TOOL = BUILD / "tests/task/analyze_tool"
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -202,3 +205,49 @@ def test_frames_of_any_size(tmp_path, size):
     frames = rng.integers(0, 256, (5, size[1], size[0]), dtype=np.uint8)
     document = json.loads((analyse(tmp_path, frames) / "report.json").read_text())
     assert document["frames_analyzed"] == 5
+
+
+# ---- a file, with its pictures ----
+
+CLIPS = ["big_buck_bunny_small.mp4", "bottle-detection.mp4", "car-detection.mp4"]
+PIECE = 24
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory):
+    """A piece of each clip, one behind the other, analysed from the file, with the film."""
+    clips = [ASSETS / "media/video" / name for name in CLIPS]
+    if not all(clip.exists() for clip in clips) or not shutil.which("ffmpeg"):
+        pytest.skip("no clips (SPILLWAY_ASSETS) or no ffmpeg")
+    directory = tmp_path_factory.mktemp("joined")
+    parts = "".join(f"[{i}:v]trim=start_frame=60:end_frame={60 + PIECE},scale=160:120,setsar=1,setpts=N/25/TB[p{i}];"
+                    for i in range(len(clips)))
+    order = "".join(f"[p{i}]" for i in range(len(clips)))
+    subprocess.run(["ffmpeg", "-v", "error", *[word for clip in clips for word in ("-i", clip)], "-filter_complex",
+                    f"{parts}{order}concat=n={len(clips)}:v=1[out]", "-map", "[out]", "-r", "25", "-threads", "1",
+                    directory / "joined.mp4"], check=True, timeout=60)
+    subprocess.run([TOOL, "video", directory, directory / "joined.mp4", "overlay"], check=True, timeout=180,
+                   stderr=subprocess.DEVNULL)
+    return directory
+
+
+def test_joined_clips_are_cut_where_they_were_joined(joined):
+    document = json.loads((joined / "report.json").read_text())
+    assert document["frames_analyzed"] == document["frame_count"] == 3 * PIECE
+    assert [scene["first_frame"] for scene in document["scenes"]] == [0, PIECE, 2 * PIECE]
+    for track in document["tracks"]:
+        assert track["first_frame"] // PIECE == track["last_frame"] // PIECE
+
+
+def test_key_frames_are_drawn_and_the_film_has_every_frame(joined):
+    document = json.loads((joined / "report.json").read_text())
+    assert len(document["key_frames"]) == 8
+    for key in document["key_frames"]:
+        with Image.open(joined / key["picture"]) as picture:
+            assert picture.size == (160, 120) and picture.mode == "RGB"
+            assert picture.getpixel((0, 0)) == (20, 22, 26)  # the label's bar
+    assert len(list((joined / "key").iterdir())) == 8
+    if shutil.which("ffprobe") and (joined / "overlay.mp4").exists():
+        told = subprocess.run(["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0",
+                               joined / "overlay.mp4"], capture_output=True, text=True, check=True, timeout=60)
+        assert told.stdout.strip() == str(3 * PIECE)
