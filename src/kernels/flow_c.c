@@ -1,7 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The rows of the dense flow, scalar: what the twins are held to. */
+ * The rows of the dense flow, scalar: what the twins are held to.
+ *
+ * Each row is compiled twice, for any CPU and for one with a fused multiply-add: fmaf is then an instruction instead of a
+ * call (and, in a C library without one, of many integer operations). The bits are the same by fmaf's definition. */
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __x86_64__
+#define ROW(name, parameters, arguments)                                                         \
+    static __attribute__((target("fma"))) void name##_fused parameters { name##_row arguments; } \
+    void sp_flow_##name##_c parameters                                                           \
+    {                                                                                            \
+        if (__builtin_cpu_supports("fma"))                                                       \
+            name##_fused arguments;                                                              \
+        else                                                                                     \
+            name##_row arguments;                                                                \
+    }
+#else
+#define ROW(name, parameters, arguments) \
+    void sp_flow_##name##_c parameters { name##_row arguments; }
+#endif
 
 /* The ends are mirrored about the outermost pixel; one pixel is its own neighbour. */
 void sp_flow_smooth_c(float *SP_RESTRICT dst, const uint8_t *const rows[3], int n)
@@ -14,7 +34,7 @@ void sp_flow_smooth_c(float *SP_RESTRICT dst, const uint8_t *const rows[3], int 
     }
 }
 
-void sp_flow_mix_u8_c(float *SP_RESTRICT dst, const uint8_t *const *rows, const float *weight, int taps, int n)
+INLINE void mix_u8_row(float *SP_RESTRICT dst, const uint8_t *const *rows, const float *weight, int taps, int n)
 {
     for (int x = 0; x < n; x++) {
         float sum = weight[0] * (float)rows[0][x];
@@ -23,8 +43,11 @@ void sp_flow_mix_u8_c(float *SP_RESTRICT dst, const uint8_t *const *rows, const 
         dst[x] = sum;
     }
 }
+ROW(mix_u8,
+    (float *SP_RESTRICT dst, const uint8_t *const *rows, const float *weight, int taps, int n),
+    (dst, rows, weight, taps, n))
 
-void sp_flow_mix_f32_c(float *SP_RESTRICT dst, const float *const *rows, const float *weight, int taps, int n)
+INLINE void mix_f32_row(float *SP_RESTRICT dst, const float *const *rows, const float *weight, int taps, int n)
 {
     for (int x = 0; x < n; x++) {
         float sum = weight[0] * rows[0][x];
@@ -33,8 +56,11 @@ void sp_flow_mix_f32_c(float *SP_RESTRICT dst, const float *const *rows, const f
         dst[x] = sum;
     }
 }
+ROW(mix_f32,
+    (float *SP_RESTRICT dst, const float *const *rows, const float *weight, int taps, int n),
+    (dst, rows, weight, taps, n))
 
-void sp_flow_across_c(float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis)
+INLINE void across_row(float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis)
 {
     for (int x = 0; x < axis->n; x++) {
         const float *s = src + axis->first[x], *weight = axis->weight + x;
@@ -44,12 +70,15 @@ void sp_flow_across_c(float *SP_RESTRICT dst, const float *SP_RESTRICT src, cons
         dst[x] = sum;
     }
 }
+ROW(across,
+    (float *SP_RESTRICT dst, const float *SP_RESTRICT src, const sp_flow_axis *axis),
+    (dst, src, axis))
 
 /* --- expansion --- */
 
 /* Down a column: its mean, slope and curve. Products are rounded before they are added, as in the reference, so that the
  * first two are its own bits; the third is already joined with the mean. */
-static void expand_down(float *SP_RESTRICT mean, float *SP_RESTRICT slope, float *SP_RESTRICT curve, const float *const *rows,
+INLINE void expand_down(float *SP_RESTRICT mean, float *SP_RESTRICT slope, float *SP_RESTRICT curve, const float *const *rows,
                         const sp_flow_poly *poly, int n)
 {
     for (int x = 0; x < n; x++) {
@@ -74,7 +103,7 @@ static void repeat_ends(float *row, int n, int margin)
     }
 }
 
-void sp_flow_expand_c(float *SP_RESTRICT dst, size_t stride, const float *const *rows, const sp_flow_poly *poly,
+INLINE void expand_row(float *SP_RESTRICT dst, size_t stride, const float *const *rows, const sp_flow_poly *poly,
                       float *SP_RESTRICT spare, int n)
 {
     size_t margin = sp_flow_margin_stride(n);
@@ -84,7 +113,8 @@ void sp_flow_expand_c(float *SP_RESTRICT dst, size_t stride, const float *const 
     repeat_ends(slope, n, poly->n);
     repeat_ends(curve, n, poly->n);
     for (int x = 0; x < n; x++) {
-        float c = mean[x], slope_y = poly->g[0] * slope[x], slope_x = 0, yy = poly->g[0] * curve[x], xx = poly->rest * c, xy = 0;
+        float c = mean[x], slope_y = poly->g[0] * slope[x], slope_x = 0;
+        float yy = poly->g[0] * curve[x], xx = poly->rest * c, xy = 0;
         for (int k = 1; k <= poly->n; k++) {
             /* Differences from the middle: what the picture's brightness would drown is kept. */
             float right = mean[x + k] - c, left = mean[x - k] - c;
@@ -101,10 +131,14 @@ void sp_flow_expand_c(float *SP_RESTRICT dst, size_t stride, const float *const 
         dst[4 * stride + (size_t)x] = xy * poly->ig55;
     }
 }
+ROW(expand,
+    (float *SP_RESTRICT dst, size_t stride, const float *const *rows, const sp_flow_poly *poly, float *SP_RESTRICT
+     spare, int n),
+    (dst, stride, rows, poly, spare, n))
 
 /* --- matrices, windows, flow --- */
 
-void sp_flow_update_c(float *SP_RESTRICT dst, size_t stride, const sp_flow_row *row)
+INLINE void update_row(float *SP_RESTRICT dst, size_t stride, const sp_flow_row *row)
 {
     for (int x = 0; x < row->w; x++) {
         float dx = row->dx[x], dy = row->dy[x], a[SP_FLOW_CHANNELS], b[SP_FLOW_CHANNELS], m[SP_FLOW_CHANNELS];
@@ -120,6 +154,9 @@ void sp_flow_update_c(float *SP_RESTRICT dst, size_t stride, const sp_flow_row *
             dst[c * stride + (size_t)x] = m[c];
     }
 }
+ROW(update,
+    (float *SP_RESTRICT dst, size_t stride, const sp_flow_row *row),
+    (dst, stride, row))
 
 /* The sum of k = 2^i values `step` apart as pairs of pairs. */
 static float sum_pairs(const float *const *at, size_t x, int k)
@@ -128,7 +165,7 @@ static float sum_pairs(const float *const *at, size_t x, int k)
 }
 
 /* Of values at[0][x], at[1][x], ... */
-static float window_sum(const float *const *at, size_t x, const sp_flow_window *window)
+INLINE float window_sum(const float *const *at, size_t x, const sp_flow_window *window)
 {
     int n = window->n, m = n / 2;
     if (window->gaussian) {
@@ -136,6 +173,13 @@ static float window_sum(const float *const *at, size_t x, const sp_flow_window *
         for (int i = 1; i <= m; i++)
             sum = sp_fma(window->weight[i], at[m - i][x] + at[m + i][x], sum);
         return sum;
+    }
+    if (n == 15) { /* the same, spelled out */
+        float two0 = at[0][x] + at[1][x], two2 = at[2][x] + at[3][x], two4 = at[4][x] + at[5][x];
+        float two6 = at[6][x] + at[7][x], two8 = at[8][x] + at[9][x], two10 = at[10][x] + at[11][x];
+        float two12 = at[12][x] + at[13][x];
+        float eight = (two0 + two2) + (two4 + two6), four = two8 + two10;
+        return ((eight + four) + two12) + at[14][x];
     }
     int k = 1;
     while (2 * k <= n)
@@ -149,7 +193,7 @@ static float window_sum(const float *const *at, size_t x, const sp_flow_window *
     return sum;
 }
 
-void sp_flow_window_c(float *SP_RESTRICT dst, size_t dst_stride, float *SP_RESTRICT src, size_t src_stride,
+INLINE void window_row(float *SP_RESTRICT dst, size_t dst_stride, float *SP_RESTRICT src, size_t src_stride,
                       const sp_flow_window *window, float *SP_RESTRICT spare, int n)
 {
     (void)spare; /* the twins' */
@@ -163,8 +207,12 @@ void sp_flow_window_c(float *SP_RESTRICT dst, size_t dst_stride, float *SP_RESTR
             dst[x] = window_sum(at, (size_t)x, window);
     }
 }
+ROW(window,
+    (float *SP_RESTRICT dst, size_t dst_stride, float *SP_RESTRICT src, size_t src_stride, const sp_flow_window
+     *window, float *SP_RESTRICT spare, int n),
+    (dst, dst_stride, src, src_stride, window, spare, n))
 
-void sp_flow_solve_c(float *SP_RESTRICT dx, float *SP_RESTRICT dy, size_t stride, const float *const *sums, size_t sums_stride,
+INLINE void solve_row(float *SP_RESTRICT dx, float *SP_RESTRICT dy, size_t stride, const float *const *sums, size_t sums_stride,
                      const sp_flow_window *window, int rows, int n)
 {
     for (int r = 0; r < rows; r++, sums++, dx += stride, dy += stride) {
@@ -176,3 +224,7 @@ void sp_flow_solve_c(float *SP_RESTRICT dx, float *SP_RESTRICT dy, size_t stride
         }
     }
 }
+ROW(solve,
+    (float *SP_RESTRICT dx, float *SP_RESTRICT dy, size_t stride, const float *const *sums, size_t sums_stride,
+     const sp_flow_window *window, int rows, int n),
+    (dx, dy, stride, sums, sums_stride, window, rows, n))

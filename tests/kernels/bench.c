@@ -122,6 +122,44 @@ static double time_nms(sp_kernel_level level)
     return (double)best / 1000;
 }
 
+/* Expansion of one frame, or the flow of a pair whose frames are expanded; moved waves. */
+static double time_flow(bool pair, int w, int h, sp_kernel_level level)
+{
+    const sp_flow_params params = sp_flow_params_default();
+    size_t pixels = (size_t)w * (size_t)h;
+    sp_flow *flow;
+    sp_flow_frame *frame[2];
+    sp_flow_scratch *scratch;
+    uint8_t *grey = malloc(pixels);
+    float *field = malloc(2 * pixels * sizeof(float));
+    int64_t best = INT64_MAX;
+    if (!grey || !field || !sp_kernels_force(level) || sp_flow_new(&params, w, h, &flow, NULL) ||
+        sp_flow_frame_new(flow, &frame[0], NULL) || sp_flow_frame_new(flow, &frame[1], NULL) ||
+        sp_flow_scratch_new(flow, &scratch, NULL))
+        exit(2);
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < pixels; k++)
+            grey[k] = (uint8_t)(((k % (size_t)w + 3 * (size_t)i) * 7 % 97 + (k / (size_t)w + (size_t)i) * 5 % 61) + (k * 2654435761u >> 29));
+        sp_flow_expand(flow, frame[i], grey, (size_t)w, scratch);
+    }
+    for (int i = 0; i < (level ? 8 : 2); i++) {
+        int64_t t = sp_clock_now_ns();
+        if (pair)
+            sp_flow_pair(flow, frame[0], frame[1], NULL, NULL, field, field + pixels, (size_t)w, scratch);
+        else
+            sp_flow_expand(flow, frame[1], grey, (size_t)w, scratch);
+        t = sp_clock_now_ns() - t;
+        best = t < best ? t : best;
+    }
+    sp_flow_frame_free(frame[0]);
+    sp_flow_frame_free(frame[1]);
+    sp_flow_scratch_free(scratch);
+    sp_flow_free(flow);
+    free(grey);
+    free(field);
+    return (double)best / 1000;
+}
+
 static void print_row(const char *name, const double us[SP_LEVEL_COUNT])
 {
     printf("%-46s", name);
@@ -132,6 +170,23 @@ static void print_row(const char *name, const double us[SP_LEVEL_COUNT])
             printf("%10.1f (%4.1fx)", us[level], us[0] / us[level]);
     }
     printf("\n");
+}
+
+static void bench_flow(const char *wanted)
+{
+    static const int sizes[][2] = { { 640, 360 }, { 1280, 720 }, { 1920, 1080 } };
+    sp_kernel_table table;
+    for (size_t i = 0; i < 2 * SP_ARRAY_LEN(sizes); i++) {
+        const int *size = sizes[i / 2];
+        char name[64];
+        double us[SP_LEVEL_COUNT];
+        (void)snprintf(name, sizeof(name), "flow: %s at %dx%d", i % 2 ? "a pair" : "expansion", size[0], size[1]);
+        if (!strstr(name, wanted))
+            continue;
+        for (int level = 0; level < SP_LEVEL_COUNT; level++)
+            us[level] = sp_kernels_at((sp_kernel_level)level, &table) ? time_flow(i % 2, size[0], size[1], (sp_kernel_level)level) : -1;
+        print_row(name, us);
+    }
 }
 
 static void bench(const char *wanted)
@@ -158,6 +213,7 @@ static void bench(const char *wanted)
     for (int level = 0; level < SP_LEVEL_COUNT; level++)
         us[level] = sp_kernels_at((sp_kernel_level)level, &table) ? time_nms((sp_kernel_level)level) : -1;
     print_row("filter, order and nms of 8400 boxes", us);
+    bench_flow(wanted);
 }
 
 static __attribute__((constructor)) void maybe_bench(int argc, char **argv)
