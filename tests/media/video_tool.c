@@ -6,6 +6,7 @@
  *                                          its frames as [number, pts, hash of the grey plane, flags], and its loss
  *   grey THREADS PATH OUT                  all frames' planes, one behind the other, into the file OUT; with the numbers
  *   picture NUMBERS PATH OUT               frames as RGB8 into OUT
+ *   block PATH OUT                         the index as it is, into OUT
  *   film PATH OUT                          the first 20 frames as MP4 into OUT, and frame 0 as PNG into OUT.png
  *          (THREADS -n: CUDA device n - 1 where it can)
  *   both PATH                              index and, if there is one, all frames with 1 and with 2 threads, as a hash each:
@@ -153,7 +154,7 @@ static void end_reading(reading *r)
     free(r->plane);
 }
 
-static void do_index(const char *path, sp_buf *line)
+static void do_index(const char *path, const char *out_path, sp_buf *line)
 {
     sp_video_source source;
     sp_buf block;
@@ -164,6 +165,11 @@ static void do_index(const char *path, sp_buf *line)
         say_error(line, s, &err);
     else
         say_index(line, (const sp_video_index *)(const void *)block.data);
+    FILE *out = !s && out_path ? fopen(out_path, "wb") : NULL;
+    if (out) {
+        (void)fwrite(block.data, 1, block.size_bytes, out);
+        (void)fclose(out);
+    }
     sp_buf_done(&block);
     (void)close(fd);
 }
@@ -287,12 +293,12 @@ static void do_film(const char *path, const char *out_path, sp_buf *line)
 
 /* All of a damaged file, three ways: in order, in order with two threads, and backwards. */
 static sp_status hash_all(const sp_video_source *source, const sp_buf *block, int threads, bool backwards, uint64_t *ret_hash,
-                          uint64_t *ret_frames, sp_error *reterr)
+                          sp_error *reterr)
 {
     reading r = { 0 };
     sp_buf text;
     sp_buf_init(&text, 1u << 20);
-    *ret_hash = *ret_frames = 0;
+    *ret_hash = 0;
     sp_status s = start_reading(&r, source, block, threads, reterr);
     for (uint32_t i = 0; !s && i < r.index->segment_count; i++) {
         uint32_t at = backwards ? r.index->segment_count - 1 - i : i;
@@ -300,9 +306,6 @@ static sp_status hash_all(const sp_video_source *source, const sp_buf *block, in
         sp_buf_clear(&text);
         s = read_segment(&r, at, &text, &hash, reterr);
         *ret_hash += hash; /* a sum, so that the order of segments is none */
-        for (size_t k = 0; k + 1 < text.size_bytes; k++)
-            *ret_frames += text.data[k] == '[' && text.data[k + 1] != ']' ? 1 : 0;
-        *ret_frames -= text.size_bytes ? 0 : 0;
     }
     end_reading(&r);
     sp_buf_done(&text);
@@ -316,13 +319,13 @@ static void do_both(const char *path, sp_buf *line)
     sp_error err = { 0 };
     /* Small, so that a damaged header which says 8K is an answer and not a minute. */
     sp_video_limits limits = { .max_pixels = 1 << 20, .max_frames = 5000, .max_duration_s = 3600 };
-    uint64_t hashes[3] = { 0 }, frames = 0;
+    uint64_t hashes[3] = { 0 };
     int fd = open_source(path, &source);
     sp_status s = make_index(&source, &limits, &block, &err);
     uint32_t count = s ? 0 : ((const sp_video_index *)(const void *)block.data)->frame_count;
     uint32_t notes = s ? 0 : ((const sp_video_index *)(const void *)block.data)->note_count;
     for (int way = 0; !s && way < 3; way++)
-        s = hash_all(&source, &block, way == 1 ? 2 : 1, way == 2, &hashes[way], &frames, &err);
+        s = hash_all(&source, &block, way == 1 ? 2 : 1, way == 2, &hashes[way], &err);
     if (s)
         say_error(line, s, &err);
     else
@@ -351,7 +354,9 @@ int main(void)
             words[i] = strsep(&rest, " ");
         sp_buf_clear(&answer);
         if (words[1] && strcmp(words[0], "index") == 0)
-            do_index(words[1], &answer);
+            do_index(words[1], NULL, &answer);
+        else if (words[2] && strcmp(words[0], "block") == 0)
+            do_index(words[1], words[2], &answer);
         else if (words[3] && strcmp(words[0], "frames") == 0)
             do_frames((int)strtol(words[1], NULL, 10), words[2], words[3], NULL, &answer);
         else if (words[3] && strcmp(words[0], "grey") == 0)
