@@ -100,7 +100,7 @@ def test_real_clips(tool, tmp_path, path):
     assert index["pts"] == [frame["pts"] for frame in frames]
     if not SANITIZED:
         check_grey(tool, path, index, tmp_path)
-    if not SANITIZED and (FULL or index["frames"] < 400):
+    if not SANITIZED and (FULL or index["frames"] < 200):
         check_segments(tool, path, index, ways=4 if FULL else 1)
 
 

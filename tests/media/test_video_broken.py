@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged videos: an index or a clear error each, the same whoever reads them; no crash, no hang, no leak.
 
-SPILLWAY_FULL=1 reads 2,000 files instead of 160."""
+SPILLWAY_FULL=1 reads 2,000 files instead of 128."""
 import os
 
 import pytest
@@ -10,7 +10,7 @@ import broken_videos
 from video_tool import BUILD, VideoTool
 
 SEED = os.environ.get("SPILLWAY_TEST_SEED", "1")
-COUNT = 2000 if os.environ.get("SPILLWAY_FULL") else 160
+COUNT = 2000 if os.environ.get("SPILLWAY_FULL") else 128
 REASONS = {"corrupt", "unknown_format", "no_video", "no_decoder", "pixel_format", "video_seconds", "video_frames", "video_pixels"}
 
 
