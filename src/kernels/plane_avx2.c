@@ -263,10 +263,19 @@ INLINE __m256i fold_at(bool max, const uint8_t *const *rows, int count, int at)
 INLINE void fold_rows(bool max, uint8_t *dst, const uint8_t *const *rows, int count, int n)
 {
     int i = 0;
-    for (; i + 64 <= n; i += 64) {
-        __m256i a = fold_at(max, rows, count, i), b = fold_at(max, rows, count, i + 32);
+    for (; i + 128 <= n; i += 128) {
+        __m256i a = load(rows[0] + i), b = load(rows[0] + i + 32), c = load(rows[0] + i + 64), d = load(rows[0] + i + 96);
+        for (int r = 1; r < count; r++) {
+            const uint8_t *row = rows[r] + i;
+            a = fold2(max, a, load(row));
+            b = fold2(max, b, load(row + 32));
+            c = fold2(max, c, load(row + 64));
+            d = fold2(max, d, load(row + 96));
+        }
         store(dst + i, a);
         store(dst + i + 32, b);
+        store(dst + i + 64, c);
+        store(dst + i + 96, d);
     }
     for (; i < n; i += 32) {
         int at = SP_MIN(i, n - 32);

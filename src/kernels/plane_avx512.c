@@ -44,7 +44,10 @@ INLINE __m512i expand(__m512i y)
 
 void sp_grey_y8_avx512(uint8_t *dst, const uint8_t *y, int n)
 {
-    for (int i = 0; i < n; i += 64) {
+    int i = 0;
+    for (; i + 64 <= n; i += 64)
+        _mm512_storeu_si512(dst + i, expand(load(y + i)));
+    if (i < n) {
         __mmask64 k = first64(n - i);
         _mm512_mask_storeu_epi8(dst + i, k, expand(_mm512_maskz_loadu_epi8(k, y + i)));
     }
@@ -319,7 +322,10 @@ PAIRWISE(and_u8, _mm512_and_si512)
 void sp_threshold_u8_avx512(uint8_t *dst, const uint8_t *src, int n, uint8_t threshold)
 {
     const __m512i limit = _mm512_set1_epi8((char)threshold);
-    for (int i = 0; i < n; i += 64) {
+    int i = 0;
+    for (; i + 64 <= n; i += 64)
+        _mm512_storeu_si512(dst + i, _mm512_movm_epi8(_mm512_cmpgt_epu8_mask(load(src + i), limit)));
+    if (i < n) {
         __mmask64 k = first64(n - i);
         __m512i v = _mm512_maskz_loadu_epi8(k, src + i);
         _mm512_mask_storeu_epi8(dst + i, k, _mm512_movm_epi8(_mm512_cmpgt_epu8_mask(v, limit)));
