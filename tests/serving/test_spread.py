@@ -219,16 +219,18 @@ def test_errors_name_the_ensemble(made):
 
 def test_a_death_in_the_second_step_repeats_that_step_alone(made):
     x = np.random.default_rng(10).standard_normal((1, 16)).astype(np.float32)
-    count = np.array([[100]], np.int64)  # some 0.3 s, or 10 where the core is slow
-    infer(made, "wait", {"IN": x, "COUNT": count})
+    infer(made, "wait", {"IN": x, "COUNT": np.array([[1]], np.int64)})
+    began = time.monotonic()
+    infer(made, "wait", {"IN": x, "COUNT": np.array([[20]], np.int64)})
+    count = np.array([[int(20 / (time.monotonic() - began)) + 10]], np.int64)  # a second's work as fast as the machine is now
     before = [stats(made, m)["execution_count"] for m in ("scale", "slow")], leases(made, "cpu0"), leases(made, "sim0")
     got = []
-    thread = threading.Thread(target=lambda: got.append(infer(made, "wait", {"IN": x, "COUNT": count * 3}).as_numpy("OUT")))
+    thread = threading.Thread(target=lambda: got.append(infer(made, "wait", {"IN": x, "COUNT": count}).as_numpy("OUT")))
     thread.start()
     end = time.monotonic() + 30
     while leases(made, "cpu0") == before[1] and time.monotonic() < end:  # the first step is over
         time.sleep(0.005)
-    time.sleep(0.05)
+    time.sleep(0.02)
     pid = made.worker_pid("sim0")
     os.kill(pid, signal.SIGKILL)
     assert not got, "the slow step is not slow enough: nothing was lost"
