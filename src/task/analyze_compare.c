@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #define DEPTH_MAX 12
-#define SHOWN 48 /* bytes of a value in the sentence */
+#define SHOWN 80 /* bytes of a value in the sentence */
 
 typedef struct text {
     const char *at, *end, *begin;

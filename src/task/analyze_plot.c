@@ -16,14 +16,15 @@
 
 typedef struct plot {
     const char *column, *title;
+    bool motion; /* nothing over a cut */
 } plot;
 static const plot plots[] = {
-    { "flow_mean", "Motion: mean flow, pixels a frame" },
-    { "motion_area", "Moving area, pixels" },
-    { "edge_density", "Edges: share of the pixels" },
-    { "sharpness", "Sharpness: variance of the Laplacian" },
-    { "mean", "Exposure: mean grey level" },
-    { "difference", "Change to the next frame: mean difference, grey levels" },
+    { "flow_mean", "Motion: mean flow, pixels a frame", true },
+    { "motion_area", "Moving area, pixels", true },
+    { "edge_density", "Edges: share of the pixels", false },
+    { "sharpness", "Sharpness: variance of the Laplacian", false },
+    { "mean", "Exposure: mean grey level", false },
+    { "difference", "Change to the next frame: mean difference, grey levels", false },
 };
 
 typedef struct point {
@@ -41,7 +42,7 @@ static int find_column(const char *name)
     return i;
 }
 
-static uint32_t gather(const sp_analysis *a, int column, int64_t divisor, point *points)
+static uint32_t gather(const sp_analysis *a, int column, int64_t divisor, bool motion, point *points)
 {
     uint32_t count = SP_MIN(a->frame_count, (uint32_t)PLOT_W);
     for (uint32_t p = 0; p < count; p++) {
@@ -51,7 +52,8 @@ static uint32_t gather(const sp_analysis *a, int column, int64_t divisor, point 
         for (uint32_t i = from; i < to; i++) {
             int64_t values[SP_COLUMNS_MAX];
             sp_analysis_row(a, i, values);
-            int64_t v = (int64_t)((__int128)values[column] * MICRO / divisor);
+            bool counts = !motion || sp_motion_counts(a, i);
+            int64_t v = counts ? (int64_t)((__int128)values[column] * MICRO / divisor) : 0;
             x->low = SP_MIN(x->low, v);
             x->high = SP_MAX(x->high, v);
             x->mean += v;
@@ -151,7 +153,7 @@ static void put_curve(sp_buf *out, const point *points, uint32_t count, bool ban
 static void put_plot(sp_buf *out, const sp_analysis *a, const plot *what, point *points)
 {
     int columns_count, column = find_column(what->column);
-    uint32_t count = gather(a, column, sp_analysis_columns(&columns_count)[column].divisor, points);
+    uint32_t count = gather(a, column, sp_analysis_columns(&columns_count)[column].divisor, what->motion, points);
     int64_t top = 1;
 
     for (uint32_t i = 0; i < count; i++)
