@@ -293,7 +293,7 @@ sp_frames_news sp_frames_next(sp_frames *frames, sp_frames_word *ret_word)
         n = recv(frames->socket_fd, ret_word, sizeof(*ret_word), MSG_DONTWAIT | MSG_TRUNC);
     } while (n < 0 && errno == EINTR);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return SP_FRAMES_NOTHING;
+        return frames->broken ? SP_FRAMES_GONE : SP_FRAMES_NOTHING; /* it could not be told something: it waits for that for ever */
     if (n <= 0) {
         frames->broken = true;
         return SP_FRAMES_GONE;

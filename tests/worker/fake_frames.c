@@ -59,6 +59,21 @@ static void misbehave(const sp_video *video, uint32_t number)
         (void)raise(SIGKILL);
     if (fake_says(video->file, "spin", number))
         for (volatile uint64_t turns = 0;; turns++) { }
+    if (fake_says(video->file, "noise", number)) {
+        uint64_t z = number + 1;
+        for (int i = 0; i < 400; i++) { /* words that are nearly right, and some that are not */
+            sp_frames_word word = { 0 };
+            uint8_t *bytes = (uint8_t *)&word;
+            z = z * 6364136223846793005u + 1442695040888963407u;
+            word.kind = (uint32_t)(z >> 40) % 7;
+            word.segment = video->segment + (uint32_t)(z >> 50) % 2;
+            word.place = (uint32_t)(z >> 33) % 12;
+            word.frame.number = number + (uint32_t)i % 5;
+            for (int k = 0; k < 3; k++)
+                bytes[(z >> (7 * k)) % sizeof(word)] = (uint8_t)(z >> (20 + k));
+            (void)!write(3, &word, i % 37 == 36 ? sizeof(word) - 5 : sizeof(word));
+        }
+    }
     if (fake_says(video->file, "nonsense", number)) {
         const sp_frames_word word = { .kind = SP_FRAMES_FRAME, .segment = video->segment, .place = 4711 };
         (void)!write(3, &word, sizeof(word));

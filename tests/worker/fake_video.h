@@ -3,7 +3,8 @@
  * as `spillway frames` (fake_frames.c) whose frames are a function of their number.
  *
  * The "file" is text of words: lost=N and damaged=N (that frame), crash=N (SIGSEGV before that frame), kill=N (SIGKILL), spin=N (no end before that
- * frame), nonsense=N (a place that is not there), open=STATUS (it cannot be read), each as often as one likes. */
+ * frame), nonsense=N (a place that is not there), noise=N (hundreds of words
+ * at random), open=STATUS (it cannot be read), each as often as one likes. */
 #ifndef SP_TESTS_WORKER_FAKE_VIDEO_H
 #define SP_TESTS_WORKER_FAKE_VIDEO_H
 

@@ -265,6 +265,12 @@ static void need_reference(void)
     end(&f);
 }
 
+/* How much of the film most tests do: all of it, or under a sanitizer its first segment. */
+static uint32_t much(const film *f)
+{
+    return getenv("SPILLWAY_SANITIZER") ? 1 : index_of(f)->segment_count;
+}
+
 static void check_bytes(film *f, size_t size_bytes)
 {
     CHECK_TEXT(f->message, "");
@@ -274,9 +280,12 @@ static void check_bytes(film *f, size_t size_bytes)
         CHECK_BYTES(f->payload, reference, size_bytes);
 }
 
-static void check_whole(film *f)
+static void check_much(film *f)
 {
-    check_bytes(f, reference_bytes);
+    size_t bytes = 0;
+    for (uint32_t s = 0; s < much(f); s++)
+        bytes += ((const sp_segment_head *)(const void *)(reference + bytes))->bytes;
+    check_bytes(f, bytes);
 }
 
 static void check_first_segment(film *f)
@@ -325,16 +334,16 @@ TEST(threads_and_chunks_change_no_byte)
     (void)setenv("SPILLWAY_ANALYZE_THREADS", "2", 1);
     begin(&f, "codec0,cpu0", "");
     (void)unsetenv("SPILLWAY_ANALYZE_THREADS");
-    one(&f, SP_TASK_ANALYZE, 0, index_of(&f)->segment_count, (sp_view){ 0 });
-    check_whole(&f);
+    one(&f, SP_TASK_ANALYZE, 0, much(&f), (sp_view){ 0 });
+    check_much(&f);
     size_t at = 0;
-    for (uint32_t s = 0; s < index_of(&f)->segment_count; s++) {
+    for (uint32_t s = 0; s < much(&f); s++) {
         one(&f, SP_TASK_ANALYZE, s, 1, (sp_view){ 0 });
         REQUIRE(f.status == SP_OK && f.payload_bytes <= reference_bytes - at);
         CHECK_BYTES(f.payload, reference + at, f.payload_bytes);
         at += f.payload_bytes;
     }
-    CHECK_INT(at, reference_bytes);
+    CHECK(at == reference_bytes || much(&f) < index_of(&f)->segment_count);
     CHECK(wait_until_no_decoder(&f, "cpu0")); /* it is kept for the next chunk, and not for ever */
     end(&f);
 }
@@ -344,14 +353,14 @@ TEST(a_decoder_is_killed_in_the_middle)
     film f;
     need_reference();
     begin(&f, "codec0,cpu0", "");
-    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, index_of(&f)->segment_count, (sp_view){ 0 });
+    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, much(&f), (sp_view){ 0 });
     int before = f.answered;
     if (wait_for_frames(&f, request, 1)) {
         int decoder = child_named(pid_of(&f, "cpu0"), "frames");
         CHECK(decoder > 0 && kill(decoder, SIGKILL) == 0);
     }
     wait_for(&f, before + 1);
-    check_whole(&f);
+    check_much(&f);
     end(&f);
 }
 
@@ -360,7 +369,7 @@ TEST(a_worker_is_killed_in_the_middle)
     film f;
     need_reference();
     begin(&f, "codec0,cpu0,cpu1", "");
-    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, index_of(&f)->segment_count, (sp_view){ 0 });
+    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, much(&f), (sp_view){ 0 });
     int before = f.answered;
     if (wait_for_frames(&f, request, 20)) {
         const char *worker = child_named(pid_of(&f, "cpu0"), "frames") ? "cpu0" : "cpu1";
@@ -371,7 +380,7 @@ TEST(a_worker_is_killed_in_the_middle)
         CHECK(decoder == 0 || !is_running(decoder)); /* it went with its worker */
     }
     wait_for(&f, before + 1);
-    check_whole(&f);
+    check_much(&f);
     end(&f);
 }
 
@@ -380,15 +389,15 @@ TEST(a_client_leaves_in_the_middle)
     film f;
     need_reference();
     begin(&f, "codec0,cpu0", "");
-    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, index_of(&f)->segment_count, (sp_view){ 0 });
+    sp_request *request = ask(&f, SP_TASK_ANALYZE, 0, much(&f), (sp_view){ 0 });
     CHECK(wait_for_frames(&f, request, 1));
     sp_request_cancel(request);
     CHECK(wait_until_no_decoder(&f, "cpu0"));
     for (int64_t until_ns = sp_clock_now_ns() + WAIT_NS; sp_house_leased_count(f.house) && sp_clock_now_ns() < until_ns;)
         (void)sp_loop_turn(f.loop, 20 * MS, NULL);
     CHECK_INT(sp_house_leased_count(f.house), 0);
-    one(&f, SP_TASK_ANALYZE, 0, index_of(&f)->segment_count, (sp_view){ 0 }); /* by the same process */
-    check_whole(&f);
+    one(&f, SP_TASK_ANALYZE, 0, much(&f), (sp_view){ 0 }); /* by the same process */
+    check_much(&f);
     CHECK_INT(f.answer.attempt_count, 1);
     end(&f);
 }
