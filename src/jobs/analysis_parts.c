@@ -126,6 +126,17 @@ static void ask(chunk_claim *c)
     sp_jobs_chunk_claim(a->runner->config.jobs, a->job.id, c->first, chunk_claimed, c);
 }
 
+static int claims_most(const sp_house *house)
+{
+    int devices = 0;
+    for (int i = 0; i < sp_house_link_count(house); i++) {
+        sp_link_info info;
+        sp_house_link_info(house, i, &info);
+        devices += strcmp(info.task, "analyze") == 0 && !info.remote && !info.quarantined;
+    }
+    return SP_MAX(2 * devices + 1, ANALYSIS_CLAIMS);
+}
+
 static bool chunk_claim_now(void *context, uint32_t first_segment, uint32_t segment_count)
 {
     sp_run_analysis *a = context;
@@ -143,7 +154,7 @@ static bool chunk_claim_now(void *context, uint32_t first_segment, uint32_t segm
     }
     if (c->state == CLAIM_GRANTED)
         c->state = CLAIM_OURS;
-    if (c->state == CLAIM_FREE && !c->renewing && in_hand < ANALYSIS_CLAIMS) {
+    if (c->state == CLAIM_FREE && !c->renewing && in_hand < claims_most(a->runner->config.house)) {
         c->state = CLAIM_ASKED;
         ask(c);
     }

@@ -88,6 +88,8 @@ struct sp_runner {
     sp_webhooks *webhooks;
     struct sp_run_analysis *helped; /* other servers' videos */
     bool help_asked;
+    uint64_t helped_fences[16]; /* claims whose videos were helped with, a ring: not twice with the same one */
+    unsigned helped_next;
     sp_metric *gauge_running, *gauge_queued, *count[SP_JOB_CANCELLED + 1], *count_released, *count_lost;
 };
 

@@ -505,6 +505,16 @@ static bool has(const sp_runner *runner, const char *id, int *ret_helped)
     return found;
 }
 
+/* What is left of it then is its owner's: the report, or what failed here. */
+static bool was_helped(const sp_runner *runner, uint64_t fence)
+{
+    for (size_t i = 0; i < SP_ARRAY_LEN(runner->helped_fences); i++) {
+        if (runner->helped_fences[i] == fence)
+            return true;
+    }
+    return false;
+}
+
 static void shared_came(const sp_job_reply *reply, void *context)
 {
     sp_runner *runner = context;
@@ -512,8 +522,10 @@ static void shared_came(const sp_job_reply *reply, void *context)
     runner->help_asked = false;
     for (int i = 0; !reply->status && i < reply->count && !runner->draining && !runner->stopped; i++) {
         const sp_job *job = &reply->jobs[i];
-        if (has(runner, job->id, &helped) || helped >= ANALYSIS_HELPED || strcmp(job->task, "analyze") != 0 || *job->url)
+        if (has(runner, job->id, &helped) || helped >= ANALYSIS_HELPED || was_helped(runner, job->fence) ||
+            strcmp(job->task, "analyze") != 0 || *job->url)
             continue;
+        runner->helped_fences[runner->helped_next++ % SP_ARRAY_LEN(runner->helped_fences)] = job->fence;
         sp_run_analysis *a = analysis_new(runner, job);
         if (!a)
             return;

@@ -9,7 +9,8 @@
 
 /* How often a running analysis is looked at: its progress is told, chunks of others are asked for again. */
 #define ANALYSIS_LOOK_MS 250
-/* Over Redis: chunks that one server has claimed and not yet saved, so that others find some. */
+/* Over Redis: chunks that one server has claimed and not yet saved, so that others find some: two for each of its devices, and
+ * one that comes next; at least this. */
 #define ANALYSIS_CLAIMS 3
 /* Other servers' videos that this one helps with at once. */
 #define ANALYSIS_HELPED 2

@@ -23,6 +23,7 @@ struct sp_uploads {
     sp_store_thread *thread;
     char data_dir[512];
     bool named;
+    bool closed; /* the thread is gone; what is freed later goes at once, the last one takes this struct along */
     int count;
     uint64_t bytes;
 };
@@ -126,12 +127,15 @@ static void close_run(sp_store_work *work)
 
 static void destroy(sp_upload *upload)
 {
-    upload->uploads->bytes -= upload->counted;
-    upload->uploads->count--;
+    sp_uploads *uploads = upload->uploads;
+    uploads->bytes -= upload->counted;
+    uploads->count--;
     EVP_MD_CTX_free(upload->digest);
     free(upload->filling);
     free(upload->out);
     free(upload);
+    if (uploads->closed && !uploads->count)
+        free(uploads);
 }
 
 static void close_done(sp_store_work *work)
@@ -143,6 +147,11 @@ static void close_done(sp_store_work *work)
 
 static void close_begin(sp_upload *upload)
 {
+    if (upload->uploads->closed) {
+        close_run(&upload->work);
+        destroy(upload);
+        return;
+    }
     upload->work.run = close_run;
     upload->work.done = close_done;
     sp_store_submit_or_refuse(upload->uploads->thread, &upload->work);
@@ -321,6 +330,8 @@ void sp_uploads_close(sp_uploads *uploads)
 {
     if (!uploads)
         return;
-    sp_store_thread_free(uploads->thread);
-    free(uploads);
+    sp_store_thread_free(SP_STEAL(uploads->thread));
+    uploads->closed = true;
+    if (!uploads->count)
+        free(uploads);
 }

@@ -19,7 +19,9 @@ typedef struct sp_upload sp_upload;
 
 /* `named`: files get names in data_dir/bodies, by which a store of this process can take them (SQLite); else they have none. */
 sp_status sp_uploads_open(sp_loop *loop, const char *data_dir, bool named, sp_uploads **ret_uploads, sp_error *reterr);
-void sp_uploads_close(sp_uploads *uploads); /* no upload may be left; waits for what is being written */
+/* Waits for what is being written, and calls back. An upload whose file a store still works on may be freed after it; nothing
+ * else may be done with it. */
+void sp_uploads_close(sp_uploads *uploads);
 
 /* `room` is called when there is room again after sp_upload_append said full. `size_bytes` 0 = unknown. SP_BUSY: too many, or
  * too many bytes (SP_LIMIT_UPLOADS_BYTES) are on their way already. */
