@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Inside src/media only: one libavcodec decoder, fed packets that we put together ourselves. No libavformat and so no
- * protocol, playlist or probing: the walks of gif.c, bmp.c and tiff.c have checked every header field, and what libav
+ * Inside src/media only: one libavcodec decoder, fed packets that we put together ourselves. No libavformat (that is for
+ * videos) and so no protocol, playlist or probing: the walks of gif.c, bmp.c and tiff.c have checked every header field, and what libav
  * is shown is a small regular file made of the checked fields and the raw data. */
 #ifndef SP_MEDIA_LIBAV_H
 #define SP_MEDIA_LIBAV_H

@@ -310,6 +310,15 @@ def test_clock_set_back(tool, tmp_path, plain):
     check_segments(tool, tmp_path / "two.ts", index)
 
 
+def test_clock_runs_over(tool, tmp_path, plain):
+    """A transport stream's clock has 33 bits: 26.5 hours."""
+    ffmpeg("-i", plain, "-c", "copy", "-output_ts_offset", "95441", tmp_path / "over.ts")
+    index = tool("index", tmp_path / "over.ts")
+    assert index["pts"] == [frame["pts"] for frame in probe_frames(tmp_path / "over.ts")] and len(index["runs"]) == 2
+    assert index["pts"][0] < 1 << 33 < index["pts"][-1]
+    check_segments(tool, tmp_path / "over.ts", index)
+
+
 def test_damaged_frames_are_told(tool, tmp_path):
     """A hole in one group of pictures: later runs are whole, and the hole has a reason."""
     ffmpeg(*lavfi(8), *X264, "-g", "50", "-bf", "2", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", tmp_path / "whole.mp4")
