@@ -315,7 +315,7 @@ def test_clock_runs_over(tool, tmp_path, plain):
     ffmpeg("-i", plain, "-c", "copy", "-output_ts_offset", "95441", tmp_path / "over.ts")
     index = tool("index", tmp_path / "over.ts")
     assert index["pts"] == [frame["pts"] for frame in probe_frames(tmp_path / "over.ts")] and len(index["runs"]) == 2
-    assert index["pts"][0] < 1 << 33 < index["pts"][-1]
+    assert index["pts"][0] < 0 < index["pts"][-1]  # libav counts from where it runs over
     check_segments(tool, tmp_path / "over.ts", index)
 
 
