@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- cutting ------------------------------------------------------------------------------------------------------- */
 
@@ -227,6 +228,12 @@ static bool is_final(sp_status status)
            status == SP_CANCELLED;
 }
 
+/* The result of so many frames does not fit an answer (worker/chunk.h); that of half of them may. */
+static bool is_too_long(const analysis_chunk *chunk, sp_status status, const sp_error *err)
+{
+    return chunk->count > 1 && status == SP_TOO_LARGE && strcmp(err->code, "chunk_too_large") == 0;
+}
+
 static void chunk_back(analysis_chunk *chunk)
 {
     if (chunk->request)
@@ -261,10 +268,11 @@ static void chunk_failed(analysis_chunk *chunk, sp_status status, const sp_error
     chunk->tries++;
     run->failures++;
     bool spent = chunk->count == 1 && chunk->tries >= ANALYSIS_SEGMENT_TRIES;
-    if (is_final(status) || spent || run->failures >= SP_LIMIT_ANALYSIS_FAILURES) {
+    bool final = is_final(status) && !is_too_long(chunk, status, err);
+    if (final || spent || run->failures >= SP_LIMIT_ANALYSIS_FAILURES) {
         sp_error told = *err;
         (void)snprintf(told.message, sizeof(told.message), "segment %u of the video: %.200s", chunk->first, err->message);
-        sp_analysis_fail(run, status, is_final(status) && chunk->count > 1 ? err : &told);
+        sp_analysis_fail(run, status, final && chunk->count > 1 ? err : &told);
         return;
     }
     if (chunk->count > 1 && status != SP_BUSY)

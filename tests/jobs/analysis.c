@@ -505,6 +505,24 @@ TEST(a_failed_chunk_is_cut_in_two)
     finish(p);
 }
 
+TEST(a_chunk_too_long_for_an_answer_is_cut_in_two)
+{
+    place *p = begin(&(sp_analysis_settings){ .chunks = 1 }, false);
+    answer_index(p);
+    turns(p, 20);
+    sp_answer too_long = { .status = SP_TOO_LARGE, .output_fd = -1 };
+    (void)SP_FAIL_CODE(&too_long.error, SP_TOO_LARGE, "chunk_too_large", "an answer does not hold it");
+    answer(submitted(SP_TASK_ANALYZE), &too_long);
+    turns(p, 20);
+    answer_chunks(p);
+    answer_report(p);
+    check_report(p);
+    sp_analysis_summary summary;
+    sp_analysis_run_state(p->run, &summary);
+    CHECK_INT(summary.chunks_total, 2);
+    finish(p);
+}
+
 TEST(a_segment_that_always_fails_ends_the_run_with_its_reason)
 {
     place *p = begin(&(sp_analysis_settings){ .chunks = 4 }, false);
