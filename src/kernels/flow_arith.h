@@ -31,6 +31,29 @@ SP_HD float sp_flow_curve(float t0, float t2, float ig03, float ig03_rest, float
     return sp_fma(ig33, t2, p) + rest;
 }
 
+/* One step of the expansion down a column, by the weights of one distance: t is the mean, the slope and the raw curve.
+ * Products are rounded before they are added, as in the reference: its bits. The mean begins as g[0] times the pixel. */
+SP_HD void sp_flow_down_step(float t[3], float up, float down, float g, float xg, float xxg)
+{
+    float both = up + down;
+    t[0] = t[0] + g * both;
+    t[1] = t[1] + xg * (down - up);
+    t[2] = t[2] + xxg * both;
+}
+
+/* One step across: e is a pixel's expansion before its last factors, `middle` its column's mean. Differences from the
+ * middle keep what the picture's brightness would drown. e begins as g[0] * slope, 0, g[0] * curve, rest * middle, 0. */
+SP_HD void sp_flow_across_step(float e[SP_FLOW_CHANNELS], float middle, const float mean[2], const float slope[2],
+                               const float curve[2], float g, float xg, float weight)
+{
+    float left = mean[0] - middle, right = mean[1] - middle;
+    e[0] = sp_fma(g, slope[1] + slope[0], e[0]);
+    e[1] = sp_fma(xg, right - left, e[1]);
+    e[2] = sp_fma(g, curve[1] + curve[0], e[2]);
+    e[3] = sp_fma(weight, right + left, e[3]);
+    e[4] = sp_fma(xg, slope[1] - slope[0], e[4]);
+}
+
 /* Where a pixel is found in the other frame. */
 typedef struct sp_flow_spot {
     int x, y;                  /* top left of the four neighbours; only when inside */

@@ -76,22 +76,17 @@ ROW(across,
 
 /* --- expansion --- */
 
-/* Down a column: its mean, slope and curve. Products are rounded before they are added, as in the reference, so that the
- * first two are its own bits; the third is already joined with the mean. */
-INLINE void expand_down(float *SP_RESTRICT mean, float *SP_RESTRICT slope, float *SP_RESTRICT curve, const float *const *rows,
-                        const sp_flow_poly *poly, int n)
+/* Down the columns: mean, slope, and the curve already joined with the mean. */
+INLINE void expand_down(float *SP_RESTRICT mean, float *SP_RESTRICT slope, float *SP_RESTRICT curve,
+                        const float *const *rows, const sp_flow_poly *poly, int n)
 {
     for (int x = 0; x < n; x++) {
-        float t0 = rows[poly->n][x] * poly->g[0], t1 = 0, t2 = 0;
-        for (int k = 1; k <= poly->n; k++) {
-            float up = rows[poly->n - k][x], down = rows[poly->n + k][x], both = up + down;
-            t0 = t0 + poly->g[k] * both;
-            t1 = t1 + poly->xg[k] * (down - up);
-            t2 = t2 + poly->xxg[k] * both;
-        }
-        mean[x] = t0;
-        slope[x] = t1;
-        curve[x] = sp_flow_curve(t0, t2, poly->ig03, poly->ig03_rest, poly->ig33, poly->ig33_rest);
+        float t[3] = { rows[poly->n][x] * poly->g[0], 0, 0 };
+        for (int k = 1; k <= poly->n; k++)
+            sp_flow_down_step(t, rows[poly->n - k][x], rows[poly->n + k][x], poly->g[k], poly->xg[k], poly->xxg[k]);
+        mean[x] = t[0];
+        slope[x] = t[1];
+        curve[x] = sp_flow_curve(t[0], t[2], poly->ig03, poly->ig03_rest, poly->ig33, poly->ig33_rest);
     }
 }
 
@@ -113,22 +108,17 @@ INLINE void expand_row(float *SP_RESTRICT dst, size_t stride, const float *const
     repeat_ends(slope, n, poly->n);
     repeat_ends(curve, n, poly->n);
     for (int x = 0; x < n; x++) {
-        float c = mean[x], slope_y = poly->g[0] * slope[x], slope_x = 0;
-        float yy = poly->g[0] * curve[x], xx = poly->rest * c, xy = 0;
+        float e[SP_FLOW_CHANNELS] = { poly->g[0] * slope[x], 0, poly->g[0] * curve[x], poly->rest * mean[x], 0 };
         for (int k = 1; k <= poly->n; k++) {
-            /* Differences from the middle: what the picture's brightness would drown is kept. */
-            float right = mean[x + k] - c, left = mean[x - k] - c;
-            slope_x = sp_fma(poly->xg[k], right - left, slope_x);
-            xx = sp_fma(poly->curve[k], right + left, xx);
-            slope_y = sp_fma(poly->g[k], slope[x + k] + slope[x - k], slope_y);
-            xy = sp_fma(poly->xg[k], slope[x + k] - slope[x - k], xy);
-            yy = sp_fma(poly->g[k], curve[x + k] + curve[x - k], yy);
+            const float means[2] = { mean[x - k], mean[x + k] }, slopes[2] = { slope[x - k], slope[x + k] };
+            const float curves[2] = { curve[x - k], curve[x + k] };
+            sp_flow_across_step(e, mean[x], means, slopes, curves, poly->g[k], poly->xg[k], poly->curve[k]);
         }
-        dst[x] = slope_y * poly->ig11;
-        dst[stride + (size_t)x] = slope_x * poly->ig11;
-        dst[2 * stride + (size_t)x] = yy;
-        dst[3 * stride + (size_t)x] = xx;
-        dst[4 * stride + (size_t)x] = xy * poly->ig55;
+        dst[x] = e[0] * poly->ig11;
+        dst[stride + (size_t)x] = e[1] * poly->ig11;
+        dst[2 * stride + (size_t)x] = e[2];
+        dst[3 * stride + (size_t)x] = e[3];
+        dst[4 * stride + (size_t)x] = e[4] * poly->ig55;
     }
 }
 ROW(expand,

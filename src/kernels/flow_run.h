@@ -82,6 +82,10 @@ typedef struct sp_flow_level {
     float *weight_x, *weight_y;      /* border weights */
 } sp_flow_level;
 
+/* Per level: two border weights, two axes from the frame and two from the coarser level of two tables each; at the coarsest
+ * the caller's flow's axes instead. */
+#define SP_FLOW_TABLES ((SP_FLOW_LEVELS_MAX + 1) * 10)
+
 struct sp_flow {
     sp_flow_params params;
     int w, h;
@@ -91,7 +95,7 @@ struct sp_flow {
     sp_flow_level level[SP_FLOW_LEVELS_MAX + 1];
     sp_flow_axis init_across, init_down; /* the caller's flow -> the coarsest level's */
     size_t frame_floats;
-    void *tables[4 * SP_FLOW_LEVELS_MAX + 16]; /* what the axes and weights point to */
+    void *tables[SP_FLOW_TABLES]; /* what the axes and weights point to */
     int table_count;
 };
 
@@ -106,7 +110,7 @@ struct sp_flow_scratch {
     const float **rows;     /* row pointers: of an expansion, of sums, of taps */
     float *image;           /* 2 * poly_n + 1 rows of a level's picture */
     float *wide;            /* one row, as wide as the frame */
-    float *spare;           /* three rows with margins: of an expansion; also of a window */
+    float *spare;           /* eight rows with margins: three of an expansion; sums of a window */
     float *matrix;          /* five rows with margins */
     float *sums;            /* per iteration a ring of rows of sums */
     float *field[2];        /* flow of odd and even levels: dx, then dy */
@@ -123,7 +127,7 @@ struct sp_flow_scratch {
  * flow_update: the matrices of one row, five channels `stride` apart; dst may be written as far.
  * flow_window: each of five rows summed across, its ends repeated; src begins SP_FLOW_MARGIN into its memory, and its
  *   margins are written here. A box is summed as a tree by the binary digits of its side, from the left: for 15
- *   ((S8 + S4) + S2) + x, S2k[i] = Sk[i] + Sk[i + k]; a Gaussian from the middle to the ends, fused. spare: two rows of
+ *   ((S8 + S4) + S2) + x, S2k[i] = Sk[i] + Sk[i + k]; a Gaussian from the middle to the ends, fused. spare: eight rows of
  *   sp_flow_margin_stride(n). dst may be written up to the next multiple of 16.
  * flow_solve: 1 .. SP_FLOW_BAND rows of flow: row i from sums[i .. i + window->n - 1], summed down as flow_window does across.
  *   Nothing is written beyond n. */

@@ -53,6 +53,7 @@ static void *table_new(sp_flow *flow, size_t count, size_t element)
 {
     void *table = aligned_alloc(64, SP_ALIGN_UP(count * element + SP_FLOW_SLACK * element, (size_t)64));
     if (table) {
+        SP_ASSERT(flow->table_count < SP_FLOW_TABLES);
         memset(table, 0, count * element + SP_FLOW_SLACK * element);
         flow->tables[flow->table_count++] = table;
     }
@@ -408,7 +409,7 @@ static size_t scratch_lay_out(const sp_flow *flow, sp_flow_scratch *scratch, flo
     scratch->ring_rows = sp_flow_ring_rows(&flow->window);
     scratch->image = take(memory, &used, (size_t)(2 * flow->poly.n + 1) * stride);
     scratch->wide = take(memory, &used, stride);
-    scratch->spare = take(memory, &used, 3 * scratch->margin_stride);
+    scratch->spare = take(memory, &used, 8 * scratch->margin_stride);
     scratch->matrix = take(memory, &used, SP_FLOW_CHANNELS * scratch->margin_stride);
     scratch->sums = take(memory, &used, (size_t)fused * (size_t)scratch->ring_rows * SP_FLOW_CHANNELS * stride);
     for (int k = 1; k <= 2; k++)

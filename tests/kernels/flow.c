@@ -249,7 +249,7 @@ void check_flow_window(const sp_kernel_table *twin)
         sp_flow *flow = flow_of(random_window(i), n, 1);
         size_t stride = sp_flow_margin_stride(n), out_stride = round16(n) + (size_t)test_random_between(0, 5);
         float *src[2] = { floats_new(5 * stride, -50, 50), floats_new(5 * stride, -50, 50) }, *out[2];
-        float *spare = floats_new(2 * stride, 0, 1);
+        float *spare = floats_new(8 * stride, 0, 1);
         for (size_t c = 0; c < 5; c++) /* the margins stay different: they are the kernel's to write */
             memcpy(src[1] + c * stride + SP_FLOW_MARGIN, src[0] + c * stride + SP_FLOW_MARGIN, (size_t)n * 4);
         outputs_new(out, 5 * out_stride);
@@ -397,6 +397,24 @@ TEST(flow_is_the_same_at_every_level)
         sp_flow_free(flow);
     }
     REQUIRE(sp_kernels_force(SP_LEVEL_AVX512) || sp_kernels_force(SP_LEVEL_AVX2) || sp_kernels_force(SP_LEVEL_SCALAR));
+}
+
+/* The most levels there can be, and more iterations than go together. */
+TEST(flow_has_room_for_every_level)
+{
+    sp_flow_params params = sp_flow_params_default();
+    params.pyr_scale = 0.95;
+    params.levels = SP_FLOW_LEVELS_MAX;
+    params.iterations = 9;
+    sp_flow *flow = flow_of(params, 130, 90);
+    CHECK_INT(flow->levels, SP_FLOW_LEVELS_MAX);
+    picture a = picture_new(130, 90, 0, 0, 3);
+    run r = run_flow(flow, a, a, NULL, 130);
+    for (int y = 40; y < 50; y++)
+        CHECK(fabsf(r.dx[y * 130 + 65]) < 0.1f && fabsf(r.dy[y * 130 + 65]) < 0.1f);
+    run_free(&r);
+    free(a.memory);
+    sp_flow_free(flow);
 }
 
 TEST(flow_finds_a_known_motion)
