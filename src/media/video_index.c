@@ -333,10 +333,15 @@ static sp_status set_times(indexer *ix, sp_error *reterr)
     if (seconds > ix->limits.max_duration_s)
         return SP_FAIL_CODE(reterr, SP_TOO_LARGE, "video_seconds", "the video lasts %.0f seconds, the limit is %.0f; send a shorter one", seconds,
                             ix->limits.max_duration_s);
-    if (packets->has_times && !usable(stream->avg_frame_rate) && packets->frame_count > 1) {
-        /* Six hours of ticks: no product overflows. */
+    if (packets->has_times && packets->frame_count > 1) {
+        /* libav's average is a round number, but it counts packets (fields are two a frame) and believes headers. Six hours of ticks:
+         * no product overflows. */
         int64_t span = packets->pts[packets->frame_count - 1] - packets->pts[0];
-        (void)av_reduce(&rate.num, &rate.den, (int64_t)(packets->frame_count - 1) * base.den, span * base.num, 1000000);
+        AVRational own;
+        (void)av_reduce(&own.num, &own.den, (int64_t)(packets->frame_count - 1) * base.den, span * base.num, 1000000);
+        double off = usable(own) && usable(rate) ? av_q2d(rate) / av_q2d(own) : 0;
+        if (usable(own) && (off < 0.98 || off > 1.02))
+            rate = own;
     }
     head->has_times = packets->has_times;
     head->time_base_num = base.num;

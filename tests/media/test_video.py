@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from field_coded import field_coded_h264
 from video_tool import BUILD, CLIPS, LOOKAHEAD, SANITIZED, VideoTool, ffmpeg, frames_of, probe_frames
 
 
@@ -195,6 +196,20 @@ def test_edit_list(tool, tmp_path, plain):
     assert index["frames"] == len(frames) < 110 and index["pts"] == [frame["pts"] for frame in frames]
     check_grey(tool, tmp_path / "edit.mp4", index, tmp_path)
     check_segments(tool, tmp_path / "edit.mp4", index)
+
+
+def test_field_pairs(tool, tmp_path):
+    """Every field a packet of its own: 220 packets are 110 frames."""
+    (tmp_path / "fields.h264").write_bytes(field_coded_h264(110, 50))
+    ffmpeg("-fflags", "+genpts", "-r", "50", "-i", tmp_path / "fields.h264", "-c", "copy", tmp_path / "fields.ts")
+    for name, runs in (("fields.h264", 1), ("fields.ts", 3)):
+        index = tool("index", tmp_path / name)
+        frames = probe_frames(tmp_path / name)
+        assert index["frames"] == len(frames) == 110 and len(index["runs"]) == runs, name
+        if index["has_times"]:
+            assert index["pts"] == [frame["pts"] for frame in frames] and index["rate"] == [25, 1]
+        check_grey(tool, tmp_path / name, index, tmp_path)
+        check_segments(tool, tmp_path / name, index)
 
 
 def matrix_patched(path, matrix):
