@@ -26,6 +26,9 @@
 #define WORKER_GRACE_MS 2000
 #define TICK_NS (SP_NS_PER_S / 10)
 #define STALL_NS (20 * SP_NS_PER_S)
+/* How long several devices may take to start before those that are up begin; and how often that is looked at. */
+#define START_NS (15 * SP_NS_PER_S)
+#define LOOK_NS (5 * SP_NS_PER_MS)
 
 SP_DEFINE_CLEANUP(sp_config, sp_config_unref)
 
@@ -47,6 +50,7 @@ typedef struct analyze {
     sp_watch signals;
     sp_timer tick;
     sp_analyze_progress progress;
+    int64_t begin_by_ns;
     int64_t moved_ns; /* when a frame was last finished */
     uint32_t moved_frames;
     bool interrupted;
@@ -248,10 +252,48 @@ static bool is_stalled(analyze *a, char *ret_why, size_t size_bytes)
     return nobody_can(a, ret_why, size_bytes);
 }
 
+/* With several devices the chain says who is asked first: nobody is passed over only because his process is starting. */
+static bool devices_are_up(const analyze *a)
+{
+    int devices = 0, starting = 0;
+    for (int i = 0; i < sp_house_worker_count(a->house); i++) {
+        sp_worker_info info;
+        char kind[32];
+        sp_house_worker_info(a->house, i, &info);
+        sp_config_kind_of(info.name, kind);
+        bool helper = !strcmp(kind, "codec") || !strcmp(kind, "net");
+        devices += !helper;
+        starting += !helper && info.state == SP_WORKER_STARTING;
+    }
+    return devices < 2 || !starting || sp_loop_now_ns(a->loop) >= a->begin_by_ns;
+}
+
+static sp_status run_begin(analyze *a, sp_error *reterr)
+{
+    const sp_analysis_settings settings = { .params = a->params, .chunks = (int)a->chunks, .overlay = a->overlay, .only_link = a->link,
+                                            .tier = a->tier, .local_only = true, .outstanding = 64, .request_id = "analyze" };
+    const sp_analysis_parts parts = sp_report_dir_parts(a->dir);
+    sp_status s = sp_analysis_run_begin(a->house, a->loop, a->video_fd, a->video_bytes, &settings, &parts, ended, a, &a->run, reterr);
+    if (!s)
+        sp_report_dir_set_run(a->dir, a->run, &a->params);
+    return s;
+}
+
 static void tick(sp_timer *timer, void *context)
 {
     analyze *a = context;
     char why[512];
+    if (!a->run) {
+        if (!devices_are_up(a)) {
+            (void)sp_loop_timer_set(a->loop, timer, sp_loop_now_ns(a->loop) + LOOK_NS, NULL);
+            return;
+        }
+        a->status = run_begin(a, &a->error);
+        if (a->status) {
+            sp_loop_stop(a->loop);
+            return;
+        }
+    }
     sp_analyze_progress_show(&a->progress, a->run);
     if (is_stalled(a, why, sizeof(why))) {
         a->status = SP_FAIL(&a->error, SP_UNAVAILABLE, "nobody here can compute: %s", why);
@@ -285,31 +327,27 @@ static sp_status start(analyze *a, sp_error *reterr)
         s = sp_house_new(&house, a->loop, &a->house, reterr);
     if (s)
         return s;
-    const sp_analysis_settings settings = { .params = a->params, .chunks = (int)a->chunks, .overlay = a->overlay, .only_link = a->link,
-                                            .tier = a->tier, .local_only = true, .outstanding = 64, .request_id = "analyze" };
-    const sp_analysis_parts parts = sp_report_dir_parts(a->dir);
-    s = sp_analysis_run_begin(a->house, a->loop, a->video_fd, a->video_bytes, &settings, &parts, ended, a, &a->run, reterr);
-    if (s)
-        return s;
-    sp_report_dir_set_run(a->dir, a->run, &a->params);
+    a->begin_by_ns = sp_loop_now_ns(a->loop) + START_NS;
     a->tick = (sp_timer){ .fire = tick, .context = a };
-    return sp_loop_timer_set(a->loop, &a->tick, sp_loop_now_ns(a->loop) + TICK_NS, reterr);
+    return sp_loop_timer_set(a->loop, &a->tick, sp_loop_now_ns(a->loop), reterr);
 }
 
 static void stop(analyze *a)
 {
-    if (a->run && sp_analysis_run_state(a->run, NULL) != SP_ANALYSIS_ENDED)
-        sp_analysis_run_cancel(a->run);
-    else
-        sp_analysis_run_free(a->run);
-    if (a->dir)
-        sp_report_dir_settle(a->dir);
-    if (a->house)
-        sp_house_free(a->house, WORKER_GRACE_MS);
     if (a->loop) {
         sp_loop_unwatch(a->loop, &a->signals);
         sp_loop_timer_clear(a->loop, &a->tick);
     }
+    if (a->run && sp_analysis_run_state(a->run, NULL) != SP_ANALYSIS_ENDED)
+        sp_analysis_run_cancel(a->run);
+    else
+        sp_analysis_run_free(a->run);
+    if (a->dir) { /* what a cancelled run is owed; then it goes */
+        sp_report_dir_settle(a->dir);
+        (void)sp_loop_turn(a->loop, 0, NULL);
+    }
+    if (a->house)
+        sp_house_free(a->house, WORKER_GRACE_MS);
     sp_fd_closep(&a->signals.fd);
     sp_fd_closep(&a->report_fd);
     sp_fd_closep(&a->video_fd);

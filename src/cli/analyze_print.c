@@ -36,7 +36,15 @@ void sp_analyze_progress_show(sp_analyze_progress *progress, const sp_analysis_r
     sp_analysis_summary summary;
     sp_analysis_phase phase = sp_analysis_run_state(run, &summary);
     int64_t now_ns = sp_clock_now_ns();
-    if (progress->silent || phase != SP_ANALYSIS_WORKING)
+    if (progress->silent)
+        return;
+    if (phase == SP_ANALYSIS_REPORTING && progress->begun && !progress->reporting) {
+        progress->reporting = true;
+        sp_progress_end(&progress->bar);
+        fputs(progress->bar.active ? "analyze: writing the report" : "", stderr); /* wiped at the end */
+        progress->bar.drawn = progress->bar.active;
+    }
+    if (phase != SP_ANALYSIS_WORKING)
         return;
     if (!progress->begun) {
         progress->begun = true;

@@ -12,7 +12,7 @@ typedef struct sp_analyze_progress {
     int64_t said_ns;     /* without a terminal: the last line */
     int64_t first_ns;
     uint32_t first_frames;
-    bool begun;
+    bool begun, reporting;
 } sp_analyze_progress;
 
 void sp_analyze_progress_begin(sp_analyze_progress *progress, bool silent);
