@@ -56,7 +56,8 @@ static void add_part(sp_buf *form, const char *name, const sp_buf *content)
 
 static bool holds_delimiter(const sp_buf *content)
 {
-    return memmem(content->data, content->size_bytes, "\r\n--xYz", 7) || (content->size_bytes >= 5 && !memcmp(content->data, "--xYz", 5));
+    return content->size_bytes &&
+           (memmem(content->data, content->size_bytes, "\r\n--xYz", 7) || (content->size_bytes >= 5 && !memcmp(content->data, "--xYz", 5)));
 }
 
 TEST(a_form_is_the_same_however_it_is_cut)

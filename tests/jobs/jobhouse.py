@@ -52,9 +52,10 @@ class Reply:
 class Server:
     """`spillway serve` with its state under `directory`, which a later one may take over."""
 
-    def __init__(self, directory, workers="noop0,noop1", config="", faults=None, env=None, port=0):
+    def __init__(self, directory, workers="noop0,noop1", config="", faults=None, env=None, port=0, models=MODELS):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(exist_ok=True)
+        self.models = models
         self.workers, self.config, self.env = workers, config, dict(env or {})
         if faults:
             self.env["SPILLWAY_FAULTS"] = faults
@@ -63,7 +64,7 @@ class Server:
 
     def start(self):
         command = [PROGRAM, "serve", "--http-port", str(self.port), "--grpc-port", "-1", "--metrics-port", "0", "--workers", self.workers,
-                   "--model-repository", MODELS, "--drain-delay", "0", "--log-level", "warn", "--spin-us", "0"]
+                   "--model-repository", self.models, "--drain-delay", "0", "--log-level", "warn", "--spin-us", "0"]
         if self.config:
             (self.directory / "spillway.yaml").write_text(self.config)
             command += ["--config", "spillway.yaml"]

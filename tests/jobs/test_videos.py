@@ -36,11 +36,19 @@ def clips(tmp_path_factory):
     return make
 
 
+@pytest.fixture
+def serve(serve, tmp_path):
+    """Without a classifier, whose loading takes longer than a short clip."""
+    (tmp_path / "none").mkdir()
+    return lambda *args, **kw: serve(*args, models=tmp_path / "none", **kw)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     if not jobhouse.PROGRAM.exists():
         pytest.skip(f"{jobhouse.PROGRAM} is not built")
-    started = jobhouse.Server(tmp_path_factory.mktemp("videos") / "server", workers="codec0,cpu0,net0").ready()
+    started = jobhouse.Server(tmp_path_factory.mktemp("videos") / "server", workers="codec0,cpu0,net0",
+                              models=tmp_path_factory.mktemp("none")).ready()
     yield started
     assert started.stop() == 0
     assert "over 100 us" not in started.log_text()
