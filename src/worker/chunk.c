@@ -28,7 +28,11 @@
 #define DECODE_FRAME_NS (5 * SP_NS_PER_MS)
 #define DECODE_NS_PER_PIXEL 200
 #define DECODE_DELAY_FRAMES 32   /* that a decoder may hold back before it gives out the first */
-#define WALL_PER_CPU 10          /* a starved decoder is slow, not hung */
+/* A starved decoder is slow, not hung: judged by the clock when it has had less than a fiftieth of a processor (it is stopped, or
+ * sleeps), and in the end at any rate. */
+#define WALL_PER_CPU 10
+#define WALL_PER_CPU_MOST 100
+#define IDLE_SHARE 50
 
 struct sp_lane {
     sp_lane_settings settings;
@@ -453,7 +457,8 @@ static int64_t decode_budget(const work *w)
     const sp_video_segment *segment = segment_of(w, w->current->number);
     const sp_video_run *run = &sp_video_index_runs(w->index)[segment->run];
     int64_t before = w->current->record_count || w->pending ? 0 : (int64_t)segment->first_frame - run->first_frame;
-    return DECODE_BASE_NS + (SP_MAX(before, (int64_t)0) + DECODE_DELAY_FRAMES) * (DECODE_FRAME_NS + w->pixels * DECODE_NS_PER_PIXEL);
+    int64_t base_ns = w->lane->settings.decoder_budget_ns ? w->lane->settings.decoder_budget_ns : DECODE_BASE_NS;
+    return base_ns + (SP_MAX(before, (int64_t)0) + DECODE_DELAY_FRAMES) * (DECODE_FRAME_NS + w->pixels * DECODE_NS_PER_PIXEL);
 }
 
 static void look_for_hang(work *w)
@@ -467,10 +472,12 @@ static void look_for_hang(work *w)
     int64_t budget_ns = decode_budget(w), silent_ns = sp_clock_now_ns() - w->word_ns;
     if (!w->blocks_out) /* nobody computes: it is the decoder that is waited for, and judged here */
         w->chunk->stage(w->chunk->context, SP_STAGE_DECODE, 0);
-    if (sp_frames_cpu_ns(w->lane->frames) - w->word_cpu_ns > budget_ns)
+    int64_t used_ns = sp_frames_cpu_ns(w->lane->frames) - w->word_cpu_ns;
+    bool idle = used_ns * IDLE_SHARE < silent_ns;
+    if (used_ns > budget_ns)
         decoder_lost(w, true);
-    else if (silent_ns > WALL_PER_CPU * budget_ns)
-        decoder_lost(w, false); /* stopped, or starved: says nothing of the file */
+    else if (silent_ns > (idle ? WALL_PER_CPU : WALL_PER_CPU_MOST) * budget_ns)
+        decoder_lost(w, false); /* says nothing of the file */
 }
 
 /* --- the chunk ---------------------------------------------------------------------------------------------------- */

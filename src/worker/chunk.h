@@ -35,6 +35,7 @@ typedef struct sp_lane_settings {
     int threads;            /* that analyse; 0 = 1 */
     int decoder_threads;    /* 0 = 1 */
     uint64_t memory_bytes;  /* of analyzers: fewer threads rather than more memory. 0 = no bound */
+    int64_t decoder_budget_ns; /* CPU time that a decoder may always use without a word, beside what its frames allow; 0 = 10 s */
     bool require_sandbox;
     sp_sim *sim;            /* NULL = a real device */
 } sp_lane_settings;

@@ -38,6 +38,7 @@ typedef struct fixture {
     atomic_bool withdrawn;
     uint32_t progress, cancel_at, kill_at;
     int kills;
+    int64_t decoder_budget_ns;
     sp_chunk_result result;
     sp_error error;
 } fixture;
@@ -72,7 +73,8 @@ static void open_lane(fixture *f, int threads, sp_sim *sim)
     const char *program = getenv("SPILLWAY_FAKE_FRAMES");
     if (!program)
         SKIP("SPILLWAY_FAKE_FRAMES is not set: run by meson test");
-    const sp_lane_settings settings = { .executable = program, .threads = threads, .decoder_threads = 2, .sim = sim };
+    const sp_lane_settings settings = { .executable = program, .threads = threads, .decoder_threads = 2, .sim = sim,
+                                        .decoder_budget_ns = f->decoder_budget_ns };
     sp_lane_free(f->lane);
     REQUIRE(sp_lane_new(&settings, &f->lane, NULL) == SP_OK);
 }
@@ -299,6 +301,19 @@ TEST(a_segment_that_kills_its_decoder_is_lost_whole)
         CHECK_INT(f.result.frames, 0);
         end(&f);
     }
+    CHECK(!has_children());
+}
+
+TEST(a_segment_that_hangs_its_decoder_is_lost_whole)
+{
+    fixture f;
+    begin(&f, &small, " spin=36 ");
+    f.decoder_budget_ns = (getenv("SPILLWAY_SANITIZER") ? 3000 : 300) * SP_NS_PER_MS; /* it has to start, too */
+    open_lane(&f, 2, NULL);
+    CHECK_INT(run_all(&f), SP_OK);
+    check_answer(&f, " spin=36 ", 2);
+    CHECK_INT(starts(&f), 3);
+    end(&f);
     CHECK(!has_children());
 }
 
