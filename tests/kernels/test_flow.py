@@ -151,6 +151,15 @@ def test_real_pairs_are_opencvs(flow, tmp_path):
     assert gated >= len(pairs) * 2 // 3
 
 
+def test_levels_are_equal_on_real_pairs(flow):
+    if not CLIPS.is_dir():
+        pytest.skip(f"no clips under {CLIPS} (SPILLWAY_ASSETS)")
+    for clip, first in (("big_buck_bunny_small.mp4", 90), ("bottle-detection.mp4", 500), ("car-detection.mp4", 200)):
+        a, _, b = frames(clip, first, 3)
+        found = [flow(a, b).tobytes() for level in range(3) if flow.lib.kt_force(level)]
+        assert len(set(found)) == 1, clip
+
+
 def test_known_motion_is_found_as_well_as_by_opencv(flow):
     """Beside the truth, not beside OpenCV: a square that hides and uncovers ground."""
     print(f"\n{'':14}{'RMSE ours':>12}{'OpenCV':>12}")
