@@ -231,8 +231,9 @@ static bool nobody_can(const analyze *a, char *ret_why, size_t size_bytes)
         if (info.state == SP_WORKER_READY || info.state == SP_WORKER_STARTING)
             return false;
         size_t used = strlen(ret_why);
-        (void)snprintf(ret_why + used, size_bytes - used, "%s%s: %.150s%s%.80s", used ? "; " : "", info.name, *info.reason ? info.reason : "not ready",
-                       *info.remedy ? "; " : "", info.remedy);
+        bool remedy = *info.remedy && !strstr(info.reason, info.remedy);
+        (void)snprintf(ret_why + used, size_bytes - used, "%s%s: %.200s%s%.100s", used ? "; " : "", info.name, *info.reason ? info.reason : "not ready",
+                       remedy ? "; " : "", remedy ? info.remedy : "");
     }
     return true;
 }

@@ -16,6 +16,8 @@ PROGRAM = BUILD / "spillway"
 ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT.parent / "shared" / "assets")) / "media" / "video"
 FULL = os.environ.get("SPILLWAY_FULL") == "1"  # whole clips at their size instead of short small ones
 SLOW = bool(os.environ.get("SPILLWAY_SANITIZER"))
+# Where several tests take the same way through the program, a sanitizer sees it once.
+once = pytest.mark.skipif(SLOW, reason="a sanitizer sees another test of this kind")
 NAMES = ["big_buck_bunny_small.mp4", "bottle-detection.mp4", "car-detection.mp4"]
 
 

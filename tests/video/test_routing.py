@@ -11,6 +11,7 @@ def who(run):
     return {link["link"]: link["chunks"] for link in run.run()["links"]}
 
 
+@clips.once
 def test_all_on_the_gpu(analyze, clip, expected):
     run = analyze(clip, "--workers", "codec0,cpu0,sim0", "--preset", "gpu-for-all", "--link", "sim0")
     assert run.report_bytes() == expected
@@ -21,6 +22,7 @@ def test_all_on_the_gpu(analyze, clip, expected):
     assert set(who(run)) == {"cpu0"}
 
 
+@clips.once
 def test_the_gpu_is_for_those_who_pay(analyze, clip, expected):
     for tier, links in (("free", {"cpu0"}), ("premium", {"sim0"})):
         run = analyze(clip, "--workers", "codec0,sim0,cpu0", "--preset", "by-tier", "--tier", tier, "--chunks", 2)
@@ -28,12 +30,14 @@ def test_the_gpu_is_for_those_who_pay(analyze, clip, expected):
         assert links <= set(who(run)) and (tier == "premium" or set(who(run)) == links)
 
 
+@clips.once
 def test_the_gpu_rests_when_little_waits(analyze, clip, expected):
     run = analyze(clip, "--workers", "codec0,sim0,cpu0", "--preset", "by-load")
     assert run.report_bytes() == expected
     assert set(who(run)) == {"cpu0"}
 
 
+@clips.once
 def test_the_gpu_helps_when_much_waits(analyze, cut, tmp_path):
     """24 chunks; the everyday device is slow, so that more than ten wait when the other one has started."""
     long = cut("car-detection.mp4", frames=1200, size="64x36", gop=48)
@@ -45,6 +49,7 @@ def test_the_gpu_helps_when_much_waits(analyze, cut, tmp_path):
     assert who(run)["sim0"] >= 1 and who(run)["sim1"] >= 10
 
 
+@clips.once
 def test_a_window_of_the_day(analyze, clip, expected, tmp_path):
     now = datetime.datetime.now()
     inside = f"{now - datetime.timedelta(minutes=30):%H:%M}-{now + datetime.timedelta(minutes=30):%H:%M}"
@@ -57,7 +62,7 @@ def test_a_window_of_the_day(analyze, clip, expected, tmp_path):
         assert set(who(run)) == links
 
 
-@pytest.mark.parametrize("fault", ["oom@n=2&for=ever", "sticky@n=2", "oom@every=2"])
+@pytest.mark.parametrize("fault", [pytest.param("oom@n=2&for=ever", marks=clips.once), "sticky@n=2", pytest.param("oom@every=2", marks=clips.once)])
 def test_a_gpu_that_fails_in_the_middle(analyze, clip, expected, fault):
     run = analyze(clip, "--workers", "codec0,sim0,cpu0", env={"SPILLWAY_SIM": f"fault={fault}"})
     assert run.report_bytes() == expected
@@ -66,6 +71,7 @@ def test_a_gpu_that_fails_in_the_middle(analyze, clip, expected, fault):
     assert any(attempt["link"] == "sim0" for attempt in story["attempts"]), story
 
 
+@clips.once
 def test_what_it_cost(analyze, clip, tmp_path):
     config = tmp_path / "rates.yaml"
     config.write_text("workers: [codec0, cpu0]\nrates: {cpu0: {per_hour: 3600}}\n")  # a dollar a second
