@@ -217,29 +217,39 @@ def test_errors_name_the_ensemble(made):
         infer(made, "chain", {"IN": np.ones((1, 5), np.float32)})
 
 
+def kill_in_the_second_step(made, x, count):
+    """None: the step was over before its worker was killed. Else executions of the two models, and leases that were answered."""
+    counts = lambda: (*[stats(made, m)["execution_count"] for m in ("scale", "slow")], leases(made, "cpu0") + leases(made, "sim0"))
+    before, first, got = counts(), leases(made, "cpu0"), []
+    thread = threading.Thread(target=lambda: got.append(infer(made, "wait", {"IN": x, "COUNT": count}).as_numpy("OUT")))
+    thread.start()
+    end = time.monotonic() + 30
+    while leases(made, "cpu0") == first and time.monotonic() < end:  # the first step is over
+        time.sleep(0.002)
+    pid = made.worker_pid("sim0")
+    late = bool(got) or not pid
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    thread.join(90)
+    assert got and np.array_equal(got[0], reference(made, "wait", x))
+    made.wait_models(SPREAD)
+    return None if late else [b - a for a, b in zip(before, counts())]
+
+
 def test_a_death_in_the_second_step_repeats_that_step_alone(made):
     x = np.random.default_rng(10).standard_normal((1, 16)).astype(np.float32)
     infer(made, "wait", {"IN": x, "COUNT": np.array([[1]], np.int64)})
     began = time.monotonic()
     infer(made, "wait", {"IN": x, "COUNT": np.array([[20]], np.int64)})
-    count = np.array([[int(20 / (time.monotonic() - began)) + 10]], np.int64)  # a second's work as fast as the machine is now
-    before = [stats(made, m)["execution_count"] for m in ("scale", "slow")], leases(made, "cpu0"), leases(made, "sim0")
-    got = []
-    thread = threading.Thread(target=lambda: got.append(infer(made, "wait", {"IN": x, "COUNT": count}).as_numpy("OUT")))
-    thread.start()
-    end = time.monotonic() + 30
-    while leases(made, "cpu0") == before[1] and time.monotonic() < end:  # the first step is over
-        time.sleep(0.005)
-    time.sleep(0.02)
-    pid = made.worker_pid("sim0")
-    os.kill(pid, signal.SIGKILL)
-    assert not got, "the slow step is not slow enough: nothing was lost"
-    thread.join(90)
-    assert got and np.array_equal(got[0], reference(made, "wait", x))
-    after = [stats(made, m)["execution_count"] for m in ("scale", "slow")], leases(made, "cpu0"), leases(made, "sim0")
-    assert [b - a for a, b in zip(before[0], after[0])] == [2, 1]
-    # Answers: scale twice, the slow step, the last stage at either; a first step that ran again would be one more.
-    assert after[1] - before[1] + after[2] - before[2] == 4
+    # Work for half a second, as fast as the machine is now: a batch that takes 2 s is taken for hung at first.
+    count = np.array([[int(10 / (time.monotonic() - began)) + 5]], np.int64)
+    for _ in range(20):
+        seen = kill_in_the_second_step(made, x, count)
+        if seen:
+            # Answers: scale twice, the slow step, the last stage; a first step that ran again would be one more.
+            assert seen == [2, 1, 4]
+            return
+    pytest.fail("the slow step was never in hand when its worker was killed")
 
 
 def test_random_requests_while_workers_die(made):
