@@ -103,6 +103,21 @@ def test_a_video_is_analysed_and_its_report_served(server, first):
     assert job["id"] in [j["id"] for j in listed] and {j["task"] for j in listed} == {"analyze"}
 
 
+def test_the_command_writes_the_same_report(first, clips, tmp_path):
+    run = subprocess.run([jobhouse.PROGRAM, "analyze", clips(60), "-o", tmp_path / "out", "--quiet"], capture_output=True, text=True,
+                         timeout=120, check=False, cwd=tmp_path)
+    assert run.returncode == 0, run
+    assert (tmp_path / "out" / "report.json").read_bytes() == first[1]
+
+
+def test_an_overlay_is_made_when_asked_for(server, clips):
+    job = done(server, post(server, clips(30).read_bytes(), "?overlay=true"))
+    film = next((f for f in job["result"]["files"] if f["name"] == "overlay.mp4"), None)
+    assert film, job["result"]["files"]
+    reply = server.ask("GET", film["url"])
+    assert reply.headers["content-type"] == "video/mp4" and reply.body[4:8] == b"ftyp"
+
+
 def test_ranges_of_a_file(server, first):
     job, text = first
     path = f"{V}/{job['id']}/files/report.json"
