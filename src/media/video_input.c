@@ -297,5 +297,6 @@ bool sp_video_input_seek(sp_video_input *input, const sp_video_run *run)
     int64_t time = run->key_dts != AV_NOPTS_VALUE ? run->key_dts : run->key_pts;
     if (!input->restartable || run->key_position < 0 || time == AV_NOPTS_VALUE)
         return false;
+    input->read_bytes = 0; /* who goes back and forth by himself does not go in circles */
     return avformat_seek_file(input->format, input->stream->index, INT64_MIN, time, time, 0) >= 0;
 }
