@@ -73,9 +73,10 @@ static bool holds(const char *name, const char *content)
     size_t size = 0;
     (void)snprintf(path, sizeof(path), "%s/a/b/%s", root, name);
     char *text = test_read_file(path, &size);
-    bool there = text != NULL, same = there && content && size == strlen(content) && !memcmp(text, content, size);
-    free(text);
-    return content ? same : !there;
+    bool as_said = content ? text && size == strlen(content) && !memcmp(text, content, size) : !text;
+    if (text)
+        free(text);
+    return as_said;
 }
 
 TEST(files_appear_in_their_places)
