@@ -385,6 +385,7 @@ static void compute_again(sp_house *house, int index)
     char model[sizeof(request->answer.model)];
     memcpy(model, request->answer.model, sizeof(model));
     memset(&request->answer, 0, offsetof(sp_answer, attempts));
+    request->answer.output_fd = -1; /* 0 is a descriptor, which would be closed with it */
     memcpy(request->answer.model, model, sizeof(model));
     int64_t now_ns = sp_clock_now_ns();
     request->answer.received_ns = now_ns;
