@@ -50,7 +50,7 @@ static const struct {
     { "fetch: {limit: 2TB}\n", "1: fetch.limit: must be from 1KiB to 1GiB, not 2TB\n" },
     { "cache: {ttl: 1500ms}\n", "1: cache.ttl: must be from 1s to 3650d in whole seconds, not 1500ms\n" },
     /* chains */
-    { "chains:\n  transcribe: {links: [cpu0]}\n", "2: chains.transcribe: no such task; tasks are noop, classify, infer, detect\n" },
+    { "chains:\n  transcribe: {links: [cpu0]}\n", "2: chains.transcribe: no such task; tasks are noop, classify, infer, detect, analyze\n" },
     { "workers: [cpu0, net0, noop0]\nremotes:\n  hq: {kind: spillway, url: 'http://hq'}\n  far: {kind: kserve, url: 'http://far'}\n"
       "chains:\n  infer: {links: [cpu0, hq, noop0, far]}\n  detect: {links: [far]}\n",
       "6: chains.infer.links[1].name: hq cannot answer infer; name a device worker or a remote of kind kserve\n"
