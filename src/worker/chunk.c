@@ -57,6 +57,7 @@ typedef struct work {
     uint8_t readers[SP_FRAMES_PLACES]; /* blocks that a place is part of */
     uint32_t blocks_out;
     uint32_t attempt;                  /* of the current segment */
+    uint32_t reading;                  /* segments begun so far, those begun again too */
     int outsiders, decoder_threads;
     int64_t word_ns, word_cpu_ns;      /* when the decoder last moved on */
     sp_buf bytes;                      /* one segment */
@@ -163,6 +164,7 @@ static bool begin_segment(work *w, uint32_t number)
     uint32_t frames = number < w->end ? segment_of(w, number)->frame_count : 0;
     w->current = NULL;
     w->attempt = 0;
+    w->reading++;
     if (number >= w->end)
         return true;
     sp_chunk_segment *segment = calloc(1, sizeof(*segment));
@@ -245,6 +247,7 @@ static void dispatch(work *w)
     w->pending = NULL;
     SP_ASSERT(segment->record_count + (uint32_t)block->count <= segment->record_capacity);
     block->segment = segment;
+    block->reading = w->reading;
     block->records = segment->records + segment->record_count;
     segment->record_count += (uint32_t)block->count;
     segment->blocks_out++;
@@ -401,6 +404,7 @@ static void decoder_lost(work *w, bool hung)
         return;
     w->result->frames -= w->current->record_count;
     w->current->record_count = 0;
+    w->reading++;
     memset(w->current->records, 0, w->current->record_capacity * sizeof(*w->current->records));
     if (!fault && ++w->outsiders > OUTSIDERS) {
         fail(w, SP_FAIL(&err, SP_UNAVAILABLE, "%d decoders were ended from outside (the last by signal %d)", w->outsiders, signal_number), &err);

@@ -26,6 +26,7 @@ typedef struct sp_chunk_segment {
 
 typedef struct sp_block {
     sp_chunk_segment *segment;
+    uint32_t reading; /* which reading of which segment its frames are of: an analyzer takes nothing over from another one */
     int count;
     bool has_next;
     uint32_t places[SP_BLOCK_FRAMES + 1]; /* [count]: of the frame behind, if has_next */

@@ -81,10 +81,14 @@ static void *thread_main(void *argument)
     seat *self = argument;
     sp_chunk_threads *threads = self->threads;
     sp_analyzer *analyzer = threads->analyzers[self->index];
+    uint32_t reading = 0; /* none: what the analyzer holds is of the chunk before, perhaps of another file */
     free(self);
     (void)prctl(PR_SET_NAME, "analyze");
     sp_mxcsr_repair(threads->mxcsr_repaired); /* a thread begins with the state of the one that started it */
     for (sp_block *block = wait_for_block(threads); block; block = wait_for_block(threads)) {
+        if (block->reading != reading)
+            sp_analyzer_begin(analyzer);
+        reading = block->reading;
         compute(threads, analyzer, block);
         put_done(threads, block);
     }

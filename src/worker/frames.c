@@ -289,9 +289,11 @@ static bool is_sane(sp_frames *frames, sp_frames_word *word)
 sp_frames_news sp_frames_next(sp_frames *frames, sp_frames_word *ret_word)
 {
     ssize_t n;
+    /* One that died with words from us unread leaves ECONNRESET, which recv tells once and before the words that it had sent: they
+     * count, or the segment that it died in would be taken for an earlier one. */
     do {
         n = recv(frames->socket_fd, ret_word, sizeof(*ret_word), MSG_DONTWAIT | MSG_TRUNC);
-    } while (n < 0 && errno == EINTR);
+    } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
         return frames->broken ? SP_FRAMES_GONE : SP_FRAMES_NOTHING; /* it could not be told something: it waits for that for ever */
     if (n <= 0) {

@@ -262,6 +262,27 @@ TEST(chunks_put_together_are_the_whole)
     end(&f);
 }
 
+/* Analyzers stay with the lane. One that has looked ahead at frame 16 of a film must not take it for frame 16 of the next. */
+TEST(a_film_leaves_nothing_for_the_next)
+{
+    const fake_shape shape = { .w = 96, .h = 72, .frames = 40, .segment_frames = 64, .run_segments = 1 };
+    fixture films[2];
+    begin(&films[0], &shape, "");
+    begin(&films[1], &shape, "");
+    films[1].index->sha256[0] = 31;
+    memcpy(films[1].body + sizeof(sp_analyze_order), films[1].index, films[1].index->index_bytes);
+    open_lane(&films[0], 2, NULL);
+    for (int i = 0; i < often(48); i++) {
+        fixture *f = &films[i % 2];
+        f->lane = films[0].lane;
+        CHECK_INT(run_all(f), SP_OK);
+        check_answer(f, "", NO_SEGMENT);
+    }
+    films[1].lane = NULL;
+    end(&films[1]);
+    end(&films[0]);
+}
+
 TEST(a_killed_decoder_is_replaced)
 {
     fixture f;

@@ -32,7 +32,7 @@ static inline sp_video_index *fake_index(const fake_shape *shape)
         abort();
     index->abi = SP_VIDEO_INDEX_ABI;
     index->index_bytes = (uint32_t)bytes;
-    memset(index->sha256, 7, sizeof(index->sha256));
+    memset(index->sha256, 7, sizeof(index->sha256)); /* never 0 */
     index->file_bytes = 1000;
     (void)snprintf(index->format, sizeof(index->format), "fake");
     (void)snprintf(index->codec, sizeof(index->codec), "fake");
@@ -69,14 +69,14 @@ static inline sp_video_index *fake_index(const fake_shape *shape)
     return index;
 }
 
-/* A bright square that wanders over a pattern. */
+/* A bright square that wanders over a pattern, which is the film's own (the first byte of its digest). */
 static inline void fake_frame(const sp_video_index *index, uint32_t number, uint8_t *dst, size_t stride_bytes)
 {
     int left = (int)(number * 3) % SP_MAX(index->width - 12, 1), top = (int)(number * 2) % SP_MAX(index->height - 12, 1);
     for (int y = 0; y < index->height; y++) {
         for (int x = 0; x < index->width; x++) {
             bool inside = x >= left && x < left + 12 && y >= top && y < top + 12;
-            dst[(size_t)y * stride_bytes + (size_t)x] = (uint8_t)(inside ? 200 + (x + y) % 32 : (x * 5 ^ y * 3) % 96 + (int)number % 7);
+            dst[(size_t)y * stride_bytes + (size_t)x] = (uint8_t)(inside ? 200 + (x + y) % 32 : (x * 5 ^ y * 3) % 96 + (int)number % index->sha256[0]);
         }
     }
 }
