@@ -194,7 +194,7 @@ static step_result step_result_of(const sp_chaos *chaos, const sp_chaos_step *st
         if (event->answer_ns)
             answers[answer_count++] = (double)(event->answer_ns - event->at_ns) / 1e6;
         else
-            r.unanswered++;
+            r.unanswered += !event->unasked;
         if (event->ready_ns)
             ready[ready_count++] = (double)(event->ready_ns - event->at_ns) / 1e6;
         else

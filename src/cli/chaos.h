@@ -75,6 +75,7 @@ typedef struct sp_chaos_event { /* one fault that was made */
     bool waits_for_worker;
     int64_t ready_ns;  /* the worker was ready again; 0 = not yet, or nothing to wait for */
     int64_t answer_ns; /* the first right answer to a request that was sent after the fault; 0 = not yet */
+    bool unasked;      /* the load ended with it: no request was sent after it */
 } sp_chaos_event;
 
 typedef struct sp_chaos_shot {
@@ -117,6 +118,7 @@ typedef struct sp_chaos {
     int64_t start_ns;
     _Atomic bool ending;        /* no new requests */
     _Atomic uint64_t issued;
+    _Atomic int64_t last_sent_ns; /* of all requests */
     _Atomic int unanswered;     /* open events whose answer_ns is 0: lets the load skip the lock */
     _Atomic int open_count;
     pthread_mutex_t lock;       /* guards `open` against the load's threads */

@@ -332,6 +332,8 @@ static bool fire(executor *e, const sp_chaos_step *step)
 
 static void event_close(sp_chaos *chaos, int index)
 {
+    sp_chaos_event *event = &chaos->open[index];
+    event->unasked = !event->answer_ns && event->at_ns > atomic_load(&chaos->last_sent_ns);
     if (chaos->event_count == chaos->event_capacity) {
         int capacity = chaos->event_capacity ? 2 * chaos->event_capacity : 256;
         sp_chaos_event *more = realloc(chaos->events, (size_t)capacity * sizeof(*more));

@@ -69,6 +69,13 @@ static void answered(sp_chaos *chaos, int64_t sent_ns, int64_t now_ns)
     (void)pthread_mutex_unlock(&chaos->lock);
 }
 
+static void note_sent(sp_chaos *chaos, int64_t sent_ns)
+{
+    int64_t last_ns = atomic_load_explicit(&chaos->last_sent_ns, memory_order_relaxed);
+    while (last_ns < sent_ns && !atomic_compare_exchange_weak(&chaos->last_sent_ns, &last_ns, sent_ns))
+        ;
+}
+
 /* What is wrong with it, or NULL. */
 static const char *judge(const sp_chaos *chaos, const sp_chaos_shot *shot, const sp_seen *seen, char *text, size_t text_bytes)
 {
@@ -126,6 +133,7 @@ static void ask(load_thread *t)
     }
     bool in_fault = atomic_load_explicit(&chaos->open_count, memory_order_relaxed) > 0, right = false;
     int64_t sent_ns = sp_clock_now_ns();
+    note_sent(chaos, sent_ns);
     sp_status s = sp_caller_call(&t->caller, sp_buf_view(noop ? &t->noop : &shot->request), chaos->timeout_ns, &status, &body, &err);
     int64_t now_ns = sp_clock_now_ns();
 

@@ -14,6 +14,17 @@ ERODE, DILATE, OPEN, CLOSE, GRADIENT, TOPHAT, BLACKHAT = range(7)
 RECT, CROSS, ELLIPSE = range(3)
 
 
+def library_for_tests():
+    """Where the library is; skips the test that asks when Python cannot load it."""
+    import pytest
+
+    if not LIBRARY.exists():
+        pytest.skip(f"{LIBRARY} is not built")
+    if any(mark in LIBRARY.read_bytes() for mark in (b"__asan_init", b"__tsan_init")):
+        pytest.skip("a sanitizer's library cannot be loaded into Python; test_kernels runs instrumented")
+    return LIBRARY
+
+
 class Plane(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("w", ctypes.c_int32), ("h", ctypes.c_int32), ("stride", ctypes.c_uint64)]
 

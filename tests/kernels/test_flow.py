@@ -17,10 +17,10 @@ import pytest
 
 cv2 = pytest.importorskip("cv2", reason="opencv is not installed (tools/setup)")
 
+import planes
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
 ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT / "../shared/assets"))
-LIBRARY = BUILD / "tests/kernels/libspillway_kernels_test.so"
 CLIPS = ASSETS / "media/video"
 DEFAULTS = dict(pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0)
 P99_PX, RMS_PX = 1e-4, 1e-3
@@ -67,11 +67,7 @@ def distance(a, b):
 
 @pytest.fixture(scope="module")
 def flow():
-    if not LIBRARY.exists():
-        pytest.skip(f"{LIBRARY} is not built")
-    if any(mark in LIBRARY.read_bytes() for mark in (b"__asan_init", b"__tsan_init")):
-        pytest.skip("a sanitizer's library cannot be loaded into Python; test_kernels runs instrumented")
-    return Flow(LIBRARY)
+    return Flow(planes.library_for_tests())
 
 
 def frames(clip, first, count):

@@ -25,7 +25,7 @@ SHAPES = [cv2.MORPH_RECT, cv2.MORPH_CROSS, cv2.MORPH_ELLIPSE]
 
 @pytest.fixture(scope="module", params=planes.LEVELS)
 def kernels(request):
-    k = planes.Planes()
+    k = planes.Planes(planes.library_for_tests())
     if not k.force(request.param):
         pytest.skip(f"this CPU has no {request.param}")
     yield k

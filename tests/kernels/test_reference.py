@@ -16,10 +16,10 @@ cv2 = pytest.importorskip("cv2", reason="opencv is not installed (tools/setup)")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (tools/setup)")
 import PIL
 
+import planes
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
 ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT / "../shared/assets"))
-LIBRARY = BUILD / "tests/kernels/libspillway_kernels_test.so"
 SEED = int(os.environ.get("SPILLWAY_TEST_SEED", random.randrange(1 << 31)))
 
 BILINEAR, BICUBIC, PLAIN, ACROSS_FIRST = 0, 1, 2, 0x80
@@ -69,11 +69,7 @@ class Kernels:
 
 @pytest.fixture(scope="module")
 def library():
-    if not LIBRARY.exists():
-        pytest.skip(f"{LIBRARY} is not built")
-    if any(mark in LIBRARY.read_bytes() for mark in (b"__asan_init", b"__tsan_init")):
-        pytest.skip("a sanitizer's library cannot be loaded into Python; test_kernels runs instrumented")
-    return Kernels(LIBRARY)
+    return Kernels(planes.library_for_tests())
 
 
 @pytest.fixture(params=LEVELS)
@@ -247,7 +243,7 @@ def test_suppression_keeps_what_opencv_keeps(kernels):
 def test_environment_masks_levels(library, level):
     if not library.force(level):
         pytest.skip(f"this CPU has no {level}")
-    code = f"import ctypes; l = ctypes.CDLL({str(LIBRARY)!r}); l.kt_level.restype = ctypes.c_char_p; print(l.kt_level().decode())"
+    code = f"import ctypes; l = ctypes.CDLL({str(planes.LIBRARY)!r}); l.kt_level.restype = ctypes.c_char_p; print(l.kt_level().decode())"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "SPILLWAY_CPU": level}, capture_output=True,
                           text=True, timeout=60, check=True)
     assert done.stdout.strip().split("+")[0] == level
