@@ -27,7 +27,7 @@ def clips(tmp_path_factory):
         pytest.skip("ffmpeg is not installed (tools/packages.txt)")
     directory = tmp_path_factory.mktemp("clips")
 
-    def make(frames, size="160x120"):
+    def make(frames, size="80x60" if SLOW else "160x120"):
         path = directory / f"{frames}-{size}.mp4"
         if not path.exists():
             subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25", "-frames:v", str(frames),
