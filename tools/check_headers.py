@@ -10,7 +10,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = ["-std=gnu17", "-D_GNU_SOURCE", "-DSP_FAULTS=1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
          "-Wno-missing-field-initializers", "-fsyntax-only", "-Isrc", "-Iinclude", "-Itests/harness",
-         "-I.deps/onnxruntime/include", "-I.deps/openvino/include"]
+         "-Itests/shim", "-I.deps/onnxruntime/include", "-I.deps/openvino/include"]
 
 
 def compile_alone(header):
