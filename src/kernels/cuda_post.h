@@ -30,6 +30,13 @@ typedef struct sp_cuda_post_api {
                                   int rows, size_t row_stride, size_t batch_stride, sp_error *reterr);
     size_t (*nms_space)(int batch, int n, const sp_nms_params *params);
     sp_status (*nms)(sp_cuda_stream *stream, const sp_cuda_nms *nms, void *space, sp_error *reterr);
+    /* What ranking needs beside softmax and topk (task/rank.h), rank.cu. NULL: rows are ranked on the host.
+     * gather: dst[rows][k] = src[rows][n] at index[rows][k], whose numbers lie within 0 .. n - 1.
+     * first_bad: of each row the first place that is not finite; n = all are. widen: IEEE 754 halves to floats, exact. */
+    sp_status (*gather_f32)(sp_cuda_stream *stream, float *dst, const float *src, const int32_t *index, int rows, int n, int k,
+                            sp_error *reterr);
+    sp_status (*first_bad_f32)(sp_cuda_stream *stream, int32_t *ret_first, const float *src, int rows, int n, sp_error *reterr);
+    sp_status (*widen_f16)(sp_cuda_stream *stream, float *dst, const uint16_t *src, size_t count, sp_error *reterr);
 } sp_cuda_post_api;
 
 #endif
