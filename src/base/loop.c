@@ -206,9 +206,10 @@ sp_status sp_loop_turn(sp_loop *loop, int64_t max_sleep_ns, sp_error *reterr)
     loop->now_ns = sp_clock_now_ns();
     int64_t sleep_ns = fire_timers(loop, max_sleep_ns);
     sleep_ns = run_hooks(loop, sleep_ns);
-    /* A hook may have set a nearer timer. */
+    /* A hook may have set a nearer timer. The clock is read once: two readings may lie on either side of it, and a sleep
+     * below 0 has no end. */
     if (loop->heap_count) {
-        int64_t until = SP_MAX(loop->heap[0]->at_ns - sp_clock_now_ns(), (int64_t)0);
+        int64_t now_ns = sp_clock_now_ns(), until = SP_MAX(loop->heap[0]->at_ns - now_ns, (int64_t)0);
         sleep_ns = sleep_ns < 0 ? until : SP_MIN(sleep_ns, until);
     }
     if (loop->stopping)

@@ -358,7 +358,8 @@ static sp_status id_make(char ret_id[SP_LIMIT_JOB_ID_BYTES], sp_error *reterr)
 {
     static int64_t last_us;
     uint64_t random;
-    last_us = SP_MAX(sp_clock_wall_ns() / SP_NS_PER_US, last_us + 1);
+    int64_t now_us = sp_clock_wall_ns() / SP_NS_PER_US;
+    last_us = SP_MAX(now_us, last_us + 1);
     if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return SP_FAIL_ERRNO(reterr, SP_UNAVAILABLE, "no randomness for the job's id");
     (void)snprintf(ret_id, SP_LIMIT_JOB_ID_BYTES, "job-%013llx-%016llx", (unsigned long long)last_us, (unsigned long long)random);

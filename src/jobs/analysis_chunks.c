@@ -517,10 +517,12 @@ uint32_t sp_analysis_chunk_progress(const sp_analysis_run *run)
 {
     uint32_t frames = 0;
     for (const analysis_chunk *c = run->chunks; c; c = c->next) {
-        if (c->state == CHUNK_OUT)
-            frames += SP_MIN(sp_request_progress(c->request), c->frames);
-        else if (c->state == CHUNK_READING)
+        if (c->state == CHUNK_OUT) {
+            uint32_t done = sp_request_progress(c->request); /* the worker's, and goes on */
+            frames += SP_MIN(done, c->frames);
+        } else if (c->state == CHUNK_READING) {
             frames += c->frames;
+        }
     }
     return frames;
 }

@@ -168,9 +168,10 @@ static sp_status nobody_asked(sp_request *request, const sp_pick *pick)
         return SP_FAIL_CODE(err, SP_UNAVAILABLE, "no_link", "no link is left for '%s' (tried 0): no worker for it is running; "
                             "see /healthz", sp_task_name(request->task));
     write_reasons(request, pick, reasons, sizeof(reasons));
-    if (pick->opens_ns)
-        request->answer.retry_after_s = (int)SP_CLAMP((pick->opens_ns - sp_clock_now_ns()) / SP_NS_PER_S + 1, (int64_t)1,
-                                                      (int64_t)86400);
+    if (pick->opens_ns) {
+        int64_t wait_s = (pick->opens_ns - sp_clock_now_ns()) / SP_NS_PER_S + 1;
+        request->answer.retry_after_s = (int)SP_CLAMP(wait_s, (int64_t)1, (int64_t)86400);
+    }
     bool spent = any_skip(request, pick, SP_SKIP_QUOTA) || any_skip(request, pick, SP_SKIP_COST);
     return SP_FAIL_CODE(err, spent ? SP_BUSY : SP_UNAVAILABLE, spent ? "quota" : "no_link",
                         "no link may answer '%s' now: %s; see /healthz", sp_task_name(request->task), reasons);

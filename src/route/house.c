@@ -318,6 +318,7 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
     SP_ASSERT(index >= 0 && index < house->worker_count);
     sp_worker *worker = (sp_worker *)(uintptr_t)&house->workers[index]; /* its counters are added up as they are read */
     sp_devices_count(worker);
+    int64_t wait_ns = worker->again_at_ns - sp_clock_now_ns();
     *ret_info = (sp_worker_info){
         .name = worker->name,
         .kind = worker->kind,
@@ -328,7 +329,7 @@ void sp_house_worker_info(const sp_house *house, int index, sp_worker_info *ret_
         .reason = worker->reason,
         .code = worker->code,
         .remedy = sp_device_remedy(worker->code),
-        .retry_in_ns = worker->state == SP_WORKER_QUARANTINED ? SP_MAX(worker->again_at_ns - sp_clock_now_ns(), 0) : 0,
+        .retry_in_ns = worker->state == SP_WORKER_QUARANTINED ? SP_MAX(wait_ns, 0) : 0,
         .throttled = sp_worker_throttled(worker),
         .card = worker->has_card ? &worker->card : NULL,
     };

@@ -36,13 +36,13 @@ static bool merge_attempts(sp_request *request, const sp_answer_remote *far, con
 {
     char name[72];
     bool answered = false;
-    int64_t at_ns = given_ns; /* its clock is not ours: laid end to end from when we asked */
+    int64_t at_ns = given_ns, now_ns = sp_clock_now_ns(); /* its clock is not ours: laid end to end from when we asked */
     for (uint32_t i = 0; i < far->attempt_count; i++) {
         const sp_remote_attempt *there = &far->attempts[i];
         sp_status status = there->status < SP_STATUS_COUNT ? (sp_status)there->status : SP_INTERNAL;
         name_far(name, sizeof(name), near, there->link);
         sp_attempt *attempt = sp_request_attempt_add(request, name, status, at_ns, there->reason);
-        attempt->end_ns = SP_MIN(at_ns + SP_CLAMP(there->duration_ns, (int64_t)0, 3600 * SP_NS_PER_S), sp_clock_now_ns());
+        attempt->end_ns = SP_MIN(at_ns + SP_CLAMP(there->duration_ns, (int64_t)0, 3600 * SP_NS_PER_S), now_ns);
         at_ns = attempt->end_ns;
         answered |= status == SP_OK;
     }

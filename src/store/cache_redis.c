@@ -119,7 +119,8 @@ static void run_op(sp_store_work *work)
         return;
     }
     /* A purge and a removal must happen, so they get their own time. */
-    redis->connection.deadline_ns = SP_MAX(op->deadline_ns, sp_clock_now_ns() + 5 * SP_NS_PER_MS);
+    int64_t least_ns = sp_clock_now_ns() + 5 * SP_NS_PER_MS;
+    redis->connection.deadline_ns = SP_MAX(op->deadline_ns, least_ns);
     switch (op->call) {
     case CACHE_GET:
         work->status = run_get(redis, op, &work->error);

@@ -197,7 +197,8 @@ static bool is_brief(const sp_hall *hall, const sp_hall_batch *own)
 /* Ten times the slowest of late for each run that bisecting may cause; a load comes with a budget of its own. */
 static int64_t budget_of(sp_hall_model *model)
 {
-    return SP_MAX(20 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+    int64_t slowest_ns = atomic_load_explicit(&model->slowest_ns, memory_order_relaxed);
+    return SP_MAX(20 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
 /* The lease that the request stands for, once: two steps of one may run together. */
@@ -300,8 +301,8 @@ static void next_job(sp_hall *hall, sp_worker_batch *batch)
     own->requests[own->count++] = request;
     batch->items[batch->count++] = request->item;
     batch->own = own;
-    int64_t deadline_ns = request->item->submission->attempt_deadline_ns;
-    batch->budget_ns = deadline_ns ? SP_MAX(deadline_ns - sp_clock_now_ns(), 0) : 0;
+    int64_t deadline_ns = request->item->submission->attempt_deadline_ns, left_ns = deadline_ns - sp_clock_now_ns();
+    batch->budget_ns = deadline_ns ? SP_MAX(left_ns, 0) : 0;
 }
 
 /* A piece of an ensemble's request. */

@@ -426,7 +426,8 @@ static sp_metric *repaired_metric(void)
 
 static int64_t budget_of(sp_hall_model *model)
 {
-    return SP_MAX(10 * atomic_load_explicit(&model->slowest_ns, memory_order_relaxed), SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
+    int64_t slowest_ns = atomic_load_explicit(&model->slowest_ns, memory_order_relaxed);
+    return SP_MAX(10 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
 /* Some engines' models see requests apart (Python's). Rows of sequences have places of their own and stay one. */

@@ -47,6 +47,20 @@ def test_banned_is_noticed(line, word):
 
 
 @pytest.mark.parametrize("line", [
+    "x = SP_MAX(at - sp_clock_now_ns(), 0);", "x = SP_MIN(SP_MAX(n, 1),\n    atomic_load(&a));", "x = SP_CLAMP(i++, 0, 9);",
+])
+def test_what_a_macro_would_evaluate_twice_is_noticed(line):
+    assert any("twice" in found for found in check_banned.problems_of("src/base/x.c", (SPDX + line + "\n").encode()))
+
+
+@pytest.mark.parametrize("line", [
+    "x = SP_MIN(strlen(a), 4) + sp_clock_now_ns();", "x = SP_MAX(a == b, c <= d);", "x = SP_MIN(p->n, -1);",
+])
+def test_what_is_the_same_each_time_passes(line):
+    assert check_banned.problems_of("src/base/x.c", (SPDX + line + "\n").encode()) == []
+
+
+@pytest.mark.parametrize("line", [
     "snprintf(a, 1, b);", "/* strcpy(a, b) */", 'puts("atoi(x)");', "ops->system(1);", "my_strcpy(a, b);",
     "longjmp(here, 1);", "x = atoi(t); /* allowed: digits were checked */",
 ])

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 static int64_t now_ns;
@@ -346,4 +347,50 @@ TEST(now_is_the_turns_beginning)
     turn();
     CHECK_INT(sp_loop_now_ns(loop), now_ns);
     end();
+}
+
+static int near_ns;
+
+static int64_t set_near_timer(void *context)
+{
+    CHECK_INT(sp_loop_timer_set(loop, context, sp_clock_now_ns() + near_ns, NULL), SP_OK);
+    return -1;
+}
+
+static void count_fired(sp_timer *timer, void *context)
+{
+    (void)timer;
+    ++*(int *)context;
+}
+
+static void note_guard(sp_watch *watch, uint32_t epoll_events, void *context)
+{
+    (void)watch;
+    (void)epoll_events;
+    *(bool *)context = true;
+}
+
+/* With the real clock: the moment passes while the length of the sleep is worked out. A sleep below 0 would have no end;
+ * the guard ends it. */
+TEST(a_timer_due_within_nanoseconds_does_not_sleep_for_ever)
+{
+    int fired = 0;
+    bool overslept = false;
+    sp_timer timer = { .fire = count_fired, .context = &fired };
+    sp_watch guard = { .fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK), .ready = note_guard, .context = &overslept };
+    const struct itimerspec soon = { .it_value.tv_sec = 20 };
+    REQUIRE(guard.fd >= 0);
+    REQUIRE(sp_loop_new(&loop, NULL) == SP_OK);
+    REQUIRE(sp_loop_watch(loop, &guard, EPOLLIN, NULL) == SP_OK);
+    REQUIRE(sp_loop_hook_add(loop, set_near_timer, &timer, NULL) == SP_OK);
+    REQUIRE(timerfd_settime(guard.fd, 0, &soon, NULL) == 0);
+    for (int i = 0; i < 6000 && !overslept; i++) {
+        near_ns = i % 600;
+        CHECK_INT(sp_loop_turn(loop, -1, NULL), SP_OK);
+    }
+    CHECK(!overslept);
+    CHECK(fired > 0);
+    sp_loop_free(loop);
+    loop = NULL;
+    (void)close(guard.fd);
 }
