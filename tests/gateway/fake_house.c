@@ -403,6 +403,7 @@ sp_status sp_request_append(sp_request *r, const void *data, size_t size_bytes, 
     if (size_bytes)
         memcpy(r->body + r->size_bytes, data, size_bytes);
     r->size_bytes += size_bytes;
+    r->body[r->size_bytes] = 0; /* scripts are read by sscanf, which looks for the end of all it is given */
     r->payload_bytes = r->size_bytes;
     return SP_OK;
 }
