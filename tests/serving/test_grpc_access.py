@@ -2,7 +2,10 @@
 """Who may do what over gRPC: the same tokens, scopes and rates as over HTTP; and how a server stops that speaks it."""
 import hashlib
 import json
+import re
 import threading
+import time
+import urllib.request
 
 import kserve_house
 import numpy as np
@@ -93,14 +96,24 @@ def test_rates_count_each_request_of_a_stream(server):
     assert all("may ask 0.001 times a second" in error.message() for error in answers if error)
 
 
+def wait_until_submitted(server, count):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % server.metrics_port, timeout=20) as reply:
+            if re.search(r"^fake_submitted_total %d$" % count, reply.read().decode(), re.M):
+                return
+        time.sleep(0.01)
+    raise AssertionError("never were %d submitted" % count)
+
+
 def test_a_drain_answers_what_was_accepted_and_ends_idle_streams():
     server = kserve_house.Server(grpc="inline")
     client = grpc.InferenceServerClient("127.0.0.1:%d" % server.grpc_port)
     slow = grpc.InferInput("INPUT0", [1, 9], "UINT8")
-    slow.set_data_from_numpy(np.frombuffer(b"SLEEP=700", np.uint8).reshape(1, 9))
+    slow.set_data_from_numpy(np.frombuffer(b"SLEEP=900", np.uint8).reshape(1, 9))
     results, streamed, idle = [], [], []
-    begun = threading.Event()
-    call = client.async_infer("identity_UINT8", [slow], lambda result, error: results.append(error))
+    begun, answered = threading.Event(), threading.Event()
+    call = client.async_infer("identity_UINT8", [slow], lambda result, error: results.append(error) or answered.set())
     client.start_stream(lambda result, error: streamed.append((result, error)) or begun.set())
     client.async_stream_infer("identity_UINT8", [slow])
     other = grpc.InferenceServerClient("127.0.0.1:%d" % server.grpc_port)
@@ -110,9 +123,12 @@ def test_a_drain_answers_what_was_accepted_and_ends_idle_streams():
     other.start_stream(lambda result, error: idle.append(error) or first.set())
     other.async_stream_infer("identity_UINT8", [quick])
     assert first.wait(20)
+    wait_until_submitted(server, 3)  # what has not come yet has not been accepted
     server.process.terminate()
     assert begun.wait(20) and streamed[0][1] is None
-    server.stop()  # though the idle stream was never closed by its client
+    server.process.wait(20)  # by itself, though the idle stream was never closed by its client; another signal would cut
+    server.stop()
+    assert answered.wait(20)
     client.stop_stream()
     other.stop_stream()
     for c in (client, other):
