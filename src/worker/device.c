@@ -112,7 +112,7 @@ static sp_status check_provider(const sp_engine_probe_result *probe, const char 
 static sp_status plan_simulated(sp_device *dev, int cpus, sp_error *reterr)
 {
     sp_device_plan *plan = &dev->plan;
-    sp_status s = sp_device_plan_simulated(dev->engine, dev->model, cpus, sp_sim_batch(dev->sim), plan, reterr);
+    sp_status s = sp_device_plan_simulated(&dev->target, dev->model, cpus, sp_sim_batch(dev->sim), plan, reterr);
     if (s)
         return s;
     plan->alone_p50_ns = SP_MAX(plan->alone_p50_ns, sp_sim_latency_ns(dev->sim, 1));
@@ -174,9 +174,9 @@ static sp_status plan_own_task(sp_device *dev, const opening *o, sp_error *reter
         return s;
     if (!sp_device_plan_read(o->config->plan, dev->model->digest, o->engine_key, o->cpus, &dev->plan))
         s = dev->sim ? plan_simulated(dev, o->cpus, reterr)
-                     : sp_device_plan_measure(dev->engine, dev->model, o->provider, o->index, o->cpus, &dev->plan, reterr);
+                     : sp_device_plan_measure(&dev->target, dev->model, o->cpus, &dev->plan, reterr);
     if (!s)
-        s = sp_device_sessions_open(dev->engine, dev->model, o->provider, o->index, &dev->plan, &dev->sessions, reterr);
+        s = sp_device_sessions_open(&dev->target, dev->model, &dev->plan, &dev->sessions, reterr);
     return s;
 }
 
@@ -247,6 +247,7 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     sp_machine_read(&machine);
     o.cpus = machine.cpu_count;
     o.index = strcmp(o.provider, "cpu") == 0 ? 0 : device_index_of(config->name);
+    dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index };
     (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s-%s-%s", probe.engine, probe.version, config->kind);
     dev->counters = &sp_worker_page_now()->counters;
     s = open_own_task(dev, &o, reterr);

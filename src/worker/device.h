@@ -38,6 +38,7 @@ typedef struct sp_device_analyze {
 typedef struct sp_device {
     const sp_engine *engine;
     sp_model *model; /* NULL: no task of its own */
+    sp_device_target target; /* its cuda_api and cuda: NULL where there is no CUDA device, or no plug-in for it */
     sp_device_plan plan;
     sp_device_sessions sessions;
     sp_sim *sim; /* NULL = a real device */

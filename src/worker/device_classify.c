@@ -109,10 +109,10 @@ static bool take_item(batch *b, sp_work_item *item, bool only)
         if (item->input.size_bytes != tensor_bytes || memcmp(&item->request->prep, prep, sizeof(*prep)) != 0)
             item->status = SP_FAIL(err, SP_UNSUPPORTED, "a tensor of %zu bytes, made for another model than %s",
                                    item->input.size_bytes, b->dev->model->name);
-        else if (only)
+        else if (only && !sp_classify_on_device(b->classifier))
             b->in_place = item->input.data;
         else
-            memcpy(sp_classify_input(b->classifier, b->lane, b->count), item->input.data, tensor_bytes);
+            item->status = sp_classify_put_tensor(b->classifier, b->lane, b->count, item->input.data, item->input_pinned, err);
     } else if (sub->output_kind == SP_OUTPUT_RGB8) {
         if (sub->image_w < 1 || sub->image_h < 1 || sub->image_w > SP_LIMIT_IMAGE_SIDE ||
             sub->image_h > SP_LIMIT_IMAGE_SIDE ||
@@ -120,8 +120,8 @@ static bool take_item(batch *b, sp_work_item *item, bool only)
             item->status = SP_FAIL(err, SP_UNSUPPORTED, "a picture of %dx%d in %zu bytes", sub->image_w, sub->image_h,
                                    item->input.size_bytes);
         else
-            item->status = sp_classify_prepare(b->classifier, b->lane, b->count, item->input.data, sub->image_w,
-                                               sub->image_h, err);
+            item->status = sp_classify_put_picture(b->classifier, b->lane, b->count, item->input.data, sub->image_w,
+                                                   sub->image_h, item->input_pinned, err);
     } else {
         item->status = SP_FAIL(err, SP_UNSUPPORTED, "nothing was decoded for this request");
     }
@@ -134,13 +134,17 @@ static bool take_item(batch *b, sp_work_item *item, bool only)
     return true;
 }
 
+static int top_k_of(const sp_work_item *item)
+{
+    return item->request->top_k ? (int)SP_MIN(item->request->top_k, SP_LIMIT_TOP_K) : 5;
+}
+
 static void answer_item(batch *b, int index, sp_work_item *item)
 {
     sp_class_score scores[SP_LIMIT_TOP_K];
     int count = 0;
     int64_t begun_ns = sp_clock_now_ns();
-    int top_k = item->request->top_k ? (int)SP_MIN(item->request->top_k, SP_LIMIT_TOP_K) : 5;
-    item->status = sp_classify_answer(b->classifier, b->lane, index, top_k, scores, &count, &item->error);
+    item->status = sp_classify_answer(b->classifier, b->lane, index, top_k_of(item), scores, &count, &item->error);
     if (item->status)
         return;
     sp_answer_classes *answer = (sp_answer_classes *)(void *)item->answer; /* page-aligned array of 72 KiB answers */
@@ -167,16 +171,25 @@ static int64_t budget_of(const sp_device *dev, int count)
     return SP_MAX(10 * slowest_ns, SP_LIMIT_BATCH_BUDGET_MIN_MS * SP_NS_PER_MS);
 }
 
-static sp_status compute(batch *b, const void *input, int count, sp_error *reterr)
+static sp_status compute_here(batch *b, int first, int count, sp_error *reterr)
+{
+    int top_k = 1;
+    for (int i = first; i < first + count; i++)
+        top_k = SP_MAX(top_k, top_k_of(b->items[i]));
+    return b->in_place ? sp_classify_run(b->classifier, b->lane, b->in_place, count, reterr)
+                       : sp_classify_run_items(b->classifier, b->lane, first, count, top_k, reterr);
+}
+
+static sp_status compute(batch *b, int first, int count, sp_error *reterr)
 {
     sp_sim *sim = b->dev->sim;
     sp_sim_run run;
     if (SP_LIKELY(!sim))
-        return sp_classify_run(b->classifier, b->lane, input, count, reterr);
+        return compute_here(b, first, count, reterr);
     sp_status s = sp_sim_begin(sim, count, &run, reterr);
     sp_device_publish_simulated(b->dev);
     if (!s)
-        s = sp_classify_run(b->classifier, b->lane, input, count, reterr);
+        s = compute_here(b, first, count, reterr);
     if (!s)
         sp_sim_end(sim, &run);
     return s;
@@ -185,10 +198,9 @@ static sp_status compute(batch *b, const void *input, int count, sp_error *reter
 /* Items first .. first + count - 1 of the batch: run, answer. */
 static sp_status run_range(batch *b, int first, int count, sp_error *reterr)
 {
-    const void *input = b->in_place ? b->in_place : sp_classify_input(b->classifier, b->lane, first);
     sp_worker_stage(b->executor, SP_STAGE_INFERENCE, budget_of(b->dev, count));
     int64_t begun_ns = sp_clock_now_ns();
-    sp_status s = compute(b, input, count, reterr);
+    sp_status s = compute(b, first, count, reterr);
     int64_t took_ns = sp_clock_now_ns() - begun_ns;
     sp_mxcsr_repair(b->dev->mxcsr_repaired);
     if (s)

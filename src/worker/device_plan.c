@@ -68,37 +68,42 @@ void sp_device_sessions_close(sp_device_sessions *sessions)
     *sessions = (sp_device_sessions){ 0 };
 }
 
-static sp_status open_wide(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                           int threads, bool spin, int batch, sp_classifier **ret_wide, sp_error *reterr)
+static sp_status open_wide(const sp_device_target *target, sp_model *model, int threads, bool spin, int batch,
+                           sp_classifier **ret_wide, sp_error *reterr)
 {
-    sp_classify_options options = { .provider = provider,
-                                    .device_index = device_index,
-                                    .threads = threads,
-                                    .lanes = 1,
-                                    .max_batch = batch,
-                                    .spin = spin };
-    return sp_classify_open(engine, model, &options, ret_wide, reterr);
+    const sp_classify_options options = { .provider = target->provider,
+                                          .device_index = target->index,
+                                          .threads = threads,
+                                          .lanes = 1,
+                                          .max_batch = batch,
+                                          .spin = spin,
+                                          .cuda_api = target->cuda_api,
+                                          .cuda = target->cuda };
+    return sp_classify_open(target->engine, model, &options, ret_wide, reterr);
 }
 
-static sp_status open_narrow(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                             int lanes, int batch, sp_classifier **ret_narrow, sp_error *reterr)
+static sp_status open_narrow(const sp_device_target *target, sp_model *model, int lanes, int batch, sp_classifier **ret_narrow,
+                             sp_error *reterr)
 {
-    sp_classify_options options = {
-        .provider = provider, .device_index = device_index, .threads = 1, .lanes = lanes, .max_batch = batch
-    };
-    return sp_classify_open(engine, model, &options, ret_narrow, reterr);
+    const sp_classify_options options = { .provider = target->provider,
+                                          .device_index = target->index,
+                                          .threads = 1,
+                                          .lanes = lanes,
+                                          .max_batch = batch,
+                                          .cuda_api = target->cuda_api,
+                                          .cuda = target->cuda };
+    return sp_classify_open(target->engine, model, &options, ret_narrow, reterr);
 }
 
-sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                                  const sp_device_plan *plan, sp_device_sessions *ret_sessions, sp_error *reterr)
+sp_status sp_device_sessions_open(const sp_device_target *target, sp_model *model, const sp_device_plan *plan,
+                                  sp_device_sessions *ret_sessions, sp_error *reterr)
 {
     sp_device_sessions sessions = { 0 };
     sp_status s = SP_OK;
     if (plan->wide_threads > 1 || plan->lanes == 0)
-        s = open_wide(engine, model, provider, device_index, plan->wide_threads, plan->wide_spin,
-                      plan->lanes ? 1 : plan->batch, &sessions.wide, reterr);
+        s = open_wide(target, model, plan->wide_threads, plan->wide_spin, plan->lanes ? 1 : plan->batch, &sessions.wide, reterr);
     if (!s && plan->lanes > 0)
-        s = open_narrow(engine, model, provider, device_index, plan->lanes, plan->batch, &sessions.narrow, reterr);
+        s = open_narrow(target, model, plan->lanes, plan->batch, &sessions.narrow, reterr);
     if (s)
         sp_device_sessions_close(&sessions);
     else
@@ -108,21 +113,26 @@ sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, cons
 
 /* --- measuring ------------------------------------------------------------------------------------------------ */
 
-/* Numbers as a normalised picture has them; zeros would let some models take shortcuts. */
-static void fill_inputs(sp_classifier *c, int lane, int batch)
+/* Numbers as a normalised picture has them; zeros would let some models take shortcuts. Item i is zeros up to zero_bytes[i]. */
+static sp_status fill_inputs(sp_classifier *c, int lane, int batch, const size_t *zero_bytes, sp_error *reterr)
 {
     uint32_t random = 12345;
     size_t bytes = sp_classify_tensor_bytes(c);
     bool half = sp_classify_model(c)->prep.dtype == SP_DTYPE_F16;
-    for (int i = 0; i < batch; i++) {
-        uint8_t *input = sp_classify_input(c, lane, i);
+    uint8_t *input = aligned_alloc(64, SP_ALIGN_UP(bytes, (size_t)64));
+    sp_status s = input ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory for a tensor of %zu bytes", bytes);
+    for (int i = 0; i < batch && !s; i++) {
         for (size_t at = 0; at < bytes; at += half ? 2 : 4) {
             random = random * 1664525u + 1013904223u;
             float value = (float)(random >> 8) * 0x1p-23f - 1.0f;                                     /* -1 .. 1 */
             uint16_t bits = (uint16_t)(0x3800u | (random >> 16 & 0x3ffu) | (random >> 10 & 0x8000u)); /* +-0.5 .. 1 */
             memcpy(input + at, half ? (const void *)&bits : &value, half ? 2 : 4);
         }
+        memset(input, 0, zero_bytes ? zero_bytes[i] : 0);
+        s = sp_classify_put_tensor(c, lane, i, input, false, reterr);
     }
+    free(input);
+    return s;
 }
 
 typedef struct timing {
@@ -152,8 +162,9 @@ static int64_t thread_cpu_ns(void)
 static void *measure_lane(void *argument)
 {
     lane_run *r = argument;
-    fill_inputs(r->classifier, r->lane, r->batch);
-    r->status = sp_classify_run(r->classifier, r->lane, NULL, r->batch, &r->error); /* warm: arenas, caches */
+    r->status = fill_inputs(r->classifier, r->lane, r->batch, NULL, &r->error);
+    if (!r->status)
+        r->status = sp_classify_run_items(r->classifier, r->lane, 0, r->batch, 1, &r->error); /* warm: arenas, caches */
     if (r->start)
         (void)pthread_barrier_wait(r->start);
     r->begun_ns = r->ended_ns = sp_clock_now_ns();
@@ -164,7 +175,7 @@ static void *measure_lane(void *argument)
         if (r->status || enough || r->runs == MEASURE_RUNS_MAX)
             break;
         int64_t before_ns = r->ended_ns;
-        r->status = sp_classify_run(r->classifier, r->lane, NULL, r->batch, &r->error);
+        r->status = sp_classify_run_items(r->classifier, r->lane, 0, r->batch, 1, &r->error);
         r->ended_ns = sp_clock_now_ns();
         r->took_ns[r->runs++] = r->ended_ns - before_ns;
     }
@@ -227,28 +238,24 @@ static sp_status measure(sp_classifier *c, int lanes, bool narrow, int batch, ti
 static bool is_independent(sp_classifier *c)
 {
     uint32_t classes = sp_classify_model(c)->class_count;
+    const size_t zero_bytes[2] = { 0, sp_classify_tensor_bytes(c) / 2 }; /* two that differ: half of the second one is zeros */
     float *alone = malloc(classes * sizeof(float));
-    bool same = alone != NULL;
-    fill_inputs(c, 0, 2); /* two different items: the generator goes on */
-    memset(sp_classify_input(c, 0, 1), 0, sp_classify_tensor_bytes(c) / 2);
-    if (same && sp_classify_run(c, 0, NULL, 1, NULL) == SP_OK) {
-        memcpy(alone, sp_classify_raw(c, 0, 0), classes * sizeof(float));
-        same = sp_classify_run(c, 0, NULL, 2, NULL) == SP_OK;
-        const float *beside = same ? sp_classify_raw(c, 0, 0) : alone;
-        for (uint32_t i = 0; i < classes && same; i++)
-            same = fabsf(alone[i] - beside[i]) <= 1e-3f * (1 + fabsf(alone[i]));
-    } else {
-        same = false;
-    }
+    const float *seen = NULL;
+    bool same = alone && fill_inputs(c, 0, 2, zero_bytes, NULL) == SP_OK;
+    if (same && sp_classify_run_items(c, 0, 0, 1, 1, NULL) == SP_OK)
+        seen = sp_classify_raw(c, 0, 0);
+    if (seen)
+        memcpy(alone, seen, classes * sizeof(float));
+    same = seen && sp_classify_run_items(c, 0, 0, 2, 1, NULL) == SP_OK && (seen = sp_classify_raw(c, 0, 0));
+    for (uint32_t i = 0; same && i < classes; i++)
+        same = fabsf(alone[i] - seen[i]) <= 1e-3f * (1 + fabsf(alone[i]));
     free(alone);
     return same;
 }
 
 typedef struct measuring {
-    const sp_engine *engine;
+    const sp_device_target *target;
     sp_model *model;
-    const char *provider;
-    int device_index;
     int64_t begun_ns, until_ns;
     sp_device_plan plan;
     sp_device_sessions sessions;
@@ -262,8 +269,7 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
         timing t;
         if (spin && sp_clock_now_ns() > m->begun_ns + MEASURE_SPIN_NS)
             break;
-        sp_status s = open_wide(m->engine, m->model, m->provider, m->device_index, m->plan.cpus, spin, SP_LIMIT_BATCH,
-                                &wide, reterr);
+        sp_status s = open_wide(m->target, m->model, m->plan.cpus, spin, SP_LIMIT_BATCH, &wide, reterr);
         if (!s)
             s = measure(wide, 1, false, 1, &t, reterr);
         if (s) {
@@ -290,7 +296,7 @@ static sp_status measure_alone(measuring *m, sp_error *reterr)
 static sp_status measure_batches(measuring *m, sp_classifier *c, int lanes, int first, sp_error *reterr)
 {
     double best = INFINITY;
-    int most = SP_MIN(sp_classify_max_batch(c), strcmp(m->provider, "cpu") == 0 ? BATCH_MAX_CPU : SP_LIMIT_BATCH);
+    int most = SP_MIN(sp_classify_max_batch(c), strcmp(m->target->provider, "cpu") == 0 ? BATCH_MAX_CPU : SP_LIMIT_BATCH);
     /* Lanes with a batch of one are tried however late it is: without them the choice would be no choice. */
     for (int batch = first; batch <= most && (batch == 1 || sp_clock_now_ns() < m->until_ns); batch *= 2) {
         timing t;
@@ -314,36 +320,71 @@ static sp_status measure_batches(measuring *m, sp_classifier *c, int lanes, int 
     return SP_OK;
 }
 
-sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                                 int cpus, sp_device_plan *ret_plan, sp_error *reterr)
+/* On the host, and on a device whose provider copies by itself. */
+static sp_status measure_sessions(measuring *m, int cpus, sp_error *reterr)
+{
+    bool host = strcmp(m->target->provider, "cpu") == 0;
+    if (!host)
+        m->plan.cpus = 1; /* a device's own cores do the work */
+    sp_status s = measure_alone(m, reterr);
+    if (!s && sp_classify_max_batch(m->sessions.wide) > 1 && !is_independent(m->sessions.wide))
+        m->model->max_batch = 1;
+    int lanes = SP_MIN(cpus, SP_LIMIT_EXECUTORS);
+    if (!s && host && lanes > 1) {
+        s = open_narrow(m->target, m->model, lanes, BATCH_MAX_CPU, &m->sessions.narrow, reterr);
+        timing one;
+        if (!s)
+            s = measure(m->sessions.narrow, 1, true, 1, &one, reterr);
+        if (!s) {
+            m->plan.one_p50_ns = one.p50_ns;
+            s = measure_batches(m, m->sessions.narrow, lanes, 1, reterr);
+        }
+    }
+    if (!s && m->model->max_batch > 1)
+        s = measure_batches(m, m->sessions.wide, 1, 2, reterr);
+    return s;
+}
+
+/* On a device that has the lanes: how large a batch is worth it. One lane computes at a time, so one is timed. */
+static sp_status measure_device(measuring *m, sp_error *reterr)
+{
+    m->plan.wide_threads = 1;
+    m->plan.lanes = SP_DEVICE_LANES;
+    sp_status s = open_narrow(m->target, m->model, 1, SP_LIMIT_BATCH, &m->sessions.narrow, reterr);
+    for (int batch = 1; !s && (batch == 1 || sp_clock_now_ns() < m->until_ns); batch *= 2) {
+        timing t;
+        s = measure(m->sessions.narrow, 1, false, batch, &t, reterr);
+        if (s == SP_NOMEM && batch > 1)
+            return SP_OK; /* that many do not fit; fewer did */
+        if (s)
+            return s;
+        if (batch == 1) {
+            m->plan.alone_p50_ns = t.p50_ns;
+            m->plan.alone_p99_ns = t.worst_ns;
+            if (sp_classify_max_batch(m->sessions.narrow) > 1 && !is_independent(m->sessions.narrow))
+                m->model->max_batch = 1;
+        }
+        if (batch == 1 || (double)m->plan.loaded_item_ns > (double)t.item_ns * GAIN_MIN) {
+            m->plan.batch = batch;
+            m->plan.loaded_item_ns = t.item_ns;
+            m->plan.loaded_run_ns = t.p50_ns;
+        }
+        if (2 * batch > SP_MIN(sp_classify_max_batch(m->sessions.narrow), m->model->max_batch))
+            break;
+    }
+    return s;
+}
+
+sp_status sp_device_plan_measure(const sp_device_target *target, sp_model *model, int cpus, sp_device_plan *ret_plan,
+                                 sp_error *reterr)
 {
     int64_t begun_ns = sp_clock_now_ns();
-    measuring m = { .engine = engine,
+    measuring m = { .target = target,
                     .model = model,
-                    .provider = provider,
-                    .device_index = device_index,
                     .begun_ns = begun_ns,
                     .until_ns = begun_ns + MEASURE_TOTAL_NS,
                     .plan = { .cpus = cpus, .batch = 1 } };
-    bool host = strcmp(provider, "cpu") == 0;
-    if (!host)
-        m.plan.cpus = 1; /* a device's own cores do the work */
-    sp_status s = measure_alone(&m, reterr);
-    if (!s && sp_classify_max_batch(m.sessions.wide) > 1 && !is_independent(m.sessions.wide))
-        model->max_batch = 1;
-    int lanes = SP_MIN(cpus, SP_LIMIT_EXECUTORS);
-    if (!s && host && lanes > 1) {
-        s = open_narrow(engine, model, provider, device_index, lanes, BATCH_MAX_CPU, &m.sessions.narrow, reterr);
-        timing one;
-        if (!s)
-            s = measure(m.sessions.narrow, 1, true, 1, &one, reterr);
-        if (!s) {
-            m.plan.one_p50_ns = one.p50_ns;
-            s = measure_batches(&m, m.sessions.narrow, lanes, 1, reterr);
-        }
-    }
-    if (!s && model->max_batch > 1)
-        s = measure_batches(&m, m.sessions.wide, 1, 2, reterr);
+    sp_status s = target->cuda ? measure_device(&m, reterr) : measure_sessions(&m, cpus, reterr);
     sp_device_sessions_close(&m.sessions); /* they have grown by batches that will not be used */
     if (s)
         return s;
@@ -359,20 +400,20 @@ static sp_status time_run(sp_classifier *c, int count, int64_t *ret_ns, sp_error
     *ret_ns = 0;
     for (int turn = 0; turn < 2 && !s; turn++) { /* the first one warms */
         int64_t begun_ns = sp_clock_now_ns();
-        s = sp_classify_run(c, 0, NULL, count, reterr);
+        s = sp_classify_run_items(c, 0, 0, count, 1, reterr);
         int64_t took_ns = sp_clock_now_ns() - begun_ns;
         *ret_ns = SP_MAX(took_ns, 1);
     }
     return s;
 }
 
-sp_status sp_device_plan_simulated(const sp_engine *engine, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
+sp_status sp_device_plan_simulated(const sp_device_target *target, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
                                    sp_error *reterr)
 {
     sp_device_plan plan = { .cpus = cpus, .wide_threads = cpus };
     int64_t begun_ns = sp_clock_now_ns();
     sp_classifier *wide = NULL;
-    sp_status s = open_wide(engine, model, "cpu", 0, cpus, false, batch, &wide, reterr);
+    sp_status s = open_wide(target, model, cpus, false, batch, &wide, reterr);
     if (s)
         return s;
     if (sp_classify_max_batch(wide) > 1 && !is_independent(wide))

@@ -33,6 +33,18 @@ void sp_device_plan_write(const sp_device_plan *plan, const char *digest, const 
 /* False when it is of another format, machine size, model file or engine, or makes no sense: then measure. */
 bool sp_device_plan_read(const char *text, const char *digest, const char *engine, int cpus, sp_device_plan *ret_plan);
 
+/* Whose sessions they are. `cuda_api`, `cuda`: both or none; with them a classifier's lanes lie on the device. */
+typedef struct sp_device_target {
+    const sp_engine *engine;
+    const char *provider;
+    int index; /* of the device */
+    const sp_cuda_api *cuda_api;
+    sp_cuda *cuda;
+} sp_device_target;
+
+/* Batches of a device at once: one is copied in while the other one computes. More wait in vain: computing is one stream. */
+#define SP_DEVICE_LANES 2
+
 /* The sessions a plan asks for. */
 typedef struct sp_device_sessions {
     sp_classifier *wide;   /* one lane; NULL when wide_threads is 1 and lanes > 0 */
@@ -40,17 +52,17 @@ typedef struct sp_device_sessions {
 } sp_device_sessions;
 void sp_device_sessions_close(sp_device_sessions *sessions);
 
-sp_status sp_device_sessions_open(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                                  const sp_device_plan *plan, sp_device_sessions *ret_sessions, sp_error *reterr);
+sp_status sp_device_sessions_open(const sp_device_target *target, sp_model *model, const sp_device_plan *plan,
+                                  sp_device_sessions *ret_sessions, sp_error *reterr);
 
 /* Measures in about a second. Stops early when the model is slow; whatever was not tried by then is not chosen. Sets
  * model->max_batch to 1 when an item's answer turns out to depend on its neighbours. */
-sp_status sp_device_plan_measure(const sp_engine *engine, sp_model *model, const char *provider, int device_index,
-                                 int cpus, sp_device_plan *ret_plan, sp_error *reterr);
+sp_status sp_device_plan_measure(const sp_device_target *target, sp_model *model, int cpus, sp_device_plan *ret_plan,
+                                 sp_error *reterr);
 
 /* The plan of a simulated device: one session over all cores, batches of `batch`; times are measured on one and on
  * `batch` items. Otherwise as sp_device_plan_measure. */
-sp_status sp_device_plan_simulated(const sp_engine *engine, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
+sp_status sp_device_plan_simulated(const sp_device_target *target, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,
                                    sp_error *reterr);
 
 #endif

@@ -14,6 +14,7 @@ typedef struct sp_work_item {
     const sp_submission *submission;
     sp_view body;   /* the payload (file), read-only */
     sp_view input;  /* output memfd's content left by an earlier link; empty if none */
+    bool input_pinned; /* the kind's device copies from `input` on its own (sp_worker_kind.mapped) */
     uint8_t *answer; /* SP_LIMIT_ANSWER_BYTES; of INFER, INDEX and ANALYZE SP_ANSWER_STRIDE */
     /* The kind sets: */
     sp_status status;
