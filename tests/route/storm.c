@@ -38,7 +38,17 @@ static void done(sp_request *request, const sp_answer *answer, void *context)
     one->request = NULL;
     w->answered++;
     w->ok += answer->status == SP_OK;
-    w->late += sp_clock_now_ns() > one->deadline_ns + SP_NS_PER_S;
+    int64_t late_ns = sp_clock_now_ns() - one->deadline_ns;
+    if (late_ns > SP_NS_PER_S) {
+        w->late++;
+        printf("# late by %lld ms of %lld: %s (%s) %s\n", (long long)(late_ns / SP_NS_PER_MS),
+               (long long)((one->deadline_ns - one->asked_ns) / SP_NS_PER_MS), sp_status_name(answer->status),
+               answer->error.code, answer->error.message);
+        for (int i = 0; i < answer->attempt_count; i++)
+            printf("#   %s %s from %lld to %lld ms: %s\n", answer->attempts[i].link, sp_status_name(answer->attempts[i].status),
+                   (long long)((answer->attempts[i].start_ns - one->asked_ns) / SP_NS_PER_MS),
+                   (long long)((answer->attempts[i].end_ns - one->asked_ns) / SP_NS_PER_MS), answer->attempts[i].reason);
+    }
     if (answer->status == SP_OK && (answer->payload.size_bytes != strlen(one->body) ||
                                     memcmp(answer->payload.data, one->body, strlen(one->body)) != 0))
         w->wrong++;
