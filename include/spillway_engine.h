@@ -123,11 +123,27 @@ typedef struct sp_engine_model sp_engine_model; /* the plug-in's */
 
 /* What only some engines have a use for. Keys in use ("" and missing are the same; unknown keys are ignored):
  *   precision         "bf16", "f16": compute in it where the device can; "f32" (the default): do not
+ *   host_nodes        "refuse": a model of which a device's provider would leave nodes to the CPU is not loaded (onnxruntime)
+ *   conv_search       "exhaustive": try each algorithm for each convolution and shape, which takes long (cuda); else a guess
+ *   cache_directory   where what is built for a device is kept for the next load (tensorrt)
+ *   trt_fp16, trt_int8 "1": may be used where faster; workspace_bytes: of a build at most (tensorrt)
  *   model_config      the model's configuration as JSON, in Triton's form (python)
  *   model_name, model_version, model_repository, instance_name    as a TritonPythonModel is told them (python) */
 typedef struct sp_engine_option {
     const char *key, *value;
 } sp_engine_option;
+
+/* Flags of a load, for devices; a provider that has no use for one passes it over. */
+enum {
+    /* A run whose inputs and outputs all lie on the device returns when its work is enqueued on compute_stream: what it reads
+     * and writes stays as it is until the stream has passed it. Every other run is over when it returns, as always. */
+    SP_ENGINE_ORDERED = 1u << 0,
+    /* A run whose tensors all lie on the device, with the addresses and shapes of one before, is replayed as one graph of the
+     * device's. The first of its kind captures it and takes longer; report() says how many there are. Runs go to a thread of
+     * the plug-in's own, since a graph belongs to the thread that captured it. A model that cannot be captured (nodes on the
+     * CPU) is loaded without. */
+    SP_ENGINE_GRAPHS = 1u << 1
+};
 
 typedef struct sp_engine_load_options {
     uint32_t struct_bytes; /* sizeof(sp_engine_load_options) as the host knows it */
@@ -145,11 +161,27 @@ typedef struct sp_engine_load_options {
     uint64_t device_memory_limit_bytes; /* of the provider's arena; 0 = none. The cpu provider has no such bound */
     const sp_engine_option *options;    /* needed until load() returns */
     int32_t option_count;
+    /* Since the first hosts with CUDA (struct_bytes tells): */
+    uint32_t flags;
+    void *compute_stream; /* a cudaStream_t of the device, which outlives the model: its runs are enqueued there, in the order of
+                           * the calls, one at a time whatever the lane. NULL = the library's own */
 } sp_engine_load_options;
+
+/* Where a loaded model's nodes are, found out in its first runs. */
+typedef struct sp_engine_report {
+    uint32_t struct_bytes;   /* sizeof(sp_engine_report) as the host knows it: set by the caller; fields beyond are not written */
+    int32_t run_count;       /* that were watched; 0 = nothing is known yet */
+    int32_t node_count;      /* of the graph as it runs, after fusions */
+    int32_t host_node_count; /* of them on the CPU, where the provider is a device */
+    double host_share;       /* 0 .. 1: of the last watched run's time */
+    int32_t graph_count;     /* captured (SP_ENGINE_GRAPHS) */
+    char host_nodes[192];    /* operators and how often: "Shape 3, NonMaxSuppression 1"; cut when too long */
+} sp_engine_report;
 
 typedef struct sp_engine_memory {
     uint64_t host_bytes;   /* an estimate: what loading added to the process, weights at least */
-    uint64_t device_bytes; /* on the provider's device; 0 for cpu */
+    uint64_t device_bytes; /* on the provider's device; 0 for cpu. By how much its free memory has fallen since the load began, the
+                            * file's size at least: ask right after the first runs, others' memory is in it too */
 } sp_engine_memory;
 
 typedef struct sp_engine_api {
@@ -197,6 +229,9 @@ typedef struct sp_engine_api {
      * output) each has, in order. For engines whose models see requests apart; the next run forgets it. Without it, and
      * from an engine that has no such entry, a batch is one. */
     void (*divide)(sp_engine_model *model, int32_t lane, const int64_t *rows, int32_t count);
+
+    /* Where the nodes of a model on a device are. Any thread; not while load() runs. Zeros for a model on the CPU. */
+    sp_engine_status (*report)(const sp_engine_model *model, sp_engine_report *ret_report, sp_engine_error *reterr);
 } sp_engine_api;
 
 typedef const sp_engine_api *sp_engine_api_get_fn(uint32_t host_abi);

@@ -157,6 +157,8 @@ sp_status sp_session_open(const sp_engine *engine, const sp_session_options *opt
         .device_memory_limit_bytes = options->device_memory_limit_bytes,
         .options = options->options,
         .option_count = options->option_count,
+        .flags = options->flags,
+        .compute_stream = options->compute_stream,
     };
     sp_engine_error why = { 0 };
     s = from_engine(engine, engine->api->load(&load, &session->model, &why), &why, reterr);
@@ -225,6 +227,16 @@ sp_status sp_session_memory(const sp_session *session, sp_engine_memory *ret_mem
         return SP_FAIL(reterr, SP_UNSUPPORTED, "%s does not tell what a model occupies", api->name);
     sp_engine_error why = { 0 };
     return from_engine(session->engine, api->memory(session->model, ret_memory, &why), &why, reterr);
+}
+
+sp_status sp_session_report(const sp_session *session, sp_engine_report *ret_report, sp_error *reterr)
+{
+    const sp_engine_api *api = session->engine->api;
+    if (!HAS_ENTRY(api, report))
+        return SP_FAIL(reterr, SP_UNSUPPORTED, "%s does not tell where a model's nodes are", api->name);
+    sp_engine_error why = { 0 };
+    *ret_report = (sp_engine_report){ .struct_bytes = sizeof(*ret_report) };
+    return from_engine(session->engine, api->report(session->model, ret_report, &why), &why, reterr);
 }
 
 static const struct {

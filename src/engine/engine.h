@@ -43,6 +43,8 @@ typedef struct sp_session_options {
     uint64_t device_memory_limit_bytes;
     const sp_engine_option *options; /* engine-specific, see there; needed until the session is open */
     int option_count;
+    unsigned flags;       /* SP_ENGINE_ORDERED, SP_ENGINE_GRAPHS */
+    void *compute_stream; /* see sp_engine_load_options */
 } sp_session_options;
 
 /* One thread, one lane, CPU, all optimisations. */
@@ -72,6 +74,9 @@ bool sp_session_cancel(sp_session *session, int lane);
 
 /* What the model occupies; SP_UNSUPPORTED when the engine does not know. */
 sp_status sp_session_memory(const sp_session *session, sp_engine_memory *ret_memory, sp_error *reterr);
+
+/* Where its nodes are, when it is on a device; known after its first runs. SP_UNSUPPORTED when the engine does not tell. */
+sp_status sp_session_report(const sp_session *session, sp_engine_report *ret_report, sp_error *reterr);
 
 /* Bytes of one element of an ONNX type; 0 = strings, or one that does not cross the ABI. */
 size_t sp_engine_dtype_bytes(int dtype);

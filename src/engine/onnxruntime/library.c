@@ -44,13 +44,18 @@ static sp_engine_status translate(OrtErrorCode code, const char *text, ort_phase
                                         "CUDA failure 710", "CUDA failure 714", "CUDA failure 715", "CUDA failure 716",
                                         "CUDA failure 717", "CUDA failure 718", "CUDA failure 719", "CUDA failure 999",
                                         "illegal memory access", "unspecified launch failure", "fallen off the bus",
-                                        NULL };
+                                        "illegal instruction", "misaligned address", "device-side assert", "uncorrectable ECC",
+                                        "launch timed out", "context is destroyed", NULL };
+    /* The model is fine; this provider is not to run it. */
+    static const char *const elsewhere[] = { "fallback to CPU EP has been explicitly disabled", "use the graph capture feature", NULL };
     if (says_any(text, memory))
         return SP_ENGINE_NOMEM;
     if (says_any(text, cancelled))
         return SP_ENGINE_CANCELLED;
     if (says_any(text, lost))
         return SP_ENGINE_UNAVAILABLE;
+    if (says_any(text, elsewhere))
+        return SP_ENGINE_UNSUPPORTED;
     switch (code) {
     case ORT_NO_SUCHFILE:
         return SP_ENGINE_NOT_FOUND;
@@ -71,26 +76,41 @@ static sp_engine_status translate(OrtErrorCode code, const char *text, ort_phase
     }
 }
 
-/* A CUDA provider that has no memory says what it asked for; what is free, the runtime in this process knows. The calling
- * thread's device is the one that the provider has just failed on. Without CUDA in the process nothing is added. */
-static void append_free_memory(sp_engine_error *reterr)
+/* The runtime that the provider brought into this process, or, before it did, the driver, if somebody else (our CUDA plug-in) has
+ * made a context. The calling thread's device is the one that it has used last. */
+bool ort_device_memory(uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
 {
-    static const char *const names[] = { "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0" };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        void *runtime = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
+    static const struct {
+        const char *file, *symbol;
+    } sources[] = { { "libcudart.so.13", "cudaMemGetInfo" },
+                    { "libcudart.so.12", "cudaMemGetInfo" },
+                    { "libcudart.so.11.0", "cudaMemGetInfo" },
+                    { "libcuda.so.1", "cuMemGetInfo_v2" } };
+    for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+        void *runtime = dlopen(sources[i].file, RTLD_LAZY | RTLD_NOLOAD);
         int (*ask)(size_t *, size_t *) = NULL;
         size_t free_bytes = 0, total_bytes = 0;
         if (!runtime)
             continue;
-        *(void **)&ask = dlsym(runtime, "cudaMemGetInfo");
-        if (ask && ask(&free_bytes, &total_bytes) == 0) {
-            size_t room = sizeof(reterr->message) - 64, length = strnlen(reterr->message, room); /* its end may go */
-            (void)snprintf(reterr->message + length, sizeof(reterr->message) - length, "; free %zu MiB of %zu MiB",
-                           free_bytes >> 20, total_bytes >> 20);
-        }
+        *(void **)&ask = dlsym(runtime, sources[i].symbol);
+        bool told = ask && ask(&free_bytes, &total_bytes) == 0;
         (void)dlclose(runtime);
-        return;
+        *ret_free_bytes = free_bytes;
+        *ret_total_bytes = total_bytes;
+        return told;
     }
+    return false;
+}
+
+/* A CUDA provider that has no memory says what it asked for; what is free, the runtime knows. Without CUDA nothing is added. */
+static void append_free_memory(sp_engine_error *reterr)
+{
+    uint64_t free_bytes, total_bytes;
+    if (!ort_device_memory(&free_bytes, &total_bytes))
+        return;
+    size_t room = sizeof(reterr->message) - 64, length = strnlen(reterr->message, room); /* its end may go */
+    (void)snprintf(reterr->message + length, sizeof(reterr->message) - length, "; free %llu MiB of %llu MiB",
+                   (unsigned long long)(free_bytes >> 20), (unsigned long long)(total_bytes >> 20));
 }
 
 sp_engine_status ort_check(const ort_library *lib, OrtStatus *status, ort_phase phase, sp_engine_error *reterr)

@@ -24,63 +24,6 @@ static uint64_t model_bytes(const sp_engine_load_options *options)
     return stat(options->path, &info) == 0 ? (uint64_t)info.st_size : 0;
 }
 
-/* "cuda" and "tensorrt" go through key-value options, so that no struct of the library's is laid out here. */
-static OrtStatus *append_cuda(const ort_library *lib, OrtSessionOptions *so, const sp_engine_load_options *options)
-{
-    OrtCUDAProviderOptionsV2 *cuda = NULL;
-    OrtStatus *st = lib->api->CreateCUDAProviderOptions(&cuda);
-    if (st)
-        return st;
-    char device[16], limit[32];
-    (void)snprintf(device, sizeof(device), "%d", options->device_index);
-    (void)snprintf(limit, sizeof(limit), "%llu", (unsigned long long)options->device_memory_limit_bytes);
-    /* TF32 rounds inputs to 10 bits of mantissa: not the same answer as the CPU's. */
-    const char *keys[] = { "device_id", "use_tf32", "arena_extend_strategy", "gpu_mem_limit" };
-    const char *values[] = { device, "0", "kSameAsRequested", limit };
-    st = lib->api->UpdateCUDAProviderOptions(cuda, keys, values, options->device_memory_limit_bytes ? 4 : 3);
-    if (!st)
-        st = lib->api->SessionOptionsAppendExecutionProvider_CUDA_V2(so, cuda);
-    lib->api->ReleaseCUDAProviderOptions(cuda);
-    return st;
-}
-
-static OrtStatus *append_tensorrt(const ort_library *lib, OrtSessionOptions *so, const sp_engine_load_options *options)
-{
-    OrtTensorRTProviderOptionsV2 *trt = NULL;
-    OrtStatus *st = lib->api->CreateTensorRTProviderOptions(&trt);
-    if (st)
-        return st;
-    char device[16];
-    (void)snprintf(device, sizeof(device), "%d", options->device_index);
-    const char *keys[] = { "device_id" };
-    const char *values[] = { device };
-    st = lib->api->UpdateTensorRTProviderOptions(trt, keys, values, 1);
-    if (!st)
-        st = lib->api->SessionOptionsAppendExecutionProvider_TensorRT_V2(so, trt);
-    lib->api->ReleaseTensorRTProviderOptions(trt);
-    return st;
-}
-
-static sp_engine_status append_provider(const ort_library *lib, OrtSessionOptions *so,
-                                        const sp_engine_load_options *options, sp_engine_error *reterr)
-{
-    const char *name = options->provider ? options->provider : "cpu";
-    OrtStatus *st = NULL;
-    if (strcmp(name, "cpu") == 0)
-        return SP_ENGINE_OK;
-    if (strcmp(name, "cuda") == 0) {
-        st = append_cuda(lib, so, options);
-    } else if (strcmp(name, "tensorrt") == 0) {
-        st = append_tensorrt(lib, so, options);
-        if (!st) /* what TensorRT leaves over runs on CUDA, not on the CPU */
-            st = append_cuda(lib, so, options);
-    } else {
-        return ort_fail(reterr, SP_ENGINE_INVALID, "unknown provider '%s' (cpu, cuda, tensorrt)", name);
-    }
-    sp_engine_status s = ort_check(lib, st, ORT_PHASE_LOAD, reterr);
-    return s == SP_ENGINE_OK || s == SP_ENGINE_NOMEM ? s : SP_ENGINE_UNSUPPORTED; /* not present, whatever its code */
-}
-
 static OrtStatus *set_threads(const ort_library *lib, OrtSessionOptions *so, const sp_engine_load_options *options)
 {
     OrtStatus *st = lib->api->SetIntraOpNumThreads(so, options->threads);
@@ -101,7 +44,12 @@ static OrtStatus *set_optimisation(const ort_library *lib, OrtSessionOptions *so
     return lib->api->SetSessionGraphOptimizationLevel(so, levels[level]);
 }
 
-static sp_engine_status make_options(const ort_library *lib, const sp_engine_load_options *options,
+static bool is_host(const sp_engine_load_options *options)
+{
+    return !options->provider || strcmp(options->provider, "cpu") == 0;
+}
+
+static sp_engine_status make_options(const ort_library *lib, const sp_engine_load_options *options, bool graphs,
                                      OrtSessionOptions **ret_options, sp_engine_error *reterr)
 {
     OrtSessionOptions *so = NULL;
@@ -112,7 +60,9 @@ static sp_engine_status make_options(const ort_library *lib, const sp_engine_loa
     if (!s)
         s = ort_check(lib, set_optimisation(lib, so, options), ORT_PHASE_LOAD, reterr);
     if (!s)
-        s = append_provider(lib, so, options, reterr);
+        s = ort_provider_append(lib, so, options, graphs, reterr);
+    if (!s && !is_host(options))
+        ort_watch_begin(lib, so);
     if (s)
         lib->api->ReleaseSessionOptions(so);
     else
@@ -120,12 +70,12 @@ static sp_engine_status make_options(const ort_library *lib, const sp_engine_loa
     return s;
 }
 
-static sp_engine_status open_session(sp_engine_model *model, const sp_engine_load_options *options,
-                                     sp_engine_error *reterr)
+static sp_engine_status open_session_as(sp_engine_model *model, const sp_engine_load_options *options, bool graphs,
+                                        sp_engine_error *reterr)
 {
     const ort_library *lib = model->library;
     OrtSessionOptions *so = NULL;
-    sp_engine_status s = make_options(lib, options, &so, reterr);
+    sp_engine_status s = make_options(lib, options, graphs, &so, reterr);
     if (s)
         return s;
     /* Two things that were measured and left out (EfficientNet-Lite0): a prepacked-weights container shared between
@@ -136,6 +86,29 @@ static sp_engine_status open_session(sp_engine_model *model, const sp_engine_loa
                                                                      (size_t)options->byte_count, so, &model->session);
     s = ort_check(lib, st, ORT_PHASE_LOAD, reterr);
     lib->api->ReleaseSessionOptions(so);
+    return s;
+}
+
+/* A model that the library will not capture (nodes on the CPU) is loaded without graphs; it would be refused for another reason
+ * again. */
+static sp_engine_status open_session(sp_engine_model *model, const sp_engine_load_options *options, sp_engine_error *reterr)
+{
+    sp_engine_error why = { 0 };
+    bool cuda = !is_host(options) && strcmp(options->provider, "cuda") == 0;
+    model->on_device = !is_host(options);
+    model->ordered = model->on_device && (options->flags & SP_ENGINE_ORDERED) && options->compute_stream;
+    model->graphs = cuda && (options->flags & SP_ENGINE_GRAPHS);
+    model->in_turns = model->graphs || (model->on_device && options->compute_stream);
+    sp_engine_status s = open_session_as(model, options, model->graphs, &why);
+    if (s && model->graphs && strcasestr(why.message, "graph capture")) {
+        model->graphs = false;
+        model->in_turns = options->compute_stream != NULL;
+        why = (sp_engine_error){ 0 };
+        s = open_session_as(model, options, false, &why);
+    }
+    atomic_store(&model->watch_left, !s && model->on_device ? ORT_WATCHED_RUNS : 0);
+    if (s && reterr)
+        *reterr = why;
     return s;
 }
 
@@ -247,17 +220,24 @@ sp_engine_status ort_model_load(const sp_engine_load_options *given, sp_engine_m
     if (!model)
         return ort_fail(reterr, SP_ENGINE_NOMEM, "no memory for a model");
     model->library = lib;
-    uint64_t before = heap_bytes();
+    (void)pthread_mutex_init(&model->turn, NULL);
+    (void)pthread_mutex_init(&model->watch_lock, NULL);
+    model->file_bytes = model_bytes(&options);
+    uint64_t before = heap_bytes(), total;
+    if (!is_host(&options) && !ort_device_memory(&model->free_before, &total))
+        model->free_before = 0;
     s = open_session(model, &options, reterr);
     if (!s)
         s = read_ports(model, reterr);
     if (!s)
         s = make_lanes(model, options.lanes, reterr);
+    if (!s && model->graphs)
+        s = ort_thread_new(&model->thread, reterr);
     if (s) {
         ort_model_unload(model);
         return s;
     }
-    uint64_t after = heap_bytes(), weights = model_bytes(&options);
+    uint64_t after = heap_bytes(), weights = model->file_bytes;
     model->host_bytes = after > before + weights ? after - before : weights; /* never less than what the file carries */
     *ret_model = model;
     return SP_ENGINE_OK;
@@ -275,6 +255,8 @@ void ort_model_unload(sp_engine_model *model)
 {
     if (!model)
         return;
+    ort_thread_free(model->thread);
+    ort_watch_close(model);
     for (int32_t i = 0; i < model->lane_count; i++)
         ort_lane_done(model, &model->lanes[i]);
     free(model->lanes);
@@ -284,12 +266,20 @@ void ort_model_unload(sp_engine_model *model)
     const OrtApi *api = model->library->api;
     if (model->session)
         api->ReleaseSession(model->session);
+    (void)pthread_mutex_destroy(&model->turn);
+    (void)pthread_mutex_destroy(&model->watch_lock);
     free(model);
 }
 
 sp_engine_status ort_model_memory(const sp_engine_model *model, sp_engine_memory *ret_memory, sp_engine_error *reterr)
 {
-    (void)reterr; /* cannot fail: it reports what load measured */
-    *ret_memory = (sp_engine_memory){ .host_bytes = model->host_bytes };
+    (void)reterr; /* cannot fail */
+    uint64_t now = 0, total, device = 0;
+    if (model->on_device) {
+        bool known = model->free_before && ort_device_memory(&now, &total) && now < model->free_before;
+        device = known ? model->free_before - now : 0;
+        device = device < model->file_bytes ? model->file_bytes : device;
+    }
+    *ret_memory = (sp_engine_memory){ .host_bytes = model->host_bytes, .device_bytes = device };
     return SP_ENGINE_OK;
 }

@@ -7,6 +7,8 @@
 #include "engine/plug/plug.h"
 
 #include <onnxruntime_c_api.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -43,6 +45,11 @@ sp_engine_status ort_model_load(const sp_engine_load_options *options, sp_engine
                                 sp_engine_error *reterr);
 void ort_model_describe(const sp_engine_model *model, sp_engine_ports *ret_ports);
 void ort_model_unload(sp_engine_model *model);
+/* (provider.c) Appends options->provider and, behind it, what takes over what it leaves; `graphs`: CUDA is to capture. */
+sp_engine_status ort_provider_append(const ort_library *library, OrtSessionOptions *so, const sp_engine_load_options *options,
+                                     bool graphs, sp_engine_error *reterr);
+#define ORT_TENSORRT_ROWS 8 /* of a batch, at most, that an engine of TensorRT's is built for */
+
 sp_engine_status ort_model_memory(const sp_engine_model *model, sp_engine_memory *ret_memory, sp_engine_error *reterr);
 /* (run.c) */
 sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs,
@@ -58,6 +65,15 @@ typedef struct ort_packed {
     size_t offset_capacity;
 } ort_packed;
 
+/* A run on device buffers that was seen (device.c). */
+typedef struct ort_route {
+    OrtIoBinding *binding;
+    OrtRunOptions *options;
+    sp_engine_tensor *tensors; /* inputs, then outputs */
+    OrtValue **values;         /* the same, ours */
+} ort_route;
+#define ORT_ROUTES 16 /* of a lane: the buckets of batches, and as many again */
+
 /* One concurrent run: what is bound now, so that the next run with the same buffers binds nothing. */
 typedef struct ort_lane {
     OrtIoBinding *binding;
@@ -67,7 +83,12 @@ typedef struct ort_lane {
     OrtValue **left;         /* what the last run left in the library's memory: one per output, NULL where bound */
     int32_t *order;          /* outputs as they were bound by the run that leaves some */
     ort_packed *packed;      /* string outputs of the last run, as they cross the ABI: one per output */
+    ort_route routes[ORT_ROUTES];
+    atomic_int route_count;  /* written by the lane's runs; cancel() and report() look, too */
+    unsigned next_route;
 } ort_lane;
+
+typedef struct ort_thread ort_thread; /* device.c */
 
 struct sp_engine_model {
     const ort_library *library;
@@ -76,10 +97,53 @@ struct sp_engine_model {
     sp_engine_port *ports; /* inputs, then outputs; names are ours */
     ort_lane *lanes;
     uint64_t host_bytes;
+    /* Of a provider with a device: */
+    bool on_device, ordered, graphs;
+    pthread_mutex_t turn; /* taken for each run where only one may be under way (`in_turns`) */
+    bool in_turns;
+    ort_thread *thread;       /* that runs it, with graphs */
+    uint64_t file_bytes, free_before; /* the device's, before the load; 0 = nobody told */
+    atomic_int watch_left;    /* runs that are still profiled */
+    pthread_mutex_t watch_lock; /* guards `watched` */
+    sp_engine_report watched;
 };
 
 sp_engine_status ort_lane_init(const sp_engine_model *model, ort_lane *lane, sp_engine_error *reterr);
 void ort_lane_done(const sp_engine_model *model, ort_lane *lane);
+
+/* run.c, for device.c too */
+bool ort_same_tensor(const sp_engine_tensor *a, const sp_engine_tensor *b);
+OrtStatus *ort_wrap_tensor(const sp_engine_model *model, const sp_engine_tensor *tensor, OrtValue **ret_value);
+typedef struct ort_call { /* a checked run */
+    sp_engine_model *model;
+    ort_lane *lane;
+    const sp_engine_tensor *inputs;
+    sp_engine_tensor *outputs;
+    sp_engine_error *error; /* NULL is fine */
+    sp_engine_status status;
+} ort_call;
+sp_engine_status ort_run_here(const ort_call *call);
+
+/* device.c */
+bool ort_run_is_on_device(const sp_engine_model *model, const sp_engine_tensor *inputs, const sp_engine_tensor *outputs);
+/* *ret_done false: no route is free, the caller runs it as any other. */
+sp_engine_status ort_device_run(sp_engine_model *model, ort_lane *lane, const sp_engine_tensor *inputs,
+                                const sp_engine_tensor *outputs, bool *ret_done, sp_engine_error *reterr);
+OrtStatus *ort_device_run_options(const sp_engine_model *model, int graph_id, bool ordered, OrtRunOptions **ret_options);
+void ort_route_done(const sp_engine_model *model, ort_route *route);
+sp_engine_status ort_thread_new(ort_thread **ret_thread, sp_engine_error *reterr);
+void ort_thread_free(ort_thread *thread); /* NULL is fine */
+sp_engine_status ort_thread_run(ort_thread *thread, ort_call *call);
+
+/* watch.c */
+#define ORT_WATCHED_RUNS 3
+void ort_watch_begin(const ort_library *library, OrtSessionOptions *so); /* before the session is made */
+void ort_watch_run_over(sp_engine_model *model);
+void ort_watch_close(sp_engine_model *model); /* before the session is released */
+sp_engine_status ort_model_report(const sp_engine_model *model, sp_engine_report *ret_report, sp_engine_error *reterr);
+
+/* library.c: what is free on the device, as the CUDA runtime in this process says; false = there is none. */
+bool ort_device_memory(uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
 
 /* (strings.c) Copies a checked tensor into a new value of the library's. */
 OrtStatus *ort_strings_wrap(const OrtApi *api, const sp_engine_tensor *tensor, OrtValue **ret_value);

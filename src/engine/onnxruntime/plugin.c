@@ -31,6 +31,7 @@ static const sp_engine_api table = {
     .close = ort_library_close,
     .memory = ort_model_memory,
     .cancel = ort_model_cancel,
+    .report = ort_model_report,
 };
 
 __attribute__((visibility("default"))) const sp_engine_api *sp_engine_api_get(uint32_t host_abi);

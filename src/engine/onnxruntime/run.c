@@ -20,7 +20,7 @@ sp_engine_status ort_lane_init(const sp_engine_model *model, ort_lane *lane, sp_
         return ort_fail(reterr, SP_ENGINE_NOMEM, "no memory for a lane");
     OrtStatus *st = api->CreateIoBinding(model->session, &lane->binding);
     if (!st)
-        st = api->CreateRunOptions(&lane->run_options);
+        st = ort_device_run_options(model, -1, false, &lane->run_options);
     return ort_check(model->library, st, ORT_PHASE_LOAD, reterr);
 }
 
@@ -37,6 +37,8 @@ void ort_lane_done(const sp_engine_model *model, ort_lane *lane)
 {
     const OrtApi *api = model->library->api;
     release_left(model, lane);
+    for (int i = 0; i < ORT_ROUTES; i++)
+        ort_route_done(model, &lane->routes[i]);
     for (int32_t i = 0; lane->values && i < model->input_count + model->output_count; i++)
         if (lane->values[i])
             api->ReleaseValue(lane->values[i]);
@@ -55,14 +57,14 @@ void ort_lane_done(const sp_engine_model *model, ort_lane *lane)
     free(lane->packed);
 }
 
-static bool same_tensor(const sp_engine_tensor *a, const sp_engine_tensor *b)
+bool ort_same_tensor(const sp_engine_tensor *a, const sp_engine_tensor *b)
 {
     return a->data == b->data && a->size_bytes == b->size_bytes && a->dtype == b->dtype && a->memory == b->memory &&
            a->device_index == b->device_index && a->rank == b->rank &&
            memcmp(a->dims, b->dims, (size_t)a->rank * sizeof(a->dims[0])) == 0;
 }
 
-static OrtStatus *wrap_tensor(const sp_engine_model *model, const sp_engine_tensor *tensor, OrtValue **ret_value)
+OrtStatus *ort_wrap_tensor(const sp_engine_model *model, const sp_engine_tensor *tensor, OrtValue **ret_value)
 {
     static uint64_t nothing; /* the library wants an address for tensors without elements too */
     const OrtApi *api = model->library->api;
@@ -90,12 +92,12 @@ static sp_engine_status bind_port(sp_engine_model *model, ort_lane *lane, int32_
     const sp_engine_port *port = &model->ports[index];
     bool input = index < model->input_count;
     if (tensor->data && lane->values[index] && tensor->dtype != SP_ENGINE_STRING &&
-        same_tensor(&lane->bound[index], tensor))
+        ort_same_tensor(&lane->bound[index], tensor))
         return SP_ENGINE_OK;
     OrtValue *value = NULL;
     OrtStatus *st = NULL;
     if (input || tensor->data) {
-        st = wrap_tensor(model, tensor, &value);
+        st = ort_wrap_tensor(model, tensor, &value);
         if (!st)
             st = input ? api->BindInput(lane->binding, port->name, value)
                        : api->BindOutput(lane->binding, port->name, value);
@@ -192,6 +194,39 @@ static sp_engine_status bind_all(sp_engine_model *model, ort_lane *lane, const s
     return s;
 }
 
+/* Any run: host tensors, outputs that are left to the library, strings. */
+static sp_engine_status run_bound(sp_engine_model *model, ort_lane *lane, const sp_engine_tensor *inputs, sp_engine_tensor *outputs,
+                                  sp_engine_error *reterr)
+{
+    const OrtApi *api = model->library->api;
+    bool leaves = false;
+    for (int32_t i = 0; i < model->output_count; i++)
+        leaves = leaves || !outputs[i].data || outputs[i].rank == SP_ENGINE_ABSENT;
+    release_left(model, lane);
+    if (leaves)
+        clear_outputs(model, lane);
+    sp_engine_status s = bind_all(model, lane, inputs, outputs, reterr);
+    if (!s)
+        s = ort_check(model->library, api->RunOptionsUnsetTerminate(lane->run_options), ORT_PHASE_RUN, reterr);
+    if (!s)
+        s = ort_check(model->library, api->RunWithBinding(model->session, lane->run_options, lane->binding),
+                      ORT_PHASE_RUN, reterr);
+    if (!s && leaves)
+        s = take_left(model, lane, outputs, reterr);
+    if (leaves)
+        clear_outputs(model, lane);
+    return s;
+}
+
+sp_engine_status ort_run_here(const ort_call *call)
+{
+    bool done = false;
+    sp_engine_status s = SP_ENGINE_OK;
+    if (ort_run_is_on_device(call->model, call->inputs, call->outputs))
+        s = ort_device_run(call->model, call->lane, call->inputs, call->outputs, &done, call->error);
+    return done ? s : run_bound(call->model, call->lane, call->inputs, call->outputs, call->error);
+}
+
 sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const sp_engine_tensor *inputs,
                                int32_t input_count, sp_engine_tensor *outputs, int32_t output_count,
                                sp_engine_error *reterr)
@@ -212,30 +247,25 @@ sp_engine_status ort_model_run(sp_engine_model *model, int32_t lane_index, const
         reterr);
     if (s)
         return s;
-    ort_lane *lane = &model->lanes[lane_index];
-    const OrtApi *api = model->library->api;
-    bool leaves = false;
-    for (int32_t i = 0; i < output_count; i++)
-        leaves = leaves || !outputs[i].data || outputs[i].rank == SP_ENGINE_ABSENT;
-    release_left(model, lane);
-    if (leaves)
-        clear_outputs(model, lane);
-    s = bind_all(model, lane, inputs, outputs, reterr);
-    if (!s)
-        s = ort_check(model->library, api->RunOptionsUnsetTerminate(lane->run_options), ORT_PHASE_RUN, reterr);
-    if (!s)
-        s = ort_check(model->library, api->RunWithBinding(model->session, lane->run_options, lane->binding),
-                      ORT_PHASE_RUN, reterr);
-    if (!s && leaves)
-        s = take_left(model, lane, outputs, reterr);
-    if (leaves)
-        clear_outputs(model, lane);
+    ort_call call = { .model = model, .lane = &model->lanes[lane_index], .inputs = inputs, .outputs = outputs, .error = reterr };
+    if (model->in_turns)
+        (void)pthread_mutex_lock(&model->turn);
+    s = model->thread ? ort_thread_run(model->thread, &call) : ort_run_here(&call);
+    ort_watch_run_over(model);
+    if (model->in_turns)
+        (void)pthread_mutex_unlock(&model->turn);
     return s;
 }
 
-void ort_model_cancel(sp_engine_model *model, int32_t lane)
+void ort_model_cancel(sp_engine_model *model, int32_t lane_index)
 {
-    if (lane >= 0 && lane < model->lane_count) /* fails only for memory; then the run goes on, as cancel allows */
-        (void)ort_check(model->library, model->library->api->RunOptionsSetTerminate(model->lanes[lane].run_options),
-                        ORT_PHASE_RUN, NULL);
+    if (lane_index < 0 || lane_index >= model->lane_count)
+        return;
+    ort_lane *lane = &model->lanes[lane_index];
+    const OrtApi *api = model->library->api;
+    /* Each fails only for memory; then the run goes on, as cancel allows. */
+    (void)ort_check(model->library, api->RunOptionsSetTerminate(lane->run_options), ORT_PHASE_RUN, NULL);
+    int routes = atomic_load_explicit(&lane->route_count, memory_order_acquire);
+    for (int i = 0; i < routes; i++)
+        (void)ort_check(model->library, api->RunOptionsSetTerminate(lane->routes[i].options), ORT_PHASE_RUN, NULL);
 }

@@ -18,7 +18,7 @@
  *   host=OP[+OP ...]        nodes of these operators are placed on the CPU
  *   oom@N                   run N (from 1, of the process) has no memory
  *   oom>N                   runs of more than N rows have none
- *   sticky@N                run N fails as after an illegal access, and so does every later one
+ *   sticky, sticky@N        the next run, or run N, fails as after an illegal access, and so does every later one
  *   load_oom                no session can be made for want of device memory
  * SPILLWAY_STANDIN_ORT_REAL: the real library's file, instead of the one that it was built with.
  * SPILLWAY_STANDIN_ORT_LOG: a file that gets a line for each of: append, session, run, fault (see the calls of note()). */
@@ -277,7 +277,6 @@ static OrtStatus *note_session(const OrtSessionOptions *so, int64_t bytes, OrtSe
         memcpy(made->providers, options->providers, sizeof(made->providers));
         made->stream = options->stream;
         made->graphs = options->graphs;
-        made->profiled = options->profiled;
     }
     if (made->providers[0]) {
         made->device_bytes = bytes;
@@ -318,6 +317,40 @@ static void ORT_API_CALL release_session(OrtSession *session)
     standin_real->ReleaseSession(session);
 }
 
+/* The real library's profile says that every node is the CPU's: those that the script does not name are made CUDA's. */
+static void rewrite_profile(const char *path)
+{
+    char *line = NULL, renamed[512];
+    size_t capacity = 0;
+    const char *host = strstr(script(), "host=");
+    (void)snprintf(renamed, sizeof(renamed), "%s.new", path);
+    FILE *from = fopen(path, "re"), *to = fopen(renamed, "we");
+    while (from && to && getline(&line, &capacity, from) >= 0) {
+        char *provider = strstr(line, "CPUExecutionProvider"), *name = strstr(line, "\"op_name\" : \"");
+        char op[64] = "";
+        if (name)
+            (void)sscanf(name, "\"op_name\" : \"%63[^\"]", op);
+        if (provider && !(host && *op && strstr(host, op)))
+            (void)fprintf(to, "%.*sCUDA%s", (int)(provider - line), line, provider + 3);
+        else
+            (void)fputs(line, to);
+    }
+    free(line);
+    if (from)
+        (void)fclose(from);
+    if (to && fclose(to) == 0)
+        (void)rename(renamed, path);
+}
+
+static OrtStatus *ORT_API_CALL end_profiling(OrtSession *session, OrtAllocator *allocator, char **out)
+{
+    const standin_object *object = standin_find(session, false);
+    OrtStatus *st = standin_real->SessionEndProfiling(session, allocator, out);
+    if (!st && object && object->providers[0])
+        rewrite_profile(*out);
+    return st;
+}
+
 /* --- memory ------------------------------------------------------------------------------------------------------------- */
 
 static OrtStatus *ORT_API_CALL memory_info(const char *name, enum OrtAllocatorType type, int id, enum OrtMemType kind,
@@ -354,7 +387,8 @@ static void ORT_API_CALL release_run_options(OrtRunOptions *options)
 static OrtStatus *go_wrong(int64_t rows)
 {
     int number = atomic_fetch_add(&run_count, 1) + 1, most = word_number("oom>");
-    if (number == word_number("sticky@"))
+    const char *sticky = strstr(script(), "sticky");
+    if (sticky && (sticky[strlen("sticky")] != '@' || number == word_number("sticky@")))
         atomic_store(&is_sticky, true);
     if (atomic_load(&is_sticky)) {
         standin_note("fault sticky");
@@ -437,6 +471,7 @@ static void open_real(void)
     table.CreateSession = create_session;
     table.CreateSessionFromArray = create_session_array;
     table.ReleaseSession = release_session;
+    table.SessionEndProfiling = end_profiling;
     table.CreateMemoryInfo = memory_info;
     table.AddRunConfigEntry = run_config;
     table.ReleaseRunOptions = release_run_options;

@@ -16,7 +16,7 @@ typedef struct standin_object {
     struct standin_object *next;
     char providers[64]; /* "Tensorrt,CUDA": in the order of appending; "" = the CPU alone */
     void *stream;
-    bool graphs, no_host, profiled;
+    bool graphs, no_host;
     int64_t device_bytes;
     int graph_id; /* + 1 */
     bool no_sync;
