@@ -17,7 +17,7 @@
 
 /* Where the build leaves them, below its root. */
 static const char *const build_dirs[] = { "src/media", "src/engine/onnxruntime", "src/engine/openvino", "src/engine/python",
-                                         "src/cli/fetch", "src/provider", "src/store", "src/gateway/rpc" };
+                                         "src/cli/fetch", "src/provider", "src/store", "src/gateway/rpc", "src/kernels/cuda" };
 
 typedef struct plugin_search {
     const char *file;

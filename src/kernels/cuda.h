@@ -122,6 +122,9 @@ typedef struct sp_cuda_api {
     sp_status (*graph_launch)(sp_cuda_graph *graph, sp_cuda_stream *stream, sp_error *reterr);
     void (*graph_free)(sp_cuda_graph *graph);
 
+    /* Once on each thread that uses a device, before anything else: launches go to the device of the thread. */
+    sp_status (*thread_begin)(sp_cuda *cuda, sp_error *reterr);
+
     /* The twins. */
     const struct sp_cuda_prep_api *prep;
     const struct sp_cuda_post_api *post;

@@ -51,7 +51,7 @@ template <typename Kernel> static inline cudaError_t sp_launch_allow(Kernel kern
 
 #define SP_SHARED(type, name) type *const name = reinterpret_cast<type *>(sp_shim_shared())
 #define SP_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    sp_shim_launch(#kernel, (kernel), (grid), (block), (shared_bytes), (stream), __VA_ARGS__)
+    sp_shim_launch(#kernel, (kernel), (grid), (block), (shared_bytes), (stream), ##__VA_ARGS__)
 
 #endif
 
