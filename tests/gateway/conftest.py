@@ -86,7 +86,8 @@ def post(path, body, headers=None):
 class Server:
     def __init__(self, command, env=None, http=r"http (\d+)", metrics=r"metrics (\d+)"):
         self.data = tempfile.TemporaryDirectory(prefix="spillway-test-")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        self.log = tempfile.TemporaryFile(prefix="spillway-test-log-")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log,
                                         env={**os.environ, "FAKE_DATA": self.data.name, **(env or {})})
         text, until = "", time.monotonic() + 20
         selector = selectors.DefaultSelector()
@@ -141,6 +142,11 @@ class Server:
     def wait(self, seconds=20):
         return self.process.wait(seconds)
 
+    def last_words(self):
+        """The end of its log, where an abort or a sanitizer says why."""
+        end = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), 8192, max(0, end - 8192)).decode(errors="replace")
+
     def stop(self):
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
@@ -166,8 +172,8 @@ def gateway():
     yield server
     alive = server.process.poll() is None
     server.stop()
-    assert alive, "the gateway died with %s" % server.process.returncode
-    assert server.process.returncode == 0
+    assert alive, "the gateway died with %s\n%s" % (server.process.returncode, server.last_words())
+    assert server.process.returncode == 0, "%s\n%s" % (server.process.returncode, server.last_words())
 
 
 @pytest.fixture
@@ -183,7 +189,7 @@ def own_gateway():
     for server in servers:
         server.stop()
     for server in servers:  # a leak or a race that a sanitizer saw ends it with another code
-        assert server.process.returncode in (0, -9), server.process.returncode
+        assert server.process.returncode in (0, -9), "%s\n%s" % (server.process.returncode, server.last_words())
 
 
 @pytest.fixture

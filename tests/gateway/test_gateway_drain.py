@@ -38,7 +38,7 @@ class Load:
             try:
                 sock.send(post("/infer?task=noop" if step % 2 else "/infer", body))
                 reply = sock.reply()
-            except (EOFError, ConnectionError) as error:
+            except (EOFError, OSError) as error:  # cut, reset, or no answer in 30 s
                 self.lost.append((number, turn, step, repr(error)))
                 return False
             with self.lock:

@@ -29,7 +29,8 @@ class Server:
             env["FAKE_CONFIG"] = os.path.join(self.data.name, "spillway.yaml")
             with open(env["FAKE_CONFIG"], "w", encoding="utf-8") as file:
                 file.write(config)
-        self.process = subprocess.Popen([path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+        self.log = tempfile.TemporaryFile(prefix="spillway-kserve-log-")
+        self.process = subprocess.Popen([path], stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         selector = selectors.DefaultSelector()
         selector.register(self.process.stdout, selectors.EVENT_READ)
         if not selector.select(20):
@@ -52,4 +53,6 @@ class Server:
             self.process.kill()
             self.process.stdout.close()
             self.data.cleanup()
-        assert code == 0, f"the server ended with {code}"
+        if code:
+            self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 8192))
+            raise AssertionError(f"the server ended with {code}\n" + self.log.read().decode(errors="replace"))
