@@ -2,6 +2,7 @@
  * From a detector's numbers to the boxes that are kept, the scalar reference: filter, best of columns, order, suppression. */
 #include "kernels/arith.h"
 #include "kernels/kernels.h"
+#include "kernels/post_arith.h"
 
 #include <string.h>
 
@@ -32,15 +33,6 @@ void sp_best_columns_f32_c(float *SP_RESTRICT ret_best, int32_t *SP_RESTRICT ret
     }
 }
 
-/* Smaller keys go first: falling scores, -0 as +0, NaN last. */
-static uint32_t key_of(float score)
-{
-    uint32_t bits = sp_f32_bits(score + 0.0f);
-    if (score != score)
-        return UINT32_MAX;
-    return bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
-}
-
 static void insert_all(uint64_t *pairs, int n)
 {
     for (int i = 1; i < n; i++) {
@@ -60,7 +52,7 @@ void sp_order_f32_c(int32_t *SP_RESTRICT ret_index, const float *SP_RESTRICT sco
     uint64_t *from = spare, *to = spare + n;
     uint32_t starts[DIGITS][VALUES];
     for (int i = 0; i < n; i++)
-        from[i] = (uint64_t)key_of(score[i]) << 32 | (uint32_t)i;
+        from[i] = (uint64_t)sp_order_key(score[i]) << 32 | (uint32_t)i;
     if (n <= FEW) {
         insert_all(from, n);
     } else {

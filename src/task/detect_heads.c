@@ -8,25 +8,25 @@
 #include "task/detect_heads.h"
 
 #include "kernels/kernels.h"
-#include "kernels/math.h"
+#include "kernels/post_arith.h"
 
-/* false: the box is not finite and left out. */
-static void put(sp_candidates *out, float x0, float y0, float x1, float y1, float score, int32_t class_id)
+#include <string.h>
+
+/* A box that is not finite is left out. */
+static void put(sp_candidates *out, const float *corners, float score, int32_t class_id)
 {
-    float *box = out->boxes + 4 * (size_t)out->count;
-    if (out->count == out->capacity || !isfinite(x0) || !isfinite(y0) || !isfinite(x1) || !isfinite(y1))
+    if (out->count == out->capacity || !sp_head_finite(corners))
         return;
-    box[0] = x0;
-    box[1] = y0;
-    box[2] = x1;
-    box[3] = y1;
+    memcpy(out->boxes + 4 * (size_t)out->count, corners, 4 * sizeof(float));
     out->score[out->count] = score;
     out->class_id[out->count++] = class_id;
 }
 
 static void put_centre(sp_candidates *out, float cx, float cy, float w, float h, float score, int32_t class_id)
 {
-    put(out, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, score, class_id);
+    float box[4];
+    sp_head_centre(box, cx, cy, w, h);
+    put(out, box, score, class_id);
 }
 
 /* The best class of a row of numbers. */
@@ -102,11 +102,12 @@ void sp_head_yolox(const sp_model *model, const sp_head_tensor *t, float thresho
         int columns = cells(model->prep.crop_w, model->detect.strides[level]);
         int rows = cells(model->prep.crop_h, model->detect.strides[level]);
         for (int i = 0; i < rows * columns; i++, row += t->columns) {
-            float score;
+            float score, box[4];
             int32_t class_id;
-            if (scored(row, t->columns, threshold, out, &score, &class_id))
-                put_centre(out, (row[0] + (float)(i % columns)) * stride, (row[1] + (float)(i / columns)) * stride,
-                           sp_expf(row[2]) * stride, sp_expf(row[3]) * stride, score, class_id);
+            if (!scored(row, t->columns, threshold, out, &score, &class_id))
+                continue;
+            sp_head_grid(box, row, i % columns, i / columns, stride);
+            put(out, box, score, class_id);
         }
     }
 }
@@ -139,18 +140,12 @@ static void put_ssd(const sp_model *model, const float *v, const float *anchor, 
 {
     const sp_detect_settings *d = &model->detect;
     float sx = d->fractions ? (float)model->prep.crop_w : 1, sy = d->fractions ? (float)model->prep.crop_h : 1;
-    switch (d->boxes) {
-    case SP_BOXES_CORNERS:
-        put(out, v[0] * sx, v[1] * sy, v[2] * sx, v[3] * sy, score, class_id);
-        break;
-    case SP_BOXES_CENTRE:
-        put_centre(out, v[0] * sx, v[1] * sy, v[2] * sx, v[3] * sy, score, class_id);
-        break;
-    case SP_BOXES_OFFSETS:
-        put_centre(out, anchor[0] + v[0] * d->variances[0] * anchor[2], anchor[1] + v[1] * d->variances[0] * anchor[3],
-                   anchor[2] * sp_expf(v[2] * d->variances[1]), anchor[3] * sp_expf(v[3] * d->variances[1]), score, class_id);
-        break;
-    }
+    float box[4] = { v[0] * sx, v[1] * sy, v[2] * sx, v[3] * sy };
+    if (d->boxes == SP_BOXES_CENTRE)
+        sp_head_centre(box, v[0] * sx, v[1] * sy, v[2] * sx, v[3] * sy);
+    else if (d->boxes == SP_BOXES_OFFSETS)
+        sp_head_offsets(box, v, anchor, d->variances[0], d->variances[1]);
+    put(out, box, score, class_id);
 }
 
 /* The scores of one box as probabilities. */
@@ -163,7 +158,7 @@ static const float *activated(const sp_detect_settings *d, const float *scores, 
         return spare;
     }
     for (int c = 0; c < count; c++)
-        spare[c] = 1.0f / (1.0f + sp_expf(-scores[c]));
+        spare[c] = sp_head_sigmoid(scores[c]);
     return spare;
 }
 
@@ -200,7 +195,7 @@ void sp_head_nanodet(const sp_model *model, const sp_head_tensor *classes, const
         float stride = (float)model->detect.strides[level];
         int columns = cells(model->prep.crop_w, model->detect.strides[level]), bins = d->columns / 4;
         for (int i = 0; i < c->rows; i++) {
-            float best, side[4];
+            float best, side[4], box[4];
             int32_t which = best_of(c->data + (size_t)i * (size_t)c->columns, c->columns, &best);
             if (best != best)
                 out->not_finite = true;
@@ -208,9 +203,8 @@ void sp_head_nanodet(const sp_model *model, const sp_head_tensor *classes, const
                 continue;
             for (int s = 0; s < 4; s++)
                 side[s] = mean_of(d->data + (size_t)i * (size_t)d->columns + s * bins, bins) * stride;
-            /* Pixel centres: (x + 1/2) * stride - 1/2. */
-            float x = (float)(i % columns) * stride + 0.5f * (stride - 1), y = (float)(i / columns) * stride + 0.5f * (stride - 1);
-            put(out, x - side[0], y - side[1], x + side[2], y + side[3], best, which);
+            sp_head_sides(box, side, i % columns, i / columns, stride);
+            put(out, box, best, which);
         }
     }
 }

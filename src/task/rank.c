@@ -3,6 +3,7 @@
 #include "task/rank.h"
 
 #include "kernels/kernels.h"
+#include "kernels/post_arith.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,13 +21,7 @@ sp_output_meaning sp_rank_meaning(const float *values, uint32_t class_count)
 
 float sp_rank_widen_f16(uint16_t half)
 {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent == 0) /* zero and subnormals: fraction * 2^-24 */
-        return (sign ? -1.0f : 1.0f) * (float)fraction * 0x1p-24f;
-    uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
+    return sp_f16_to_f32(half);
 }
 
 sp_status sp_rank_top(const char *model_name, const float *values, uint32_t class_count, sp_output_meaning meaning, int top_k,
