@@ -218,8 +218,8 @@ static json_t *examine_grpc(void)
 static json_t *examine(const char *directory)
 {
     json_t *problems = json_array();
-    json_t *findings = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version", SP_VERSION, "machine",
-                                 examine_machine(), "gpu", examine_gpu(), "samples", sp_doctor_devices(), "engines", examine_engines(problems), "media",
+    json_t *findings = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version", SP_VERSION, "machine",
+                                 examine_machine(), "gpu", examine_gpu(), "samples", sp_doctor_devices(), "cuda", sp_doctor_cuda(), "engines", examine_engines(problems), "media",
                                  examine_media(problems), "grpc", examine_grpc(), "sandbox", examine_sandbox(), "downloads", examine_downloads(),
                                  "models", examine_models(directory, problems));
 

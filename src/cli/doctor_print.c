@@ -95,6 +95,38 @@ static void print_devices(const json_t *samples, const char *gpu_cause, FILE *ou
     }
 }
 
+static void print_cuda_device(const json_t *device, size_t index, FILE *out)
+{
+    char total[32];
+
+    sp_format_bytes(total, sizeof(total), (uint64_t)number(device, "memory_bytes"));
+    if (!flag(device, "usable"))
+        fprintf(out, "           %zu %s%snot usable: %s\n", index, text(device, "name"), *text(device, "name") ? ", " : "",
+                text(device, "reason"));
+    else
+        fprintf(out, "           %zu %s, %s, %s%s; registered memory: %s\n", index, text(device, "name"), text(device, "code"), total,
+                flag(device, "simulated") ? ", simulated: no GPU computes" : "",
+                flag(device, "registers_slots") ? "slots are copied in place" : "refused, staging used");
+    if (!flag(device, "usable"))
+        print_remedy(text(device, "remedy"), out);
+}
+
+/* Our own kernels; the engines' providers are theirs. */
+static void print_cuda(const json_t *cuda, FILE *out)
+{
+    size_t index;
+    json_t *device;
+
+    if (*text(cuda, "version"))
+        fprintf(out, "cuda       %s, code for %s\n", text(cuda, "version"), text(cuda, "codes"));
+    if (*text(cuda, "reason"))
+        fprintf(out, "%s%s%s\n", *text(cuda, "version") ? "           " : "cuda       ",
+                strcmp(text(cuda, "reason_code"), "missing_plugin") == 0 ? "plug-in missing: " : "", text(cuda, "reason"));
+    json_array_foreach(json_object_get(cuda, "devices"), index, device)
+        print_cuda_device(device, index, out);
+    print_remedy(text(cuda, "remedy"), out);
+}
+
 static void print_engines(const json_t *engines, FILE *out)
 {
     size_t index, at;
@@ -156,6 +188,7 @@ void sp_doctor_print(const json_t *findings, FILE *out)
     print_machine(json_object_get(findings, "machine"), out);
     print_gpu(json_object_get(findings, "gpu"), out);
     print_devices(json_object_get(findings, "samples"), text(json_object_get(findings, "gpu"), "cause"), out);
+    print_cuda(json_object_get(findings, "cuda"), out);
     print_engines(json_object_get(findings, "engines"), out);
     fprintf(out, "decoders   %s\n", flag(media, "present") ? text(media, "versions") : text(media, "reason"));
     print_video(media, out);

@@ -72,6 +72,28 @@ bool sp_worker_throttled(const sp_worker *worker)
     return sample.throttle_thermal == 1 || sample.throttle_power == 1;
 }
 
+static void set_memory(const sp_worker *worker, const char *what, const _Atomic uint64_t *bytes)
+{
+    char labels[96];
+    uint64_t seen = atomic_load_explicit(bytes, memory_order_relaxed);
+    (void)snprintf(labels, sizeof(labels), "worker=\"%s\",what=\"%s\"", worker->name, what);
+    sp_metric_set(sp_metric_get(SP_METRIC_GAUGE, "spillway_cuda_memory_bytes", labels,
+                                "What Spillway's own CUDA memory is: held, the most ever held, taken from the driver; pinned: of the host"),
+                  (int64_t)SP_MIN(seen, (uint64_t)INT64_MAX));
+}
+
+static void count_memory(const sp_worker *worker, const sp_device_counters *counters)
+{
+    if (!atomic_load_explicit(&counters->pinned_high_bytes, memory_order_relaxed) &&
+        !atomic_load_explicit(&counters->device_high_bytes, memory_order_relaxed))
+        return;
+    set_memory(worker, "device", &counters->device_bytes);
+    set_memory(worker, "device_high", &counters->device_high_bytes);
+    set_memory(worker, "device_reserved", &counters->device_reserved_bytes);
+    set_memory(worker, "pinned", &counters->pinned_bytes);
+    set_memory(worker, "pinned_high", &counters->pinned_high_bytes);
+}
+
 void sp_devices_count(sp_worker *worker)
 {
     if (worker->role != SP_ROLE_DEVICE || !worker->page)
@@ -97,6 +119,7 @@ void sp_devices_count(sp_worker *worker)
     if (limit && limit <= SP_LIMIT_BATCH)
         sp_metric_set(sp_metric_get(SP_METRIC_GAUGE, "spillway_device_batch_limit", labels,
                                     "Items of one run that fit into a device's memory"), limit);
+    count_memory(worker, counters);
 }
 
 int sp_house_device_samples(const sp_house *house, sp_device_info *ret_devices, int capacity)

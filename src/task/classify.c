@@ -209,6 +209,10 @@ sp_status sp_classify_open(const sp_engine *engine, sp_model *model, const sp_cl
     session.lanes = options->cuda ? 1 : options->lanes; /* a device computes one batch after the other */
     session.spin = options->spin;
     sp_status s = options->cuda ? sp_classify_cuda_new(options->cuda_api, options->cuda, &c->cuda, reterr) : SP_OK;
+    if (!s && c->cuda) {
+        session.compute_stream = sp_classify_cuda_stream(c->cuda);
+        session.flags = SP_ENGINE_ORDERED | SP_ENGINE_GRAPHS;
+    }
     if (!s)
         s = sp_session_open(engine, &session, &c->session, reterr);
     if (!s)

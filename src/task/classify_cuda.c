@@ -411,8 +411,6 @@ static sp_status enqueue(sp_classify_cuda *cuda, cuda_lane *lane, int first, int
     if (!s)
         s = fill_input(cuda, lane, first, count, reterr);
     if (!s)
-        s = cuda->shape.shares_stream ? SP_OK : api->stream_sync(cuda->computing, reterr);
-    if (!s)
         s = run_engine(cuda, count, reterr);
     if (!s && k)
         s = rank(cuda, lane, count, k, reterr);

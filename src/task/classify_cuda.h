@@ -23,7 +23,6 @@ typedef struct sp_classify_cuda_shape {
     sp_model *model;
     sp_session *session;
     int device_index;
-    bool shares_stream; /* the session runs on sp_classify_cuda_stream; else the host waits before it is run */
     int lanes, max_batch;
     size_t tensor_bytes, row_bytes; /* of one item's input and output */
     const sp_engine_port *output;

@@ -76,6 +76,9 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
         fill_task(dev, engine_key, card);
     else
         (void)snprintf(card->detail, sizeof(card->detail), "no picture classifier: served models only");
+    size_t at = strlen(card->detail);
+    if (dev->cuda_note[0])
+        (void)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->cuda_note), dev->cuda_note);
 }
 
 static void device_close(void *state)
@@ -87,6 +90,7 @@ static void device_close(void *state)
     sp_hall_free(dev->hall);
     sp_device_sessions_close(&dev->sessions);
     sp_model_free(dev->model);
+    sp_device_cuda_close(dev);
     sp_sim_free(dev->sim);
     free(dev);
 }
@@ -248,9 +252,12 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     o.cpus = machine.cpu_count;
     o.index = strcmp(o.provider, "cpu") == 0 ? 0 : device_index_of(config->name);
     dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index };
-    (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s-%s-%s", probe.engine, probe.version, config->kind);
     dev->counters = &sp_worker_page_now()->counters;
-    s = open_own_task(dev, &o, reterr);
+    s = sp_device_cuda_open(dev, config->kind, o.index, reterr);
+    (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s%s-%s-%s", dev->target.cuda ? "+" : "", probe.engine, probe.version,
+                   config->kind); /* a plan of lanes on the device suits none without */
+    if (!s)
+        s = open_own_task(dev, &o, reterr);
     uint64_t memory_bytes = machine.memory_limit_bytes / 100 * MODEL_MEMORY_PERCENT;
     if (!s)
         s = open_hall(dev, &o, config->model_memory_bytes ? config->model_memory_bytes : memory_bytes, reterr);
@@ -300,7 +307,17 @@ static void device_run(void *state, int executor, sp_work_item *items, int count
     sp_device_classify(state, executor, executor, pointers, count);
 }
 
+static bool device_mapped(void *state, void *memory, size_t bytes)
+{
+    return sp_device_cuda_mapped(state, memory, bytes);
+}
+
+static void device_unmapped(void *state, void *memory)
+{
+    sp_device_cuda_unmapped(state, memory);
+}
+
 const sp_worker_kind sp_worker_kind_device = {
     .name = "cpu", .queue = &sp_device_queue_calls, .open = device_open, .run = device_run, .choose = device_choose,
-    .close = device_close
+    .close = device_close, .mapped = device_mapped, .unmapped = device_unmapped
 };

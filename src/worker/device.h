@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the device worker's files share: device.c (opening; the worker's own task, classify), device_analyze.c (chunks of videos)
+ * What the device worker's files share: device.c (opening; the worker's own task, classify), device_cuda.c (its CUDA device, which
+ * all of them may use: target.cuda_api, target.cuda), device_analyze.c (chunks of videos)
  * and device_queue.c (who is next: that task, a chunk or a served model). For these alone. */
 #ifndef SP_WORKER_DEVICE_H
 #define SP_WORKER_DEVICE_H
@@ -39,6 +40,10 @@ typedef struct sp_device {
     const sp_engine *engine;
     sp_model *model; /* NULL: no task of its own */
     sp_device_target target; /* its cuda_api and cuda: NULL where there is no CUDA device, or no plug-in for it */
+    sp_cuda_info cuda_info;
+    bool registers;          /* slots' memory can be made known to the device */
+    char cuda_note[320];     /* for the card; "" = of a kind without CUDA */
+    _Atomic int64_t cuda_publish_ns;
     sp_device_plan plan;
     sp_device_sessions sessions;
     sp_sim *sim; /* NULL = a real device */
@@ -59,6 +64,13 @@ typedef struct sp_device {
 int sp_device_choose(sp_device *dev, int waiting, int busy, int64_t *ret_wait_ns);
 void sp_device_classify(sp_device *dev, int executor, int lane, sp_work_item **items, int count);
 void sp_device_publish_simulated(sp_device *dev);
+
+/* device_cuda.c. Opens what `kind` wants; SP_OK without a device where none is wanted, or the plug-in is missing. */
+sp_status sp_device_cuda_open(sp_device *dev, const char *kind, int index, sp_error *reterr);
+void sp_device_cuda_close(sp_device *dev); /* after all that uses it */
+bool sp_device_cuda_mapped(sp_device *dev, void *memory, size_t bytes);
+void sp_device_cuda_unmapped(sp_device *dev, void *memory);
+void sp_device_cuda_publish(sp_device *dev); /* what it holds, to the gateway; any thread, as often as one likes */
 
 /* device_analyze.c. `next` forms a batch of one chunk, or a chore, which `owns` knows again. */
 sp_status sp_device_analyze_open(sp_device *dev, const sp_worker_config *config, int cpus, uint64_t memory_bytes, sp_error *reterr);

@@ -300,5 +300,6 @@ void sp_device_classify(sp_device *dev, int executor, int lane, sp_work_item **i
     if (b.count)
         run_bisecting(&b, 0, b.count);
     leave_session(&b);
+    sp_device_cuda_publish(dev);
     run_is_alone = false;
 }

@@ -37,6 +37,14 @@ static void unmap(uint8_t **memory, size_t *size_bytes)
     *size_bytes = 0;
 }
 
+static void unmap_output(const sp_maps *maps, sp_slot_map *map)
+{
+    if (map->output_pinned)
+        maps->on_unmapped(maps->on_mapped_context, map->output);
+    map->output_pinned = false;
+    unmap(&map->output, &map->output_bytes);
+}
+
 static sp_status map_house(sp_maps *maps, int request_fd, int worker_fd, sp_error *reterr)
 {
     uint8_t *memory = NULL;
@@ -96,9 +104,9 @@ static void take_media(sp_slot_map *map, uint32_t serial, int fd)
     map->media_serial = serial;
 }
 
-static void take_output(sp_slot_map *map, uint32_t serial, int fd)
+static void take_output(const sp_maps *maps, sp_slot_map *map, uint32_t serial, int fd)
 {
-    unmap(&map->output, &map->output_bytes);
+    unmap_output(maps, map);
     sp_fd_closep(&map->output_fd);
     map->output_fd = fd;
     map->output_serial = serial;
@@ -119,7 +127,7 @@ sp_status sp_maps_receive(sp_maps *maps, sp_error *reterr)
         if (used && message.kind == SP_CONTROL_BODY)
             take_body(&maps->slots[message.slot], message.serial, fds[0]);
         else if (used && message.kind == SP_CONTROL_OUTPUT)
-            take_output(&maps->slots[message.slot], message.serial, fds[0]);
+            take_output(maps, &maps->slots[message.slot], message.serial, fds[0]);
         else if (used && message.kind == SP_CONTROL_MEDIA)
             take_media(&maps->slots[message.slot], message.serial, fds[0]);
         else if (fd_count == 1 && message.kind == SP_CONTROL_CONFIG && maps->on_config)
@@ -213,9 +221,10 @@ static sp_slot_map *output_of(sp_maps *maps, uint32_t slot, uint32_t serial)
     return map->output_fd >= 0 && map->output_serial == serial ? map : NULL;
 }
 
-sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr)
+sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, bool *ret_pinned, sp_error *reterr)
 {
     *ret_input = (sp_view){ 0 };
+    *ret_pinned = false;
     if (submission->output_kind == SP_OUTPUT_NONE || submission->op == SP_OP_DECODE || submission->op == SP_OP_FETCH ||
         submission->op == SP_OP_REPORT)
         return SP_OK;
@@ -223,14 +232,18 @@ sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view 
     if (!map)
         return SP_FAIL(reterr, SP_INTERNAL, "the decoded picture of slot %u never arrived", submission->slot);
     if (map->output_bytes < submission->output_bytes) {
-        unmap(&map->output, &map->output_bytes);
+        unmap_output(maps, map);
         sp_status s = map_whole(map->output_fd, submission->output_bytes,
                                 map->output_writable ? PROT_READ | PROT_WRITE : PROT_READ, &map->output, &map->output_bytes,
                                 reterr);
         if (s)
             return s;
+        /* What goes with its request is not worth it: making pages known to a device costs more than copying them once. */
+        if (maps->on_mapped && map->output_bytes <= SP_OUTPUT_KEEP_BYTES)
+            map->output_pinned = maps->on_mapped(maps->on_mapped_context, map->output, map->output_bytes);
     }
     *ret_input = sp_view_make(map->output, submission->output_bytes);
+    *ret_pinned = map->output_pinned;
     return SP_OK;
 }
 
@@ -240,7 +253,7 @@ sp_status sp_maps_output(sp_maps *maps, uint32_t slot, size_t size_bytes, uint8_
     if (map->output_fd < 0 || !map->output_writable)
         return SP_FAIL(reterr, SP_INTERNAL, "slot %u has no output to write to", slot);
     if (map->output_bytes < size_bytes) {
-        unmap(&map->output, &map->output_bytes);
+        unmap_output(maps, map);
         struct stat st;
         if (fstat(map->output_fd, &st) < 0)
             return SP_FAIL_ERRNO(reterr, SP_INTERNAL, "fstat of an output");
@@ -260,7 +273,7 @@ sp_status sp_maps_output_fd(sp_maps *maps, const sp_submission *submission, int 
     sp_slot_map *map = output_of(maps, submission->slot, submission->output_serial);
     if (!map || !map->output_writable)
         return SP_FAIL(reterr, SP_INTERNAL, "slot %u has no output to write to", submission->slot);
-    unmap(&map->output, &map->output_bytes);
+    unmap_output(maps, map);
     *ret_fd = map->output_fd;
     return SP_OK;
 }
@@ -268,7 +281,7 @@ sp_status sp_maps_output_fd(sp_maps *maps, const sp_submission *submission, int 
 void sp_maps_drop_output(sp_maps *maps, uint32_t slot)
 {
     sp_slot_map *map = &maps->slots[slot];
-    unmap(&map->output, &map->output_bytes);
+    unmap_output(maps, map);
     sp_fd_closep(&map->output_fd);
     map->output_serial = 0;
 }

@@ -19,6 +19,7 @@ typedef struct sp_slot_map {
     uint8_t *output; /* read-write when the gateway sent it writable (codec), else read-only */
     size_t output_bytes;
     bool output_writable;
+    bool output_pinned; /* on_mapped took it */
     uint32_t media_serial; /* 0 = none */
     int media_fd;          /* for pread */
 } sp_slot_map;
@@ -38,6 +39,11 @@ typedef struct sp_maps {
     /* A configuration has arrived: the callee takes the descriptor. NULL = this worker wants none. */
     void (*on_config)(void *context, uint32_t serial, int fd);
     void *on_config_context;
+    /* An output that stays mapped for its slot's next request was mapped (true: on_unmapped is told when it goes), or is about to
+     * be unmapped. Calls on one slot come from one thread at a time, those on several at once. NULL = nobody wants to know. */
+    bool (*on_mapped)(void *context, void *memory, size_t bytes);
+    void (*on_unmapped)(void *context, void *memory);
+    void *on_mapped_context;
 } sp_maps;
 
 /* Waits for HELLO on the control socket and maps both memfds. */
@@ -63,8 +69,8 @@ void sp_maps_answered(sp_maps *maps, uint32_t slot, size_t touched_bytes);
 /* The media file that goes with the slot's request: borrowed until it is released. SP_INTERNAL: it never came. */
 sp_status sp_maps_media(const sp_maps *maps, uint32_t slot, int *ret_fd, sp_error *reterr);
 
-/* The first `size_bytes` of the slot's output, for reading. */
-sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, sp_error *reterr);
+/* The first `size_bytes` of the slot's output, for reading; *ret_pinned: it lies in memory that on_mapped took. */
+sp_status sp_maps_input(sp_maps *maps, const sp_submission *submission, sp_view *ret_input, bool *ret_pinned, sp_error *reterr);
 
 /* The slot's output for writing, grown to `size_bytes`. */
 sp_status sp_maps_output(sp_maps *maps, uint32_t slot, size_t size_bytes, uint8_t **ret_output, sp_error *reterr);

@@ -26,7 +26,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 6u
+#define SP_SLOT_ABI 7u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -218,6 +218,8 @@ typedef struct sp_device_counters {
     _Alignas(64) _Atomic uint64_t oom_runs; /* runs that did not fit into the device's memory */
     _Atomic uint64_t oom_alone;             /* of them those of one item: the next link has it */
     _Atomic uint32_t batch_limit;           /* items of one run that fit now; 0 = not told */
+    /* What the CUDA plug-in holds, and the most it did; 0 = there is none. An engine's own memory is not in it. */
+    _Atomic uint64_t device_bytes, device_high_bytes, device_reserved_bytes, pinned_bytes, pinned_high_bytes;
 } sp_device_counters;
 
 typedef enum sp_stage {

@@ -226,7 +226,7 @@ void sp_process_prepare(sp_work_item *item)
     else if (wants_body(submission) || !item->request->body_in_memfd)
         item->status = sp_maps_payload(&sp_process.maps, submission->slot, &item->body, &item->error);
     if (!item->status)
-        item->status = sp_maps_input(&sp_process.maps, submission, &item->input, &item->error);
+        item->status = sp_maps_input(&sp_process.maps, submission, &item->input, &item->input_pinned, &item->error);
 }
 
 static void run_noop(sp_work_item *item)
@@ -501,6 +501,11 @@ static sp_status start(const sp_worker_config *config, sp_error *reterr)
         s = sp_process.kind->open(config, &sp_process.card, &sp_process.state, reterr);
     if (!s)
         s = check_card(&sp_process.card, reterr);
+    if (!s && sp_process.kind->mapped) {
+        sp_process.maps.on_mapped = sp_process.kind->mapped;
+        sp_process.maps.on_unmapped = sp_process.kind->unmapped;
+        sp_process.maps.on_mapped_context = sp_process.state;
+    }
     if (!s && sp_process.kind->async)
         s = sp_async_open(reterr);
     if (!s && sp_process.kind->queue)

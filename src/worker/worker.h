@@ -111,6 +111,10 @@ typedef struct sp_worker_kind {
      * executors are busy; *ret_wait_ns > 0 = would rather wait that long for more. NULL = one at a time. */
     int (*choose)(void *state, int waiting, int busy_executors, int64_t *ret_wait_ns);
     void (*close)(void *state);
+    /* Optional, both or none: shared memory where earlier links leave inputs was mapped here (read-only, whole pages), and stays
+     * for several requests; true: it is item.input_pinned's, and unmapped is told before it goes. Any thread. */
+    bool (*mapped)(void *state, void *memory, size_t bytes);
+    void (*unmapped)(void *state, void *memory);
 } sp_worker_kind;
 
 /* Publishes the stage the calling executor is in and how long it may take (0 = the default budget). */

@@ -227,10 +227,11 @@ static sp_status infer(const work *w, sp_completion *done, uint8_t *at)
     const sp_infer_head *head = head_of(w->submission.slot);
     sp_infer_answer *answer = (sp_infer_answer *)(void *)at;
     sp_view body = { 0 }, output = { 0 };
+    bool pinned;
     if (!loaded[head->model % SP_ARRAY_LEN(loaded)])
         return SP_INTERNAL;
     (void)sp_maps_payload(&maps, w->submission.slot, &body, NULL);
-    if (w->submission.output_kind && sp_maps_input(&maps, &w->submission, &output, NULL))
+    if (w->submission.output_kind && sp_maps_input(&maps, &w->submission, &output, &pinned, NULL))
         return SP_INTERNAL;
     memset(answer, 0, offsetof(sp_infer_answer, outputs));
     answer->count = head->input_count;
