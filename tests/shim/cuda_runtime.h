@@ -163,6 +163,14 @@ static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shi
 {
     return (unsigned)(((uint64_t)high << 32 | low) >> (shift & 31u));
 }
+static inline unsigned __vmaxu4(unsigned a, unsigned b)
+{
+    unsigned r = 0;
+    for (int i = 0; i < 32; i += 8)
+        r |= ((a >> i & 255u) > (b >> i & 255u) ? a >> i & 255u : b >> i & 255u) << i;
+    return r;
+}
+static inline unsigned __vminu4(unsigned a, unsigned b) { return ~__vmaxu4(~a, ~b); }
 static inline int __mulhi(int a, int b) { return (int)((int64_t)a * b >> 32); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
