@@ -7,12 +7,9 @@
  * w % 8 columns, where OpenCV's vectors end. */
 #include "kernels/kernels.h"
 #include "kernels/plane_rows.h"
+#include "kernels/plane_spec.h"
 
-#include <math.h>
 #include <string.h>
-
-#define GAUSSIAN_MAX 31
-#define BOX_MAX 255
 
 /* A row with `reach` reflected pixels on both sides; returns its pixel 0. */
 static uint8_t *reflected(uint8_t *line, const uint8_t *src, int w, int reach)
@@ -28,54 +25,25 @@ static uint8_t *reflected(uint8_t *line, const uint8_t *src, int w, int reach)
 
 size_t sp_blur_room(int w, int h)
 {
-    size_t gaussian = SP_PLANE_TAKEN((size_t)w + 256) + GAUSSIAN_MAX * SP_PLANE_TAKEN((size_t)w * 2);
-    size_t box = SP_PLANE_TAKEN(((size_t)w + 2 * BOX_MAX) * 2) + SP_PLANE_TAKEN((size_t)w * 4) + SP_PLANE_TAKEN(w);
+    size_t gaussian = SP_PLANE_TAKEN((size_t)w + 256) + SP_GAUSSIAN_TAPS_MAX * SP_PLANE_TAKEN((size_t)w * 2);
+    size_t box = SP_PLANE_TAKEN(((size_t)w + 2 * SP_BOX_SIDE_MAX) * 2) + SP_PLANE_TAKEN((size_t)w * 4) + SP_PLANE_TAKEN(w);
     (void)h;
     return SP_MAX(gaussian, box);
-}
-
-/* The kernel's taps in 1/256. */
-static void gaussian_weights(uint16_t *weight, int taps, double sigma)
-{
-    static const uint16_t small[4][5] = { { 256 }, { 64, 128 }, { 16, 64, 96 }, { 8, 28, 56, 72 } };
-    static const uint16_t nine[5] = { 4, 13, 30, 51, 60 };
-    int half = taps / 2;
-    double value[GAUSSIAN_MAX / 2 + 1], sum = 0, err = 0;
-    if (!(sigma > 0) && taps <= 9) {
-        for (int i = 0; i <= half; i++)
-            weight[i] = weight[taps - 1 - i] = taps == 9 ? nine[i] : small[half][i];
-        return;
-    }
-    double s = sigma > 0 ? sigma : fma(taps, 0.15, 0.35), scale = -0.125 / (s * s);
-    for (int i = 0; i < half; i++) {
-        int x = 2 * i + 1 - taps;
-        value[i] = exp((double)(x * x) * scale);
-        sum += value[i];
-    }
-    double unit = 1.0 / (2 * sum + 1);
-    int total = 0;
-    for (int i = 0; i < half; i++) {
-        double v = value[i] * unit * 256 + err, whole = rint(v);
-        err = v - whole;
-        weight[i] = weight[taps - 1 - i] = (uint16_t)whole;
-        total += 2 * (int)whole;
-    }
-    weight[half] = (uint16_t)(256 - total);
 }
 
 void sp_blur_gaussian(sp_plane dst, sp_plane src, int ksize, double sigma, sp_plane_scratch *scratch)
 {
     sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
     int w = src.w, h = src.h, half = ksize / 2;
-    uint16_t weight[GAUSSIAN_MAX];
-    uint16_t *ring[GAUSSIAN_MAX];
-    gaussian_weights(weight, ksize, sigma);
+    uint16_t weight[SP_GAUSSIAN_TAPS_MAX];
+    uint16_t *ring[SP_GAUSSIAN_TAPS_MAX];
+    sp_gaussian_weights(weight, ksize, sigma);
     uint8_t *line = sp_plane_take(&room, (size_t)w + 256);
     for (int i = 0; i < ksize; i++)
         ring[i] = sp_plane_take(&room, (size_t)w * 2);
     int made = 0; /* rows across, row y in ring[y % ksize] */
     for (int y = 0; y < h; y++) {
-        const uint16_t *rows[GAUSSIAN_MAX];
+        const uint16_t *rows[SP_GAUSSIAN_TAPS_MAX];
         for (; made < h && made <= y + half; made++) {
             const uint8_t *row = reflected(line, sp_plane_row(src, made), w, half);
             sp_kernels.blur_across(ring[made % ksize], row - half, weight, ksize, w);
@@ -91,7 +59,7 @@ void sp_blur_box(sp_plane dst, sp_plane src, int ksize, sp_plane_scratch *scratc
 {
     sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
     int w = src.w, h = src.h, before = ksize / 2, after = ksize - 1 - before;
-    uint16_t *line = sp_plane_take(&room, ((size_t)w + 2 * BOX_MAX) * 2), *column = line + BOX_MAX;
+    uint16_t *line = sp_plane_take(&room, ((size_t)w + 2 * SP_BOX_SIDE_MAX) * 2), *column = line + SP_BOX_SIDE_MAX;
     uint32_t *spare = sp_plane_take(&room, (size_t)w * 4);
     uint8_t *none = sp_plane_take(&room, (size_t)w);
     memset(none, 0, (size_t)w);

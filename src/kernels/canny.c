@@ -4,8 +4,8 @@
  * on kernels of its own; everything else takes those of 32 bits. */
 #include "kernels/kernels.h"
 #include "kernels/plane_rows.h"
+#include "kernels/plane_spec.h"
 
-#include <math.h>
 #include <string.h>
 
 typedef struct canny {
@@ -116,28 +116,11 @@ static void find_maxima(const canny *c, int y)
     sp_kernels.maxima3(weak, strong, size, c->dx[y % 3], c->dy[y % 3], c->src.w, c->low, c->high);
 }
 
-/* Whole numbers as OpenCV makes them. Below 0 there is nothing more to find than at 0: a maximum is larger than a neighbour.
- * NaN = 0. */
-static int whole_threshold(double t, const canny *c)
-{
-    if (c->aperture == 7)
-        t /= 16;
-    if (c->l2) {
-        t = t < 32767.0 ? t : 32767.0;
-        t = t > 0 ? t * t : t;
-    }
-    if (!(t > 0))
-        return 0;
-    double most = c->plain ? INT32_MAX : INT16_MAX;
-    return (int)(t < most ? floor(t) : most);
-}
-
 void sp_canny(sp_plane dst, sp_plane src, double low, double high, int aperture, bool l2, sp_plane_scratch *scratch)
 {
     sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
     canny c = { .src = src, .aperture = aperture, .l2 = l2, .plain = aperture != 3 || l2 };
-    c.low = whole_threshold(low > high ? high : low, &c);
-    c.high = whole_threshold(low > high ? low : high, &c);
+    sp_canny_thresholds(low, high, aperture, l2, &c.low, &c.high);
     take_all(&c, &room);
     clear_border(c.trace.weak, &c.trace);
     clear_border(c.trace.edge, &c.trace);

@@ -8,24 +8,16 @@
  * rows, iteration by iteration. What lies outside the picture never wins. */
 #include "kernels/kernels.h"
 #include "kernels/plane_rows.h"
+#include "kernels/plane_spec.h"
 
-#include <math.h>
 #include <string.h>
 
 enum {
-    SIDE_MAX = 63,
-    ITERATIONS_MAX = 32,
-    RECT_MAX = SIDE_MAX + (ITERATIONS_MAX - 1) * (SIDE_MAX - 1),
-    STAGES_MAX = 2 * ITERATIONS_MAX,
+    RECT_MAX = SP_MORPH_SIDE_MAX + (SP_MORPH_ITERATIONS_MAX - 1) * (SP_MORPH_SIDE_MAX - 1),
+    STAGES_MAX = 2 * SP_MORPH_ITERATIONS_MAX,
     DIRECT_MAX = 8, /* as many rows are folded at once; more go by steps */
     MARGIN = 64     /* before and behind rows that runs reach out of */
 };
-
-/* The element: one run of pixels per row, [x0, x1) of kw columns. */
-typedef struct element {
-    int kw, kh;
-    int8_t x0[SIDE_MAX], x1[SIDE_MAX];
-} element;
 
 typedef struct stage {
     sp_rows_max_fn *fold;
@@ -33,7 +25,7 @@ typedef struct stage {
     bool rect;
     int w, h;
     int left, right, above, below; /* reach of the element */
-    const element *element;
+    const sp_morph_element *element;
     const sp_plane *source; /* of rows that need no copy, or NULL */
     uint8_t *line;          /* pixel 0 of the row that the stage wants next */
     uint8_t *ring, *rest, *folded, *across[2];
@@ -43,32 +35,11 @@ typedef struct stage {
 
 size_t sp_morph_room(int w, int h)
 {
-    size_t rows = (size_t)SP_MIN(RECT_MAX, 3 * h), reach = (size_t)SP_CLAMP(w, SIDE_MAX, RECT_MAX);
+    size_t rows = (size_t)SP_MIN(RECT_MAX, 3 * h), reach = (size_t)SP_CLAMP(w, SP_MORPH_SIDE_MAX, RECT_MAX);
     size_t line = SP_PLANE_TAKEN((size_t)w + 2 * reach + MARGIN), row = SP_PLANE_TAKEN(w);
     size_t rect = 2 * (3 * line + (rows + 2) * row);
-    size_t runs = STAGES_MAX * SP_PLANE_TAKEN((size_t)SP_MIN(SIDE_MAX, h) * ((size_t)w + 4 * MARGIN)) + 3 * line;
-    return SP_MAX(rect, runs) + 4 * row + SP_PLANE_TAKEN(sizeof(element));
-}
-
-static void element_fill(element *e, sp_morph_shape shape, int kw, int kh)
-{
-    int r = kh / 2, c = kw / 2;
-    e->kw = kw;
-    e->kh = kh;
-    double inverse = r ? 1.0 / ((double)r * r) : 0;
-    for (int i = 0; i < kh; i++) {
-        int dy = i - r, x0 = 0, x1 = kw;
-        if (shape == SP_MORPH_CROSS && i != r) {
-            x0 = c;
-            x1 = c + 1;
-        } else if (shape == SP_MORPH_ELLIPSE) {
-            int dx = (int)rint(c * sqrt((r * r - dy * dy) * inverse));
-            x0 = SP_MAX(c - dx, 0);
-            x1 = SP_MIN(c + dx + 1, kw);
-        }
-        e->x0[i] = (int8_t)x0;
-        e->x1[i] = (int8_t)x1;
-    }
+    size_t runs = STAGES_MAX * SP_PLANE_TAKEN((size_t)SP_MIN(SP_MORPH_SIDE_MAX, h) * ((size_t)w + 4 * MARGIN)) + 3 * line;
+    return SP_MAX(rect, runs) + 4 * row + SP_PLANE_TAKEN(sizeof(sp_morph_element));
 }
 
 /* out[i] = the fold of row[i .. i + k - 1], i < n. Longer runs are put together from runs of 4, 16, ... */
@@ -187,7 +158,7 @@ static bool rect_blocks(stage *s, uint8_t *out, bool have)
 static bool runs_tick(stage *s, uint8_t *out, bool have, uint8_t *spare)
 {
     enum { LIST = 64 };
-    const element *e = s->element;
+    const sp_morph_element *e = s->element;
     const uint8_t *rows[LIST];
     int slots = SP_MIN(e->kh, s->h), count = 0;
     if (have)
@@ -305,11 +276,9 @@ void sp_morph(sp_plane dst, sp_plane src, sp_morph_op op, sp_morph_shape shape, 
 {
     sp_plane_room room = sp_plane_room_of(scratch, src.w, src.h);
     int w = src.w, h = src.h, count = iterations;
-    element *e = sp_plane_take(&room, sizeof(element));
-    element_fill(e, kw == 1 && kh == 1 ? SP_MORPH_RECT : shape, kw, kh);
-    stage form = { .w = w, .h = h, .element = e, .rect = true };
-    for (int i = 0; i < kh; i++)
-        form.rect = form.rect && e->x0[i] == 0 && e->x1[i] == kw;
+    sp_morph_element *e = sp_plane_take(&room, sizeof(sp_morph_element));
+    sp_morph_element_fill(e, kw == 1 && kh == 1 ? SP_MORPH_RECT : shape, kw, kh);
+    stage form = { .w = w, .h = h, .element = e, .rect = sp_morph_element_is_rect(e) };
     form.left = kw / 2;
     form.right = kw - 1 - form.left;
     form.above = kh / 2;

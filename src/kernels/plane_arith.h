@@ -5,6 +5,18 @@
 
 #include "kernels/arith.h"
 
+/* The place that BORDER_REFLECT_101 reads for i: dcb|abcd|cba, as often as needed; 0 where n is 1. */
+SP_HD int sp_reflect(int i, int n)
+{
+    if (n == 1)
+        return 0;
+    int period = 2 * (n - 1);
+    i %= period;
+    if (i < 0)
+        i += period;
+    return i < n ? i : period - i;
+}
+
 /* Limited range (16 .. 235) to full range; there are no ties: 255/219 = 85/73. */
 SP_HD uint8_t sp_grey_expand(int y)
 {

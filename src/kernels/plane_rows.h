@@ -31,6 +31,7 @@
 #define SP_KERNELS_PLANE_ROWS_H
 
 #include "kernels/plane.h"
+#include "kernels/plane_arith.h"
 
 #define SP_PLANE_SLACK 128
 
@@ -61,18 +62,6 @@ static inline const uint8_t *sp_plane_row(sp_plane p, int y)
 static inline uint8_t *sp_plane_row_out(sp_plane p, int y)
 {
     return p.data + (size_t)y * p.stride_bytes;
-}
-
-/* The place that BORDER_REFLECT_101 reads for i: dcb|abcd|cba, as often as needed; 0 where n is 1. */
-static inline int sp_reflect(int i, int n)
-{
-    if (n == 1)
-        return 0;
-    int period = 2 * (n - 1);
-    i %= period;
-    if (i < 0)
-        i += period;
-    return i < n ? i : period - i;
 }
 
 /* The Canny edges' second half (canny_trace.c): bit planes with a border of one zero word and one zero row on each side. */
