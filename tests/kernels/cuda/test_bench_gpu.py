@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benches of the GPU's kernels run through on the stand-in for a GPU, and print rows that can be read."""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
+SHIM = BUILD / "tests/shim/libspillway_cuda_shim.so"
+
+
+@pytest.mark.parametrize("program, arguments, rows", [("bench-gpu-flow", ["2", "70x40", "33x21"], 8)])
+def test_a_bench_prints_its_rows(program, arguments, rows):
+    if not SHIM.exists():
+        pytest.skip("no stand-in for a GPU in this build")
+    env = dict(os.environ, SPILLWAY_CUDA_LIBRARY=str(SHIM))
+    done = subprocess.run([BUILD / "bench/gpu" / program, *arguments], env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == rows
+    for row in found:
+        assert row["simulated"] is True and row["bytes"] > 0 and row["repeats"] == 2 and row["median_us"] >= row["best_us"]
+        assert {"bench", "case", "device", "floor_us", "share"} <= row.keys()
+    assert len({row["case"] for row in found}) == rows
