@@ -4,7 +4,7 @@
  *
  * What bounds them on an H100 (3.35 TB/s, as arithmetic): softmax and top-k of 32 x 1,000 numbers move 256 KB (0.08 us), so
  * it is the launch and the chain of a row's own steps; the best of 80 x 8,400 columns reads 2.7 MB: 0.8 us. */
-#include "kernels/cuda/post.h"
+#include "kernels/cuda/post.cuh"
 #include "kernels/cuda/sort.cuh"
 #include "kernels/post_arith.h"
 

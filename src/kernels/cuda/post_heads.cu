@@ -7,7 +7,7 @@
  *
  * Bound by what is read. 8,400 boxes of YOLOX with 80 classes: one sector of 32 bytes a box where few are over the threshold
  * (269 KB: 0.1 us of an H100's memory), all 2.9 MB (0.9 us) where all are; YOLOv8 always reads all. */
-#include "kernels/cuda/post.h"
+#include "kernels/cuda/post.cuh"
 #include "kernels/cuda/post_nms.cuh"
 #include "kernels/post_arith.h"
 

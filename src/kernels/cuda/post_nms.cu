@@ -24,7 +24,7 @@
  * Bounds on an H100, as arithmetic: 8,400 boxes of one class are 35 million pairs of about 22 instructions: 26 us on 132
  * multiprocessors at 1.75 GHz; one block then reads 4.4 MB of matrix at 64 bytes a clock: 39 us. A real picture's few dozen
  * boxes are six launches. */
-#include "kernels/cuda/post.h"
+#include "kernels/cuda/post.cuh"
 #include "kernels/cuda/sort.cuh"
 #include "kernels/cuda/post_nms.cuh"
 #include "kernels/post_arith.h"

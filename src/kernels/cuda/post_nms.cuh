@@ -3,7 +3,7 @@
 #ifndef SP_KERNELS_CUDA_POST_NMS_CUH
 #define SP_KERNELS_CUDA_POST_NMS_CUH
 
-#include "kernels/cuda/post.h"
+#include "kernels/cuda/post.cuh"
 
 /* What one picture's blocks tell each other. */
 typedef struct nms_head {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Between the files of cuda/post*.cu. C++; not for others. */
-#ifndef SP_KERNELS_CUDA_POST_PRIVATE_H
-#define SP_KERNELS_CUDA_POST_PRIVATE_H
+#ifndef SP_KERNELS_CUDA_POST_CUH
+#define SP_KERNELS_CUDA_POST_CUH
 
 #include "kernels/cuda/launch.cuh"
 
