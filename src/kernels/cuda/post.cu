@@ -5,6 +5,7 @@
  * What bounds them on an H100 (3.35 TB/s, as arithmetic): softmax and top-k of 32 x 1,000 numbers move 256 KB (0.08 us), so
  * it is the launch and the chain of a row's own steps; the best of 80 x 8,400 columns reads 2.7 MB: 0.8 us. */
 #include "kernels/cuda/post.cuh"
+#include "kernels/cuda/rank.h"
 #include "kernels/cuda/sort.cuh"
 #include "kernels/post_arith.h"
 
@@ -261,9 +262,9 @@ extern "C" const sp_cuda_post_api sp_cuda_post_calls = {
     .best_columns_f32 = best_columns_f32,
     .nms_space = sp_cuda_nms_space,
     .nms = sp_cuda_nms_run,
-    .gather_f32 = NULL,
-    .first_bad_f32 = NULL,
-    .widen_f16 = NULL,
+    .gather_f32 = sp_cuda_gather_f32,
+    .first_bad_f32 = sp_cuda_first_bad_f32,
+    .widen_f16 = sp_cuda_widen_f16,
     .decode_boxes = sp_cuda_decode_boxes,
     .detect_space = sp_cuda_detect_space,
     .detect = sp_cuda_detect_run,
