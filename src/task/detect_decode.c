@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A head's outputs to boxes of the picture: which output is which, candidates (detect_heads.c), suppression (kernels), and
  * the way back through the pre-processing. */
+#include "task/detect_cuda.h"
 #include "task/detect_heads.h"
 
 #include "base/view.h"
@@ -245,26 +246,37 @@ static sp_status widen(sp_detect_decoder *d, int place, const uint16_t *halves, 
     return SP_OK;
 }
 
-/* Item `index` of an output as f32. The engine wrote the shape: it is checked here, once. */
-static sp_status view_of(sp_detect_decoder *d, int place, const sp_engine_tensor *t, int index, sp_head_tensor *ret_view,
-                         sp_error *reterr)
+/* The engine wrote the shape: it is checked here, once, for items 0 .. `items` - 1. */
+static sp_status check_shape(const sp_detect_decoder *d, const sp_engine_tensor *t, int items, sp_engine_memory_kind memory,
+                             sp_head_tensor *ret_view, sp_error *reterr)
 {
     size_t count, all, bytes;
-    if (t->rank != 3 || t->dims[0] <= index || t->dims[1] < 1 || t->dims[2] < 1 || t->dims[1] > INT32_MAX ||
-        t->dims[2] > INT32_MAX || t->memory != SP_ENGINE_HOST || !t->data ||
+    if (t->rank != 3 || t->dims[0] < items || t->dims[1] < 1 || t->dims[2] < 1 || t->dims[1] > INT32_MAX ||
+        t->dims[2] > INT32_MAX || t->memory != (int32_t)memory || !t->data ||
         !sp_size_mul((size_t)t->dims[1], (size_t)t->dims[2], &count) || !sp_size_mul(count, (size_t)t->dims[0], &all) ||
         !sp_size_mul(all, sp_engine_dtype_bytes(t->dtype), &bytes) || bytes > t->size_bytes || count > INT32_MAX)
         return SP_FAIL_CODE(reterr, SP_CORRUPT, "head", "model %s: an output is not [N, %s]", d->model->name,
                             d->model->detect.head == SP_HEAD_YOLOV8 ? "4 + classes, boxes" : "boxes, numbers");
     *ret_view = (sp_head_tensor){ .rows = (int)t->dims[1], .columns = (int)t->dims[2] };
+    return SP_OK;
+}
+
+/* Item `index` of an output as f32. */
+static sp_status view_of(sp_detect_decoder *d, int place, const sp_engine_tensor *t, int index, sp_head_tensor *ret_view,
+                         sp_error *reterr)
+{
+    sp_status s = check_shape(d, t, index + 1, SP_ENGINE_HOST, ret_view, reterr);
+    if (s)
+        return s;
+    size_t count = (size_t)t->dims[1] * (size_t)t->dims[2];
     if (t->dtype == SP_ENGINE_F16)
         return widen(d, place, (const uint16_t *)t->data + count * (size_t)index, count, &ret_view->data, reterr);
     ret_view->data = (const float *)t->data + count * (size_t)index;
     return SP_OK;
 }
 
-/* Shapes against the head, and room for what it may give. */
-static sp_status check_run(sp_detect_decoder *d, const sp_head_tensor *t, sp_error *reterr)
+/* Shapes against the head; how many candidates it may give. */
+static sp_status check_run(const sp_detect_decoder *d, const sp_head_tensor *t, int64_t *ret_candidates, sp_error *reterr)
 {
     const sp_model *model = d->model;
     const sp_head_tensor *scores = model->detect.head == SP_HEAD_SSD ? &t[1] : &t[0];
@@ -287,7 +299,8 @@ static sp_status check_run(sp_detect_decoder *d, const sp_head_tensor *t, sp_err
         return SP_FAIL_CODE(reterr, SP_CORRUPT, "head", "model %s gives %d x %d numbers; its head, strides (%d boxes) and "
                             "classes (%u) say otherwise (spillway.json)", model->name, t[0].rows, t[0].columns, expected,
                             d->class_count);
-    return reserve(d, SP_MAX(pairs, classes), reterr);
+    *ret_candidates = SP_MAX(pairs, classes);
+    return SP_OK;
 }
 
 static void collect(sp_detect_decoder *d, const sp_head_tensor *t, float threshold)
@@ -332,31 +345,49 @@ static bool map_back(const sp_prep_geometry *g, int w, int h, const float *box, 
     return out->x1 > out->x0 && out->y1 > out->y0;
 }
 
+static sp_nms_params suppression(const sp_detect_settings *settings, const sp_detect_params *params)
+{
+    return (sp_nms_params){
+        .threshold = params->threshold < 0 ? settings->threshold : params->threshold,
+        .iou = settings->nms == SP_NMS_NONE ? 2 : params->iou < 0 ? settings->iou : params->iou,
+        .candidates = SP_LIMIT_DETECT_SUPPRESSED,
+        .most = SP_LIMIT_DETECT_BOXES,
+    };
+}
+
+static int most_of(const sp_detect_settings *settings, const sp_detect_params *params)
+{
+    return SP_MIN(params->top_k > 0 ? params->top_k : settings->top_k, SP_LIMIT_DETECT_BOXES);
+}
+
+static sp_status not_finite(const sp_detect_decoder *d, sp_error *reterr)
+{
+    return SP_FAIL_CODE(reterr, SP_CORRUPT, "not_finite", "model %s gives scores that are no numbers", d->model->name);
+}
+
 sp_status sp_detect_decode(sp_detect_decoder *d, const sp_engine_tensor *outputs, int index, int w, int h,
                            const sp_detect_params *params, sp_detect_box *ret_boxes, int *ret_count, sp_error *reterr)
 {
     const sp_detect_settings *settings = &d->model->detect;
     sp_head_tensor tensors[MOST_TENSORS];
     sp_prep_geometry geometry;
+    int64_t candidates = 0;
     sp_status s = sp_prep_geometry_of(&d->model->prep, w, h, &geometry, reterr);
     for (int i = 0; !s && i < d->tensor_count; i++)
         s = view_of(d, i, &outputs[d->output[i]], index, &tensors[i], reterr);
     if (!s)
-        s = check_run(d, tensors, reterr);
+        s = check_run(d, tensors, &candidates, reterr);
+    if (!s)
+        s = reserve(d, candidates, reterr);
     if (s)
         return s;
-    const sp_nms_params nms = {
-        .threshold = params->threshold < 0 ? settings->threshold : params->threshold,
-        .iou = settings->nms == SP_NMS_NONE ? 2 : params->iou < 0 ? settings->iou : params->iou,
-        .candidates = SP_LIMIT_DETECT_SUPPRESSED,
-        .most = SP_LIMIT_DETECT_BOXES,
-    };
+    const sp_nms_params nms = suppression(settings, params);
     collect(d, tensors, nms.threshold);
     sp_candidates *c = &d->candidates;
     if (c->not_finite)
-        return SP_FAIL_CODE(reterr, SP_CORRUPT, "not_finite", "model %s gives scores that are no numbers", d->model->name);
+        return not_finite(d, reterr);
     int kept = sp_nms_run(d->nms, c->boxes, c->score, settings->nms == SP_NMS_CLASS ? c->class_id : NULL, c->count, &nms, d->kept);
-    int most = SP_MIN(params->top_k > 0 ? params->top_k : settings->top_k, SP_LIMIT_DETECT_BOXES), count = 0;
+    int most = most_of(settings, params), count = 0;
     for (int i = 0; i < kept && count < most; i++) {
         sp_detect_box *box = &ret_boxes[count];
         if (!map_back(&geometry, w, h, c->boxes + 4 * (size_t)d->kept[i], box))
@@ -367,6 +398,88 @@ sp_status sp_detect_decode(sp_detect_decoder *d, const sp_engine_tensor *outputs
     }
     d->class_count = (uint32_t)classes_of(d->model, tensors[settings->head == SP_HEAD_SSD].rows,
                                           tensors[settings->head == SP_HEAD_SSD].columns);
+    *ret_count = count;
+    return SP_OK;
+}
+
+/* --- outputs on a device (detect_cuda.h) ------------------------------------------------------------------------------- */
+
+const float *sp_detect_anchors(const sp_detect_decoder *d, int *ret_rows)
+{
+    *ret_rows = d->anchors ? sp_head_anchors(d->model, NULL) : 0;
+    return d->anchors;
+}
+
+sp_status sp_detect_head_on(sp_detect_decoder *d, const sp_engine_tensor *outputs, int batch, const sp_detect_params *params,
+                            const float *anchors, sp_detect_on_device *ret, sp_error *reterr)
+{
+    static const sp_cuda_head_kind kinds[] = {
+        [SP_HEAD_YOLOX] = SP_CUDA_HEAD_YOLOX, [SP_HEAD_YOLOV5] = SP_CUDA_HEAD_YOLOV5, [SP_HEAD_YOLOV8] = SP_CUDA_HEAD_YOLOV8,
+        [SP_HEAD_SSD] = SP_CUDA_HEAD_SSD, [SP_HEAD_NANODET] = SP_CUDA_HEAD_NANODET,
+    };
+    static const sp_cuda_box_form forms[] = { [SP_BOXES_CORNERS] = SP_CUDA_BOXES_CORNERS, [SP_BOXES_CENTRE] = SP_CUDA_BOXES_CENTRE,
+                                              [SP_BOXES_OFFSETS] = SP_CUDA_BOXES_OFFSETS };
+    static const sp_cuda_score_form scores[] = { [SP_SCORES_PLAIN] = SP_CUDA_SCORES_PLAIN, [SP_SCORES_SIGMOID] = SP_CUDA_SCORES_SIGMOID,
+                                                 [SP_SCORES_SOFTMAX] = SP_CUDA_SCORES_SOFTMAX };
+    _Static_assert(SP_LIMIT_CUDA_LEVELS == SP_LIMIT_DETECT_LEVELS, "a head's levels fit");
+    const sp_model *model = d->model;
+    const sp_detect_settings *settings = &model->detect;
+    sp_head_tensor tensors[MOST_TENSORS];
+    int64_t candidates = 0;
+    sp_cuda_head head = { .kind = kinds[settings->head], .batch = batch, .form = forms[settings->boxes],
+                          .activation = scores[settings->activation], .anchors = anchors, .background = settings->background,
+                          .scale_x = settings->fractions ? (float)model->prep.crop_w : 1,
+                          .scale_y = settings->fractions ? (float)model->prep.crop_h : 1,
+                          .variances = { settings->variances[0], settings->variances[1] }, .levels = settings->level_count };
+    sp_status s = SP_OK;
+    for (int i = 0; !s && i < d->tensor_count; i++) {
+        const sp_engine_tensor *t = &outputs[d->output[i]];
+        s = check_shape(d, t, batch, SP_ENGINE_CUDA, &tensors[i], reterr);
+        head.tensors[i] = t->data;
+        head.half[i] = t->dtype == SP_ENGINE_F16;
+    }
+    if (!s)
+        s = check_run(d, tensors, &candidates, reterr);
+    if (s)
+        return s;
+    if (candidates > SP_LIMIT_DETECT_CANDIDATES)
+        return SP_FAIL(reterr, SP_UNSUPPORTED, "model %s gives %lld boxes, at most %d are looked at", model->name, (long long)candidates,
+                       SP_LIMIT_DETECT_CANDIDATES);
+    for (int i = 0; i < settings->level_count; i++) {
+        head.strides[i] = settings->strides[i];
+        head.grid_w[i] = (model->prep.crop_w + settings->strides[i] - 1) / settings->strides[i];
+        head.grid_h[i] = (model->prep.crop_h + settings->strides[i] - 1) / settings->strides[i];
+        if (settings->head == SP_HEAD_NANODET)
+            head.bins[i] = tensors[i + settings->level_count].columns / 4;
+    }
+    const sp_head_tensor *told = &tensors[settings->head == SP_HEAD_SSD];
+    head.classes = classes_of(model, told->rows, told->columns);
+    head.boxes = settings->head == SP_HEAD_NANODET ? sp_head_expected(model)
+                 : settings->head == SP_HEAD_YOLOV8 ? tensors[0].columns : tensors[0].rows;
+    ret->nms = suppression(settings, params);
+    ret->classwise = settings->nms == SP_NMS_CLASS;
+    head.threshold = ret->nms.threshold;
+    ret->head = head;
+    return SP_OK;
+}
+
+sp_status sp_detect_answer(const sp_detect_decoder *d, const sp_cuda_detection *kept, int kept_count, int bad, int w, int h,
+                           const sp_detect_params *params, sp_detect_box *ret_boxes, int *ret_count, sp_error *reterr)
+{
+    sp_prep_geometry geometry;
+    sp_status s = sp_prep_geometry_of(&d->model->prep, w, h, &geometry, reterr);
+    if (s)
+        return s;
+    if (bad)
+        return not_finite(d, reterr);
+    int most = most_of(&d->model->detect, params), count = 0;
+    for (int i = 0; i < kept_count && count < most; i++) {
+        const float box[4] = { kept[i].x0, kept[i].y0, kept[i].x1, kept[i].y1 };
+        if (!map_back(&geometry, w, h, box, &ret_boxes[count]))
+            continue;
+        ret_boxes[count].score = kept[i].score;
+        ret_boxes[count++].class_id = (uint32_t)kept[i].class_id;
+    }
     *ret_count = count;
     return SP_OK;
 }
