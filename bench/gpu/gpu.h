@@ -96,11 +96,14 @@ static inline void gpu_number(const char *key, double value, bool known)
         (void)printf(", \"%s\": null", key);
 }
 
-static inline void gpu_row(const gpu *g, const char *bench, const char *name, int repeats, double bytes, double median_us, double best_us)
+/* `least_us`: what something else than memory takes at the least; the floor is the larger one. */
+static inline void gpu_row_above(const gpu *g, const char *bench, const char *name, int repeats, double bytes, double least_us,
+                                 double median_us, double best_us)
 {
     /* Two transfers a clock, as with every memory that GPUs of these years have. */
     double rate = 2e3 * (double)g->info.memory_clock_khz * (double)g->info.memory_bus_bits / 8;
     double floor_us = rate > 0 ? 1e6 * bytes / rate : 0;
+    floor_us = floor_us < least_us ? least_us : floor_us;
     (void)printf("{\"bench\": \"%s\", \"case\": \"%s\", \"device\": \"%s\", \"driver\": %d, \"runtime\": %d, \"simulated\": %s", bench, name,
                  g->info.name, g->info.driver_version, g->info.runtime_version, g->info.simulated ? "true" : "false");
     (void)printf(", \"repeats\": %d, \"bytes\": %.0f", repeats, bytes);
@@ -111,6 +114,11 @@ static inline void gpu_row(const gpu *g, const char *bench, const char *name, in
     gpu_number("share", floor_us / median_us, rate > 0 && median_us > 0);
     (void)printf("}\n");
     (void)fflush(stdout);
+}
+
+static inline void gpu_row(const gpu *g, const char *bench, const char *name, int repeats, double bytes, double median_us, double best_us)
+{
+    gpu_row_above(g, bench, name, repeats, bytes, 0, median_us, best_us);
 }
 
 #endif
