@@ -201,9 +201,12 @@ static void best_of(const float *numbers, int classes, job *j)
 
 int main(int argc, char **argv)
 {
-    int repeats = argc > 1 ? atoi(argv[1]) : 200, n = argc > 2 ? atoi(argv[2]) : 8400, classes = argc > 3 ? atoi(argv[3]) : 80;
-    if (repeats < 1 || n < 1 || classes < 1 || (long)n * classes > 1 << 24)
+    long asked[3] = { 200, 8400, 80 };
+    for (int i = 1; i < argc && i < 4; i++)
+        asked[i - 1] = strtol(argv[i], NULL, 10);
+    if (asked[0] < 1 || asked[0] > 1 << 20 || asked[1] < 1 || asked[2] < 1 || asked[1] > 1 << 20 || asked[2] > (1 << 24) / asked[1])
         return 2;
+    const int repeats = (int)asked[0], n = (int)asked[1], classes = (int)asked[2];
     gpu g = gpu_open();
     sp_kernels_init();
     float *numbers = numbers_of(argc > 4 ? argv[4] : NULL, n, classes);
