@@ -136,7 +136,7 @@ static sp_cuda_flow_cut cut_level(const sp_cuda_flow_level *level, const sp_flow
     sp_cuda_flow_cut best = { 0 };
     double least = 0;
     for (int columns = 128; columns >= 64; columns /= 2) {
-        int most = columns - window->n + 1;
+        int most = sp_cuda_flow_strip(window->n, columns);
         if (2 * most < columns || sp_cuda_flow_shared_bytes(window, columns) > shared_bytes)
             continue;
         int strips = (level->w + most - 1) / most;

@@ -123,7 +123,7 @@ static __global__ void __launch_bounds__(2 * COLUMNS, COLUMNS == 128 ? 3 : 6) ma
     SP_SHARED(float, matrix);
     const int n = BOX15 ? BOX : step.window.n, apron = n / 2;
     const int ring_rows = BOX15 ? BOX - 1 + ROWS : n - 1 + ROWS;
-    const int pitch = BOX15 ? ((COLUMNS - BOX + 1 + 3) & ~3) : ((COLUMNS - n + 1 + 3) & ~3);
+    const int pitch = sp_cuda_flow_ring_pitch(n, COLUMNS);
     float *ring = matrix + (SP_FLOW_CHANNELS * ROWS * COLUMNS + 4);
 
     const int column = (int)threadIdx.x % COLUMNS, half = (int)threadIdx.x / COLUMNS;

@@ -83,16 +83,23 @@ static inline bool sp_cuda_flow_is_box15(const sp_flow_window *window)
     return window->n == 15 && !window->gaussian;
 }
 
-/* Floats from one row of the ring to the next: fours of outputs, also the last, cut one. */
-static inline int sp_cuda_flow_ring_pitch(const sp_flow_window *window, int columns)
+/* Floats from one row of the ring to the next, by the window's side: fours of outputs. Of 128 columns also the last, cut four (the
+ * default's 114 outputs cut 1920 into 17 strips); of 64 only whole ones: two blocks of 48 then fit into 64 KiB, a T4's. */
+SP_HD int sp_cuda_flow_ring_pitch(int n, int columns)
 {
-    return (columns - window->n + 1 + 3) & ~3;
+    return (columns - n + 1 + (columns == 128 ? 3 : 0)) & ~3;
+}
+
+/* Outputs that a block's strip has at most. */
+static inline int sp_cuda_flow_strip(int n, int columns)
+{
+    return SP_MIN(columns - n + 1, sp_cuda_flow_ring_pitch(n, columns));
 }
 
 /* A block's shared memory: rows of matrices (and three floats that are read beyond the last), then the ring of sums. */
 static inline size_t sp_cuda_flow_shared_bytes(const sp_flow_window *window, int columns)
 {
-    size_t ring = (size_t)(window->n - 1 + SP_CUDA_FLOW_ROWS) * (size_t)sp_cuda_flow_ring_pitch(window, columns);
+    size_t ring = (size_t)(window->n - 1 + SP_CUDA_FLOW_ROWS) * (size_t)sp_cuda_flow_ring_pitch(window->n, columns);
     return sizeof(float) * (SP_FLOW_CHANNELS * ((size_t)SP_CUDA_FLOW_ROWS * (size_t)columns + ring) + 4);
 }
 
