@@ -228,9 +228,14 @@ static bool nobody_can(const analyze *a, char *ret_why, size_t size_bytes)
         sp_config_kind_of(info.name, kind);
         if (!strcmp(kind, "codec") || !strcmp(kind, "net") || (a->link && strcmp(a->link, info.name)))
             continue;
-        if (info.state == SP_WORKER_READY || info.state == SP_WORKER_STARTING)
+        const char *unable = info.card && !info.card->analyze_window ? strstr(info.card->detail, "no videos: ") : NULL;
+        if (info.state == SP_WORKER_STARTING || (info.state == SP_WORKER_READY && !unable))
             return false;
         size_t used = strlen(ret_why);
+        if (info.state == SP_WORKER_READY) {
+            (void)snprintf(ret_why + used, size_bytes - used, "%s%s: %.200s", used ? "; " : "", info.name, unable);
+            continue;
+        }
         bool remedy = *info.remedy && !strstr(info.reason, info.remedy);
         (void)snprintf(ret_why + used, size_bytes - used, "%s%s: %.200s%s%.100s", used ? "; " : "", info.name, *info.reason ? info.reason : "not ready",
                        remedy ? "; " : "", remedy ? info.remedy : "");

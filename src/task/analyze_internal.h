@@ -12,6 +12,7 @@
 #ifndef SP_TASK_ANALYZE_INTERNAL_H
 #define SP_TASK_ANALYZE_INTERNAL_H
 
+#include "kernels/plane.h"
 #include "task/analyze.h"
 
 #include <stddef.h>
@@ -28,6 +29,44 @@ typedef struct sp_param_rule {
 const sp_param_rule *sp_analyze_param_rules(int *ret_count);
 double sp_analyze_param_value(const sp_analyze_params *params, const sp_param_rule *rule); /* as kept */
 void sp_analyze_params_digest(const sp_analyze_params *params, uint8_t ret_sha256[32]);
+
+/* --- what the kernels say of a frame (analyze_sums.c) --- */
+
+struct sp_analyze_plan {
+    sp_analyze_params params;
+    int w, h;
+    sp_flow *flow;
+};
+
+/* Regions that are looked at in one mask; more than fit a 1080p frame at the largest defect. */
+#define SP_ANALYZE_REGIONS 4096
+/* Side of the rectangle that defects stand out of. */
+#define SP_ANALYZE_TOPHAT_SIDE 15
+
+/* Regions of a mask: so many with the least area, so many of them in a list behind. As sp_cuda_regions. */
+typedef struct sp_region_head {
+    uint32_t total, written;
+} sp_region_head;
+
+/* A frame alone, and a frame with the next one, before anything is divided: whoever ran the kernels, they are the same. */
+typedef struct sp_frame_sums {
+    sp_plane_measure plane;
+    uint64_t edges;               /* Canny's pixels */
+    sp_region_head defects;       /* the list, up to SP_ANALYZE_REGIONS, is apart */
+} sp_frame_sums;
+typedef struct sp_pair_sums {
+    sp_flow_measure flow;
+    uint64_t difference, mask_area;
+    sp_region_head motion;
+    sp_region motion_list[SP_LIMIT_FRAME_REGIONS];
+} sp_pair_sums;
+
+/* What is known before: everything else is zero. */
+void sp_record_begin(sp_frame_record *record, const sp_video_frame *frame);
+void sp_record_frame(sp_frame_record *record, const sp_analyze_plan *plan, const sp_frame_sums *sums, const sp_region *defects);
+/* `next`: of the next frame. */
+void sp_record_pair(sp_frame_record *record, const sp_analyze_plan *plan, const sp_plane_measure *this, const sp_plane_measure *next,
+                    const sp_pair_sums *sums);
 
 /* --- records as bytes --- */
 

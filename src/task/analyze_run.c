@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What one frame says, alone and with the next one: the kernels in order, their sums to integers. One thread; another twin of
- * the kernels gives the same records. Rules and units: docs/internals/analyze.md. */
+ * What one frame says, alone and with the next one, on the CPU: the kernels in order. One thread. analyze_cuda.c does the same on a
+ * GPU, analyze_sums.c makes the record of either's sums. */
 #include "task/analyze_internal.h"
 
 #include "base/clock.h"
@@ -9,20 +9,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Regions that are looked at in one mask; more than fit a 1080p frame at the largest defect. */
-#define REGIONS_MAX 4096
-#define TOPHAT_SIDE 15
 /* A pixel's weight in a region's strength: its motion in quarters of a pixel, floor, up to 63.75 px. */
 #define WEIGHT_QUANTUM 4.0f
-#define WEIGHT_UNIT (1024 / 4) /* in 1/1024 px */
 /* Pixels that are taken at once; rows are padded to a multiple. */
 #define BLOCK 16
-
-struct sp_analyze_plan {
-    sp_analyze_params params;
-    int w, h;
-    sp_flow *flow;
-};
 
 struct sp_analyzer {
     const sp_analyze_plan *plan;
@@ -85,7 +75,7 @@ static bool reserve_all(sp_analyzer *a)
     a->dx = reserve(stride * h * sizeof(float));
     a->dy = reserve(stride * h * sizeof(float));
     a->planes = reserve(stride * h * 3);
-    a->regions = reserve(REGIONS_MAX * sizeof(*a->regions));
+    a->regions = reserve(SP_ANALYZE_REGIONS * sizeof(*a->regions));
     if (!a->dx || !a->dy || !a->planes || !a->regions)
         return false;
     sp_plane *planes[3] = { &a->mask, &a->weights, &a->other };
@@ -146,62 +136,6 @@ static void lap(int64_t *since, int64_t *sum)
     *since = now;
 }
 
-/* --- sums to what the record says --- */
-
-/* deviation of n values with that sum and sum of squares, times `unit`, floor. */
-static uint64_t deviation(uint64_t n, uint64_t sum, uint64_t squares, uint32_t unit)
-{
-    unsigned __int128 total = (unsigned __int128)squares * n, mean = (unsigned __int128)sum * sum;
-    unsigned __int128 variance = total > mean ? (total - mean) * unit * unit / ((unsigned __int128)n * n) : 0;
-    return sp_isqrt((uint64_t)variance);
-}
-
-static uint32_t share(uint64_t part, uint64_t all)
-{
-    return all ? (uint32_t)(part * 1000 / all) : 0;
-}
-
-static void say_plane(sp_frame_record *r, const sp_plane_measure *m, uint64_t n)
-{
-    uint64_t dark = 0, bright = 0;
-    for (int i = 0; i < 16; i++) {
-        dark += m->histogram[i];
-        bright += m->histogram[240 + i];
-    }
-    r->mean = (uint32_t)(m->sum * 1000 / n);
-    r->deviation = (uint32_t)deviation(n, m->sum, m->sum_squares, 1000);
-    r->dark = share(dark, n);
-    r->bright = share(bright, n);
-    unsigned __int128 total = (unsigned __int128)m->laplace_squares * n;
-    unsigned __int128 mean = (unsigned __int128)((__int128)m->laplace_sum * m->laplace_sum);
-    r->sharpness = (uint64_t)((total - mean) * 1000 / ((unsigned __int128)n * n));
-}
-
-static void say_flow(sp_frame_record *r, const sp_flow_measure *m, uint64_t n)
-{
-    int64_t moving = 0;
-    r->flow_x = (int32_t)(m->sum_dx / (int64_t)n);
-    r->flow_y = (int32_t)(m->sum_dy / (int64_t)n);
-    r->flow_mean = (uint32_t)((uint64_t)m->sum_magnitude / n);
-    /* The squares are those of sixteenths. */
-    r->flow_deviation = (uint32_t)deviation(n, (uint64_t)m->sum_magnitude / 16, (uint64_t)m->sum_squares, 16);
-    r->flow_deviation = SP_MIN(r->flow_deviation, (uint32_t)SP_FLOW_QUANTUM_MAX);
-    r->flow_max = SP_MIN(m->max_magnitude, (uint32_t)SP_FLOW_QUANTUM_MAX);
-    r->moving = m->moving;
-    for (int i = 0; i < 8; i++)
-        moving += m->direction[i];
-    for (int i = 0; i < 8; i++)
-        r->direction[i] = share((uint64_t)m->direction[i], (uint64_t)moving);
-}
-
-static sp_frame_region say_region(const sp_region *g, uint32_t strength)
-{
-    return (sp_frame_region){
-        .x0 = (uint16_t)g->x0, .y0 = (uint16_t)g->y0, .x1 = (uint16_t)g->x1, .y1 = (uint16_t)g->y1, .area = g->area,
-        .centre_x = (uint32_t)(g->sum_x * 256 / g->area), .centre_y = (uint32_t)(g->sum_y * 256 / g->area), .strength = strength,
-    };
-}
-
 /* --- one frame alone --- */
 
 static sp_plane plane_of(const sp_analyzer *a, const uint8_t *grey, size_t stride)
@@ -232,42 +166,30 @@ static void larger_of(sp_plane dst, sp_plane other)
 }
 
 /* Spots that are brighter or darker than all around them within 7 pixels. */
-static void find_defects(sp_analyzer *a, sp_plane grey, sp_frame_record *r)
+static sp_region_head find_defects(sp_analyzer *a, sp_plane grey)
 {
     const sp_analyze_params *p = &a->plan->params;
-    int big = 0;
+    const int side = SP_ANALYZE_TOPHAT_SIDE;
 
-    sp_morph(a->weights, grey, SP_MORPH_TOPHAT, SP_MORPH_RECT, TOPHAT_SIDE, TOPHAT_SIDE, 1, a->plane_scratch);
-    sp_morph(a->other, grey, SP_MORPH_BLACKHAT, SP_MORPH_RECT, TOPHAT_SIDE, TOPHAT_SIDE, 1, a->plane_scratch);
+    sp_morph(a->weights, grey, SP_MORPH_TOPHAT, SP_MORPH_RECT, side, side, 1, a->plane_scratch);
+    sp_morph(a->other, grey, SP_MORPH_BLACKHAT, SP_MORPH_RECT, side, side, 1, a->plane_scratch);
     larger_of(a->weights, a->other);
     sp_threshold(a->mask, a->weights, (uint8_t)p->defect_threshold);
-    int total = sp_regions_find(a->mask, a->weights, p->defect_min_area, a->regions, REGIONS_MAX, a->plane_scratch);
-    int written = SP_MIN(total, REGIONS_MAX);
-    while (big < written && a->regions[big].area > p->defect_max_area)
-        big++;
-    r->defect_count = (uint32_t)(total - big);
-    for (uint32_t i = 0; i < sp_regions_told(r->defect_count); i++) {
-        if (big + (int)i >= written) { /* nothing but large ones fitted: none is told */
-            r->defect_count = 0;
-            break;
-        }
-        const sp_region *g = &a->regions[big + (int)i];
-        r->defects[i] = say_region(g, (uint32_t)(g->weight * 256 / g->area));
-    }
+    int total = sp_regions_find(a->mask, a->weights, p->defect_min_area, a->regions, SP_ANALYZE_REGIONS, a->plane_scratch);
+    return (sp_region_head){ (uint32_t)total, (uint32_t)SP_MIN(total, SP_ANALYZE_REGIONS) };
 }
 
 static void analyse_alone(sp_analyzer *a, const uint8_t *grey, size_t stride, sp_frame_record *r)
 {
     sp_plane plane = plane_of(a, grey, stride);
-    uint64_t n = (uint64_t)a->plan->w * (uint64_t)a->plan->h;
+    sp_frame_sums sums = { .plane = a->measures[a->current] };
     int64_t since = sp_clock_now_ns();
 
-    say_plane(r, &a->measures[a->current], n);
-    lap(&since, &a->timing.measures_ns);
     sp_canny(a->other, plane, a->plan->params.canny_low, a->plan->params.canny_high, 3, false, a->plane_scratch);
-    r->edges = (uint32_t)sp_measure_nonzero(a->other);
+    sums.edges = sp_measure_nonzero(a->other);
     lap(&since, &a->timing.edges_ns);
-    find_defects(a, plane, r);
+    sums.defects = find_defects(a, plane);
+    sp_record_frame(r, a->plan, &sums, a->regions);
     lap(&since, &a->timing.morphology_ns);
 }
 
@@ -293,49 +215,33 @@ static void weigh_motion(sp_analyzer *a, size_t stride)
 }
 
 /* The mask of measure_flow, without its grains and holes, in regions. */
-static void find_motion(sp_analyzer *a, size_t stride_floats, sp_frame_record *r)
+static void find_motion(sp_analyzer *a, size_t stride_floats, sp_pair_sums *sums)
 {
     sp_morph(a->mask, a->mask, SP_MORPH_OPEN, SP_MORPH_RECT, 3, 3, 1, a->plane_scratch);
     sp_morph(a->mask, a->mask, SP_MORPH_CLOSE, SP_MORPH_RECT, 5, 5, 1, a->plane_scratch);
-    r->mask_area = (uint32_t)sp_measure_nonzero(a->mask);
-    if (r->mask_area == 0)
+    sums->mask_area = sp_measure_nonzero(a->mask);
+    if (sums->mask_area == 0)
         return;
     weigh_motion(a, stride_floats);
-    r->motion_count = (uint32_t)sp_regions_find(a->mask, a->weights, a->plan->params.motion_min_area, a->regions,
-                                                SP_LIMIT_FRAME_REGIONS, a->plane_scratch);
-    for (uint32_t i = 0; i < sp_regions_told(r->motion_count); i++) {
-        const sp_region *g = &a->regions[i];
-        r->motion[i] = say_region(g, (uint32_t)(g->weight * WEIGHT_UNIT / g->area));
-    }
-}
-
-static void compare_planes(sp_analyzer *a, sp_plane this, sp_plane next, sp_frame_record *r)
-{
-    const sp_plane_measure *here = &a->measures[a->current], *there = &a->measures[1 - a->current];
-    uint64_t n = (uint64_t)a->plan->w * (uint64_t)a->plan->h, apart = 0;
-    for (int i = 0; i < 256; i++)
-        apart += here->histogram[i] > there->histogram[i] ? here->histogram[i] - there->histogram[i]
-                                                          : there->histogram[i] - here->histogram[i];
-    r->histogram_distance = share(apart, 2 * n);
-    r->difference = (uint32_t)(sp_measure_difference(this, next) * 1000 / n);
-    r->cut = r->histogram_distance >= a->plan->params.scene_threshold && r->difference >= SP_CUT_DIFFERENCE;
+    int total = sp_regions_find(a->mask, a->weights, a->plan->params.motion_min_area, sums->motion_list, SP_LIMIT_FRAME_REGIONS,
+                                a->plane_scratch);
+    sums->motion = (sp_region_head){ (uint32_t)total, sp_regions_told((uint32_t)total) };
 }
 
 static void analyse_pair(sp_analyzer *a, const uint8_t *grey, const uint8_t *next, size_t stride, sp_frame_record *r)
 {
-    sp_flow_measure flow;
+    sp_pair_sums sums = { 0 };
     size_t stride_floats = a->mask.stride_bytes;
     int64_t since = sp_clock_now_ns();
 
-    r->has_pair = 1;
     sp_flow_pair(a->plan->flow, a->expanded[a->current], a->expanded[1 - a->current], NULL, NULL, a->dx, a->dy, stride_floats,
                  a->flow_scratch);
     lap(&since, &a->timing.flow_ns);
-    sp_measure_flow(a->dx, a->dy, stride_floats, a->plan->w, a->plan->h, a->plan->params.motion_threshold, a->mask, &flow);
-    say_flow(r, &flow, (uint64_t)a->plan->w * (uint64_t)a->plan->h);
-    compare_planes(a, plane_of(a, grey, stride), plane_of(a, next, stride), r);
+    sp_measure_flow(a->dx, a->dy, stride_floats, a->plan->w, a->plan->h, a->plan->params.motion_threshold, a->mask, &sums.flow);
+    sums.difference = sp_measure_difference(plane_of(a, grey, stride), plane_of(a, next, stride));
     lap(&since, &a->timing.measures_ns);
-    find_motion(a, stride_floats, r);
+    find_motion(a, stride_floats, &sums);
+    sp_record_pair(r, a->plan, &a->measures[a->current], &a->measures[1 - a->current], &sums);
     lap(&since, &a->timing.morphology_ns);
 }
 
@@ -360,11 +266,7 @@ void sp_analyzer_run(sp_analyzer *a, const uint8_t *const *grey, size_t stride_b
     for (int i = 0; i < count; i++) {
         sp_frame_record *r = &ret_records[i];
         bool more = i + 1 < count || has_next;
-        memset(r, 0, sizeof(*r));
-        r->number = frames[i].number;
-        r->pts = frames[i].pts;
-        r->damaged = frames[i].damaged;
-        r->key = frames[i].key;
+        sp_record_begin(r, &frames[i]);
         if (more)
             take_in(a, grey[i + 1], stride_bytes);
         analyse_alone(a, grey[i], stride_bytes, r);

@@ -41,6 +41,7 @@ struct sp_lane {
     int width, height;
     int64_t frame_ns;         /* what one takes of a thread, an average */
     sp_frames *frames;
+    bool registered;          /* their ring is known to the device */
 };
 
 typedef struct work {
@@ -88,6 +89,8 @@ sp_status sp_lane_new(const sp_lane_settings *settings, sp_lane **ret_lane, sp_e
     lane->settings = *settings;
     lane->settings.threads = SP_CLAMP(settings->threads, 1, SP_LIMIT_CHUNK_THREADS);
     lane->threads.sim = settings->sim;
+    lane->threads.cuda_api = settings->cuda_api;
+    lane->threads.cuda = settings->cuda;
     sp_status s = sp_chunk_threads_open(&lane->threads, reterr);
     if (s)
         free(lane);
@@ -105,6 +108,29 @@ void sp_lane_free(sp_lane *lane)
     free(lane);
 }
 
+/* Copies from a ring that the device does not know are staged: no reason to fail. */
+static sp_status start_decoder(sp_lane *lane, const sp_frames_settings *settings, sp_error *reterr)
+{
+    sp_status s = sp_frames_start(settings, &lane->frames, reterr);
+    if (!s && lane->settings.registers) {
+        size_t bytes;
+        void *ring = sp_frames_ring(lane->frames, &bytes);
+        lane->registered = lane->settings.cuda_api->host_register(lane->settings.cuda, ring, bytes, NULL) == SP_OK;
+    }
+    return s;
+}
+
+/* Nothing reads its ring any more. */
+static void end_decoder(sp_lane *lane, int *ret_signal)
+{
+    if (lane->frames && lane->registered) {
+        size_t bytes;
+        lane->settings.cuda_api->host_unregister(lane->settings.cuda, sp_frames_ring(lane->frames, &bytes));
+    }
+    lane->registered = false;
+    sp_frames_end(SP_STEAL(lane->frames), ret_signal);
+}
+
 bool sp_lane_keeps(const sp_lane *lane)
 {
     return lane->frames || lane->threads.count;
@@ -113,7 +139,7 @@ bool sp_lane_keeps(const sp_lane *lane)
 bool sp_lane_rest(sp_lane *lane)
 {
     bool kept = sp_lane_keeps(lane);
-    sp_frames_end(SP_STEAL(lane->frames), NULL);
+    end_decoder(lane, NULL);
     sp_chunk_threads_strip(&lane->threads);
     return kept;
 }
@@ -127,7 +153,7 @@ static sp_status equip(work *w, sp_error *reterr)
 {
     sp_lane *lane = w->lane;
     int count = lane->settings.threads;
-    if (lane->settings.memory_bytes)
+    if (lane->settings.memory_bytes && !lane->settings.cuda)
         count = (int)SP_CLAMP(lane->settings.memory_bytes / ((uint64_t)w->pixels * ANALYZER_BYTES_PER_PIXEL), 1u, (uint64_t)count);
     bool same = lane->threads.count && lane->width == w->index->width && lane->height == w->index->height &&
                 memcmp(&lane->params, &w->order.params, sizeof(lane->params)) == 0;
@@ -265,6 +291,7 @@ static void begin_block(work *w, const sp_video_frame *frame, uint32_t place)
         return;
     }
     put(w, block, place);
+    block->pinned = w->lane->registered;
     block->frames[block->count++] = *frame;
     w->pending = block;
 }
@@ -348,10 +375,10 @@ static sp_status run_decoder(work *w, sp_error *reterr)
         .index = w->index, .places = w->places, .threads = w->decoder_threads, .require_sandbox = lane->settings.require_sandbox,
     };
     if (lane->frames && !sp_frames_fits(lane->frames, &settings))
-        sp_frames_end(SP_STEAL(lane->frames), NULL);
+        end_decoder(lane, NULL);
     sp_status s = SP_OK;
     if (!lane->frames)
-        s = sp_frames_start(&settings, &lane->frames, reterr);
+        s = start_decoder(lane, &settings, reterr);
     if (s)
         return s;
     s = sp_frames_run(lane->frames, w->current->number, w->end - w->current->number, w->attempt, reterr);
@@ -394,7 +421,7 @@ static void decoder_lost(work *w, bool hung)
     sp_error err = { 0 };
     drop_pending(w);
     finish_blocks(w);
-    sp_frames_end(SP_STEAL(w->lane->frames), &signal_number);
+    end_decoder(w->lane, &signal_number);
     memset(w->readers, 0, sizeof(w->readers));
     bool fault = hung || is_crash(signal_number);
     sp_log(SP_LOG_WARN, "decoder lost", SP_LOG_INT("segment", w->current->number), SP_LOG_INT("signal", signal_number),
@@ -540,7 +567,7 @@ static void clean_up(work *w)
         segment = after;
     }
     if (w->status) /* in whatever state it is */
-        sp_frames_end(SP_STEAL(w->lane->frames), NULL);
+        end_decoder(w->lane, NULL);
     sp_buf_done(&w->bytes);
 }
 

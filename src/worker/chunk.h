@@ -11,11 +11,15 @@
  * same whoever computes it. One that is killed from outside, or does not get a processor, says nothing of the file: it is replaced
  * a few times, then the chunk is another link's (SP_UNAVAILABLE).
  *
+ * On a GPU each thread has streams and device memory of its own; two of them keep it busy while one waits for its sums. The ring is made
+ * known to the device, so that frames are copied from where the decoder has put them.
+ *
  * A lane does one chunk at a time. What it keeps between chunks (analyzers of a size, a decoder of a file) lasts until the next
  * chunk that it does not fit, or sp_lane_rest. */
 #ifndef SP_WORKER_CHUNK_H
 #define SP_WORKER_CHUNK_H
 
+#include "kernels/cuda.h"
 #include "task/analyze.h"
 #include "worker/sim.h"
 #include "worker/slot.h"
@@ -38,6 +42,9 @@ typedef struct sp_lane_settings {
     int64_t decoder_budget_ns; /* CPU time that a decoder may always use without a word, beside what its frames allow; 0 = 10 s */
     bool require_sandbox;
     sp_sim *sim;            /* NULL = a real device */
+    const sp_cuda_api *cuda_api; /* both or none: the frames are analysed on that device (task/analyze_cuda.h) */
+    sp_cuda *cuda;
+    bool registers;         /* the decoder's ring can be made known to it */
 } sp_lane_settings;
 
 sp_status sp_lane_new(const sp_lane_settings *settings, sp_lane **ret_lane, sp_error *reterr);

@@ -4,6 +4,7 @@
 #define SP_WORKER_CHUNK_INTERNAL_H
 
 #include "base/metrics.h"
+#include "task/analyze_cuda.h"
 #include "worker/chunk.h"
 #include "worker/frames.h"
 
@@ -29,6 +30,7 @@ typedef struct sp_block {
     uint32_t reading; /* which reading of which segment its frames are of: an analyzer takes nothing over from another one */
     int count;
     bool has_next;
+    bool pinned;      /* the device reads these frames on its own */
     uint32_t places[SP_BLOCK_FRAMES + 1]; /* [count]: of the frame behind, if has_next */
     const uint8_t *grey[SP_BLOCK_FRAMES + 1];
     sp_video_frame frames[SP_BLOCK_FRAMES + 1];
@@ -48,6 +50,9 @@ typedef struct sp_chunk_threads {
     size_t width;
     sp_analyze_plan *plan;
     sp_analyzer *analyzers[SP_LIMIT_CHUNK_THREADS];
+    const sp_cuda_api *cuda_api; /* NULL: the analyzers; else these, on that device */
+    sp_cuda *cuda;
+    sp_analyze_cuda *devices[SP_LIMIT_CHUNK_THREADS];
     pthread_t threads[SP_LIMIT_CHUNK_THREADS];
     int running;          /* threads that were started */
     int bell_fd;          /* eventfd: a block is done */

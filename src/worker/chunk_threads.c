@@ -21,28 +21,31 @@ typedef struct seat { /* one thread's place in here */
 
 /* --- one block ---------------------------------------------------------------------------------------------------- */
 
-static sp_status analyse(sp_chunk_threads *threads, sp_analyzer *analyzer, sp_block *block, int first, int count, sp_error *reterr)
+static sp_status analyse(sp_chunk_threads *threads, int index, sp_block *block, int first, int count, sp_error *reterr)
 {
     sp_sim_run run;
     bool has_next = first + count < block->count || block->has_next;
+    if (threads->cuda)
+        return sp_analyze_cuda_run(threads->devices[index], block->grey + first, threads->width, block->pinned, block->frames + first, count,
+                                   has_next, block->records + first, reterr);
     sp_status s = threads->sim ? sp_sim_begin(threads->sim, count, &run, reterr) : SP_OK;
     if (s)
         return s;
-    sp_analyzer_run(analyzer, block->grey + first, threads->width, block->frames + first, count, has_next, block->records + first);
+    sp_analyzer_run(threads->analyzers[index], block->grey + first, threads->width, block->frames + first, count, has_next, block->records + first);
     if (threads->sim)
         sp_sim_end(threads->sim, &run);
     return SP_OK;
 }
 
 /* When the device has no room for a block, its frames are tried one at a time. */
-static void compute(sp_chunk_threads *threads, sp_analyzer *analyzer, sp_block *block)
+static void compute(sp_chunk_threads *threads, int index, sp_block *block)
 {
     int64_t begun_ns = sp_clock_now_ns();
-    block->status = analyse(threads, analyzer, block, 0, block->count, &block->error);
+    block->status = analyse(threads, index, block, 0, block->count, &block->error);
     if (block->status == SP_NOMEM && block->count > 1) {
         block->status = SP_OK;
         for (int i = 0; i < block->count && !block->status; i++)
-            block->status = analyse(threads, analyzer, block, i, 1, &block->error);
+            block->status = analyse(threads, index, block, i, 1, &block->error);
     }
     block->took_ns = sp_clock_now_ns() - begun_ns;
 }
@@ -76,20 +79,33 @@ static void put_done(sp_chunk_threads *threads, sp_block *block)
     sp_ring_bell(threads->bell_fd);
 }
 
+static void begin(sp_chunk_threads *threads, int index)
+{
+    if (threads->cuda)
+        sp_analyze_cuda_begin(threads->devices[index]);
+    else
+        sp_analyzer_begin(threads->analyzers[index]);
+}
+
 static void *thread_main(void *argument)
 {
     seat *self = argument;
     sp_chunk_threads *threads = self->threads;
-    sp_analyzer *analyzer = threads->analyzers[self->index];
+    int index = self->index;
     uint32_t reading = 0; /* none: what the analyzer holds is of the chunk before, perhaps of another file */
+    sp_error began = { 0 };
+    sp_status ready = threads->cuda ? sp_analyze_cuda_thread(threads->devices[index], &began) : SP_OK;
     free(self);
     (void)prctl(PR_SET_NAME, "analyze");
     sp_mxcsr_repair(threads->mxcsr_repaired); /* a thread begins with the state of the one that started it */
     for (sp_block *block = wait_for_block(threads); block; block = wait_for_block(threads)) {
         if (block->reading != reading)
-            sp_analyzer_begin(analyzer);
+            begin(threads, index);
         reading = block->reading;
-        compute(threads, analyzer, block);
+        block->status = ready;
+        block->error = began;
+        if (!ready)
+            compute(threads, index, block);
         put_done(threads, block);
     }
     return NULL;
@@ -122,8 +138,10 @@ void sp_chunk_threads_close(sp_chunk_threads *threads)
 
 void sp_chunk_threads_strip(sp_chunk_threads *threads)
 {
-    for (int i = 0; i < threads->count; i++)
+    for (int i = 0; i < threads->count; i++) {
         sp_analyzer_free(SP_STEAL(threads->analyzers[i]));
+        sp_analyze_cuda_free(SP_STEAL(threads->devices[i]));
+    }
     sp_analyze_plan_free(SP_STEAL(threads->plan));
     threads->count = 0;
 }
@@ -134,7 +152,8 @@ sp_status sp_chunk_threads_equip(sp_chunk_threads *threads, const sp_analyze_par
     threads->width = (size_t)w;
     sp_status s = sp_analyze_plan_new(params, w, h, &threads->plan, reterr);
     for (int i = 0; !s && i < SP_MIN(count, SP_LIMIT_CHUNK_THREADS); i++) {
-        s = sp_analyzer_new(threads->plan, &threads->analyzers[i], reterr);
+        s = threads->cuda ? sp_analyze_cuda_new(threads->cuda_api, threads->cuda, threads->plan, SP_BLOCK_FRAMES + 1, &threads->devices[i], reterr)
+                          : sp_analyzer_new(threads->plan, &threads->analyzers[i], reterr);
         if (!s)
             threads->count++;
         else if (s == SP_NOMEM && i)
@@ -210,7 +229,10 @@ void sp_chunk_threads_timing(const sp_chunk_threads *threads, sp_analyze_timing 
     sp_analyze_timing all = { 0 };
     for (int i = 0; i < threads->count; i++) {
         sp_analyze_timing one;
-        sp_analyzer_timing(threads->analyzers[i], &one);
+        if (threads->cuda)
+            sp_analyze_cuda_timing(threads->devices[i], &one);
+        else
+            sp_analyzer_timing(threads->analyzers[i], &one);
         all.flow_ns += one.flow_ns;
         all.edges_ns += one.edges_ns;
         all.morphology_ns += one.morphology_ns;

@@ -71,12 +71,15 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
     card->executors = (uint32_t)dev->places;
     card->window = (uint32_t)dev->places;
     card->infer_window = SP_LIMIT_SLOTS;
-    card->analyze_window = strcmp(kind, "cpu") == 0 ? 1 : 2; /* a device is not to wait for the next chunk */
+    card->analyze_window = !dev->analyze.lane ? 0 : strcmp(kind, "cpu") == 0 ? 1 : 2; /* a device is not to wait for the next chunk */
     if (dev->model)
         fill_task(dev, engine_key, card);
     else
         (void)snprintf(card->detail, sizeof(card->detail), "no picture classifier: served models only");
     size_t at = strlen(card->detail);
+    if (dev->analyze.why_not[0])
+        at += (size_t)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->analyze.why_not), dev->analyze.why_not);
+    at = SP_MIN(at, sizeof(card->detail) - 1);
     if (dev->cuda_note[0])
         (void)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->cuda_note), dev->cuda_note);
 }

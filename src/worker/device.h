@@ -29,7 +29,8 @@ typedef struct sp_device_queue {
 
 /* Chunks of videos (device_analyze.c); the loop's queue lock guards it. */
 typedef struct sp_device_analyze {
-    sp_lane *lane;
+    sp_lane *lane;         /* NULL: this device analyses no videos (why_not) */
+    char why_not[256];
     sp_work_item *waiting[SP_LIMIT_SLOTS];
     int waiting_count;
     bool busy;

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Chunks of videos at a device: a lane of their own beside the other work, one chunk at a time (worker/chunk.h). What the lane
- * keeps from one chunk to the next is let go of after a while without any. */
+ * keeps from one chunk to the next is let go of after a while without any.
+ *
+ * A GPU analyses on the GPU, or not at all: a link that says cuda0 and computes on the processor would be as slow as cpu0, take its
+ * cores, and be paid as a GPU. So where the plug-in is missing the card has no window for videos, and says why. */
 #include "worker/device.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "task/analyze_cuda.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A decoder costs 50 ms to start and analyzers their page faults: the next chunk of a video comes within milliseconds. */
 #define KEEP_NS (2 * SP_NS_PER_S)
@@ -17,16 +23,42 @@
 /* Of the machine, when nobody says how much models may have. */
 #define MEMORY_PERCENT 40
 
+/* Of a GPU: one block is computed while the sums of another one are made into records. */
+#define CUDA_THREADS 2
+
+/* Whether a GPU is to do it that cannot. */
+static bool lacks_kernels(sp_device *dev, const char *kind)
+{
+    sp_error why = { 0 };
+    sp_status s = SP_OK;
+    if (strcmp(kind, "cuda") != 0 && strcmp(kind, "tensorrt") != 0)
+        return false;
+    const sp_cuda_api *api = dev->target.cuda_api;
+    if (dev->target.cuda)
+        s = sp_analyze_cuda_check(api, &why);
+    else if (!(s = sp_cuda_load(&api, &why)))
+        s = SP_FAIL(&why, SP_UNSUPPORTED, "the CUDA plug-in was not taken");
+    if (!s)
+        return false;
+    (void)snprintf(dev->analyze.why_not, sizeof(dev->analyze.why_not), "no videos: %.200s", why.message);
+    return true;
+}
+
 sp_status sp_device_analyze_open(sp_device *dev, const sp_worker_config *config, int cpus, uint64_t memory_bytes, sp_error *reterr)
 {
     const char *threads = getenv("SPILLWAY_ANALYZE_THREADS");
     int64_t wanted = threads ? strtol(threads, NULL, 10) : 0;
+    if (lacks_kernels(dev, config->kind))
+        return SP_OK;
     const sp_lane_settings settings = {
-        .threads = wanted > 0 ? (int)SP_MIN(wanted, SP_LIMIT_CHUNK_THREADS) : cpus,
+        .threads = dev->target.cuda ? CUDA_THREADS : wanted > 0 ? (int)SP_MIN(wanted, SP_LIMIT_CHUNK_THREADS) : cpus,
         .decoder_threads = SP_CLAMP(cpus / 2, 1, DECODER_THREADS_MOST),
         .memory_bytes = config->model_memory_bytes ? config->model_memory_bytes : memory_bytes / 100 * MEMORY_PERCENT,
         .require_sandbox = config->require_sandbox,
         .sim = dev->sim,
+        .cuda_api = dev->target.cuda_api,
+        .cuda = dev->target.cuda,
+        .registers = dev->registers,
     };
     return sp_lane_new(&settings, &dev->analyze.lane, reterr);
 }
@@ -91,7 +123,7 @@ bool sp_device_analyze_owns(const sp_device *dev, const sp_worker_batch *batch)
 void sp_device_analyze_over(sp_device *dev, const sp_worker_batch *batch, int64_t now_ns)
 {
     dev->analyze.busy = false;
-    dev->analyze.rest_at_ns = batch->count && sp_lane_keeps(dev->analyze.lane) ? now_ns + KEEP_NS : 0;
+    dev->analyze.rest_at_ns = batch->count && dev->analyze.lane && sp_lane_keeps(dev->analyze.lane) ? now_ns + KEEP_NS : 0;
     for (int i = 0; i < batch->count; i++)
         sp_worker_finish(batch->items[i]);
 }
@@ -125,6 +157,8 @@ static sp_status analyze(sp_device *dev, int executor, sp_work_item *item)
                        .cancelled = cancelled, .progress = progress, .stage = stage };
     sp_chunk_result result;
     int64_t begun_ns = sp_clock_now_ns();
+    if (!dev->analyze.lane)
+        return SP_FAIL_CODE(&item->error, SP_UNSUPPORTED, "missing_plugin", "%s", dev->analyze.why_not);
     sp_worker_stage(executor, SP_STAGE_DECODE, 0);
     sp_status s = sp_worker_media(item, &chunk.media_fd, &chunk.media_bytes, &item->error);
     if (s)
@@ -132,6 +166,7 @@ static sp_status analyze(sp_device *dev, int executor, sp_work_item *item)
     s = sp_lane_run(dev->analyze.lane, &chunk, &result, &item->error);
     if (dev->sim)
         sp_device_publish_simulated(dev);
+    sp_device_cuda_publish(dev);
     item->answer_touched = result.answer_bytes;
     if (result.lost_device.status)
         sp_worker_end_after_batch(&result.lost_device);

@@ -313,6 +313,12 @@ const uint8_t *sp_frames_place(const sp_frames *frames, uint32_t place)
     return frames->ring + place * frames->place_bytes;
 }
 
+void *sp_frames_ring(const sp_frames *frames, size_t *ret_bytes)
+{
+    *ret_bytes = frames->ring_bytes;
+    return frames->ring;
+}
+
 void sp_frames_free_place(sp_frames *frames, uint32_t place)
 {
     SP_ASSERT(place < frames->places && frames->held[place]);

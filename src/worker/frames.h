@@ -75,6 +75,7 @@ typedef enum sp_frames_news { SP_FRAMES_NOTHING, SP_FRAMES_WORD, SP_FRAMES_GONE,
 sp_frames_news sp_frames_next(sp_frames *frames, sp_frames_word *ret_word);
 
 const uint8_t *sp_frames_place(const sp_frames *frames, uint32_t place); /* index->height rows of index->width */
+void *sp_frames_ring(const sp_frames *frames, size_t *ret_bytes);        /* all places: whole pages, for reading only */
 void sp_frames_free_place(sp_frames *frames, uint32_t place);
 
 bool sp_frames_owes(const sp_frames *frames);      /* it has a place to write to and segments left */
