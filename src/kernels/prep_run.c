@@ -201,20 +201,40 @@ static int end_block(const sp_axis *down, int y)
     return (down->first[y] - down->src_first + down->count[y] + 3) / 4;
 }
 
-/* Bytes of a ring of blocks under the filter, or SP_TOO_LARGE. */
-static sp_status ring_size(const sp_axis *down, int cols, const sp_source *source, int *ret_slots, size_t *ret_block_bytes,
-                           size_t *ret_ring_bytes, sp_error *reterr)
+/* What a run needs in scratch->rows, besides what it takes at fixed places. */
+typedef struct sp_rows {
+    int slots;                      /* blocks of the ring */
+    size_t block_bytes, ring_bytes, list_bytes;
+    size_t line_bytes, out_bytes;   /* a source row with its slack (plain: a resampled one too); rows on their way out */
+    size_t total_bytes;
+} sp_rows;
+
+static int columns_of(const sp_prep_scratch *scratch)
 {
-    int slots = 0;
+    const sp_axis *across = &scratch->across;
+    return (scratch->down_first ? across->src_end - across->src_first : across->n) * 3; /* only those that the crop needs */
+}
+
+/* A ring of blocks under the filter, or SP_TOO_LARGE. */
+static sp_status rows_of(const sp_prep_scratch *scratch, int w, int h, sp_rows *ret_rows, sp_error *reterr)
+{
+    const sp_axis *down = &scratch->down;
+    sp_rows rows = { .line_bytes = SP_ALIGN_UP((size_t)w * 3 + SP_ROW_SLACK_BYTES, (size_t)64) };
     for (int y = 0; y < down->n; y++)
-        slots = SP_MAX(slots, end_block(down, y) - first_block(down, y));
-    size_t block_bytes = SP_ALIGN_UP((size_t)cols * 4 + SP_COLUMN_SLACK_BYTES, (size_t)64), ring_bytes;
-    if (!sp_size_mul(block_bytes, (size_t)slots, &ring_bytes) || ring_bytes > SP_PREP_SCRATCH_BYTES_MAX)
-        return SP_FAIL(reterr, SP_TOO_LARGE, "a %dx%d picture squeezed to that shape needs more than %u MiB of rows in flight",
-                       source->w, source->h, SP_PREP_SCRATCH_BYTES_MAX >> 20);
-    *ret_slots = slots;
-    *ret_block_bytes = block_bytes;
-    *ret_ring_bytes = ring_bytes;
+        rows.slots = SP_MAX(rows.slots, end_block(down, y) - first_block(down, y));
+    rows.block_bytes = SP_ALIGN_UP((size_t)columns_of(scratch) * 4 + SP_COLUMN_SLACK_BYTES, (size_t)64);
+    if (!sp_size_mul(rows.block_bytes, (size_t)rows.slots, &rows.ring_bytes) || rows.ring_bytes > SP_PREP_SCRATCH_BYTES_MAX)
+        return SP_FAIL(reterr, SP_TOO_LARGE, "a %dx%d picture squeezed to that shape needs more than %u MiB of rows in flight", w, h,
+                       SP_PREP_SCRATCH_BYTES_MAX >> 20);
+    size_t out_cols = (size_t)scratch->across.n * 3;
+    rows.list_bytes = SP_ALIGN_UP((size_t)rows.slots * sizeof(uint8_t *), (size_t)64);
+    rows.out_bytes = scratch->down_first ? SP_ALIGN_UP(out_cols * 5 + 2 * SP_COLUMN_SLACK_BYTES, (size_t)64)
+                                         : SP_ALIGN_UP(out_cols + SP_COLUMN_SLACK_BYTES, (size_t)64);
+    rows.total_bytes = (scratch->down_first ? 8 : 4) * rows.line_bytes + rows.out_bytes + rows.list_bytes + rows.ring_bytes;
+    if (rows.total_bytes > SP_PREP_SCRATCH_BYTES_MAX)
+        return SP_FAIL(reterr, SP_TOO_LARGE, "this picture squeezed to that shape needs %zu MiB of rows in flight (limit %u)",
+                       rows.total_bytes >> 20, SP_PREP_SCRATCH_BYTES_MAX >> 20);
+    *ret_rows = rows;
     return SP_OK;
 }
 
@@ -229,16 +249,15 @@ static void block_rows(const sp_source *source, const sp_axis *down, int b, uint
 static sp_status run_across_first(sp_prep_scratch *scratch, const sp_source *source, const sp_sink *sink, sp_error *reterr)
 {
     const sp_axis *across = &scratch->across, *down = &scratch->down;
-    int cols = across->n * 3, slots, made = 0;
-    size_t spare_bytes = SP_ALIGN_UP((size_t)source->w * 3 + SP_ROW_SLACK_BYTES, (size_t)64);
-    size_t out_bytes = SP_ALIGN_UP((size_t)cols + SP_COLUMN_SLACK_BYTES, (size_t)64), block_bytes, ring_bytes;
-    sp_status s = ring_size(down, cols, source, &slots, &block_bytes, &ring_bytes, reterr);
+    int cols = columns_of(scratch), made = 0;
+    sp_rows need;
+    sp_status s = rows_of(scratch, source->w, source->h, &need, reterr);
+    if (!s)
+        s = reserve(&scratch->rows, need.total_bytes, reterr);
     if (s)
         return s;
-    size_t list_bytes = SP_ALIGN_UP((size_t)slots * sizeof(uint8_t *), (size_t)64);
-    s = reserve(&scratch->rows, 4 * spare_bytes + out_bytes + list_bytes + ring_bytes, reterr);
-    if (s)
-        return s;
+    int slots = need.slots;
+    size_t spare_bytes = need.line_bytes, out_bytes = need.out_bytes, list_bytes = need.list_bytes, block_bytes = need.block_bytes;
     uint8_t *spare = scratch->rows.data, *out = spare + 4 * spare_bytes, *ring = out + out_bytes + list_bytes;
     const uint8_t **blocks = (const uint8_t **)(void *)(out + out_bytes), *rows[4];
 
@@ -260,17 +279,16 @@ static sp_status run_across_first(sp_prep_scratch *scratch, const sp_source *sou
 static sp_status run_down_first(sp_prep_scratch *scratch, const sp_source *source, const sp_sink *sink, sp_error *reterr)
 {
     const sp_axis *across = &scratch->across, *down = &scratch->down;
-    size_t left = (size_t)across->src_first * 3; /* only the columns that the crop needs */
-    int cols = (across->src_end - across->src_first) * 3, out_cols = across->n * 3, slots, made = 0;
-    size_t line_bytes = SP_ALIGN_UP((size_t)source->w * 3 + SP_ROW_SLACK_BYTES, (size_t)64), block_bytes, ring_bytes;
-    size_t out_bytes = SP_ALIGN_UP((size_t)out_cols * 5 + 2 * SP_COLUMN_SLACK_BYTES, (size_t)64);
-    sp_status s = ring_size(down, cols, source, &slots, &block_bytes, &ring_bytes, reterr);
+    size_t left = (size_t)across->src_first * 3;
+    int cols = columns_of(scratch), out_cols = across->n * 3, made = 0;
+    sp_rows need;
+    sp_status s = rows_of(scratch, source->w, source->h, &need, reterr);
+    if (!s)
+        s = reserve(&scratch->rows, need.total_bytes, reterr);
     if (s)
         return s;
-    size_t list_bytes = SP_ALIGN_UP((size_t)slots * sizeof(uint8_t *), (size_t)64);
-    s = reserve(&scratch->rows, 8 * line_bytes + out_bytes + list_bytes + ring_bytes, reterr);
-    if (s)
-        return s;
+    int slots = need.slots;
+    size_t line_bytes = need.line_bytes, out_bytes = need.out_bytes, list_bytes = need.list_bytes, block_bytes = need.block_bytes;
     uint8_t *spare = scratch->rows.data, *lines = spare + 4 * line_bytes, *out = lines + 4 * line_bytes;
     uint8_t *out_block = out + out_cols + SP_COLUMN_SLACK_BYTES, *ring = out + out_bytes + list_bytes;
     const uint8_t **blocks = (const uint8_t **)(void *)(out + out_bytes), *rows[4];
@@ -334,8 +352,7 @@ static sp_status run_plain(sp_prep_scratch *scratch, const sp_source *source, co
     return SP_OK;
 }
 
-/* Pillow 13's choice of order; before, it was always across first. */
-static bool goes_down_first(unsigned filter, int w, int h, int64_t scaled_w, int64_t scaled_h)
+bool sp_prep_down_first(unsigned filter, int w, int h, int64_t scaled_w, int64_t scaled_h)
 {
     return filter != SP_FILTER_PLAIN && !(filter & SP_FILTER_ACROSS_FIRST) && scaled_h < h &&
            h - scaled_h > 2 * (w - scaled_w);
@@ -369,14 +386,21 @@ static sp_status make_plan(const sp_prep_spec *spec, int w, int h, sp_prep_scrat
         return s;
     int x0 = (int)SP_MAX(-g.left, 0), x1 = (int)SP_MIN(g.scaled_w - g.left, spec->crop_w);
     int y0 = (int)SP_MAX(-g.top, 0), y1 = (int)SP_MIN(g.scaled_h - g.top, spec->crop_h);
-    scratch->cover = (sp_sink){ .x0 = SP_MIN(x0, x1), .x1 = x1, .y0 = SP_MIN(y0, y1), .y1 = y1 };
+    scratch->cover = (sp_sink){ .x0 = x0, .x1 = x1, .y0 = y0, .y1 = y1 };
+    if (x1 <= x0 || y1 <= y0) { /* the crop lies beside the picture: nothing but padding */
+        scratch->cover = (sp_sink){ .x0 = 0 };
+        table_for(scratch, spec);
+        scratch->spec = *spec;
+        scratch->w = 0; /* no axes */
+        return SP_OK;
+    }
     sp_resize_filter filter = (sp_resize_filter)(spec->filter & ~SP_FILTER_ACROSS_FIRST);
     sp_axis_params across = { filter, w, g.scaled_w, x0 + g.left, x1 - x0 };
     sp_axis_params down = { filter, h, g.scaled_h, y0 + g.top, y1 - y0 };
     s = make_axes(scratch, &across, &down, reterr);
     if (s)
         return s;
-    scratch->down_first = goes_down_first(spec->filter, w, h, g.scaled_w, g.scaled_h);
+    scratch->down_first = sp_prep_down_first(spec->filter, w, h, g.scaled_w, g.scaled_h);
     table_for(scratch, spec);
     scratch->spec = *spec;
     scratch->w = w;
@@ -396,12 +420,22 @@ sp_status sp_prep_image(const sp_prep_spec *spec, const uint8_t *rgb, int w, int
     sp_sink sink = scratch->cover;
     sink.dst = dst;
     sink.spec = &scratch->spec;
-    s = run(scratch, spec->filter, &source, &sink, reterr);
+    if (sink.x1)
+        s = run(scratch, spec->filter, &source, &sink, reterr);
     for (int y = 0; !s && y < spec->crop_h; y++) {
         if (y < sink.y0 || y >= sink.y1)
             pad_row(&sink, scratch->table, y, 0, spec->crop_w);
     }
     return s;
+}
+
+sp_status sp_prep_image_check(const sp_prep_spec *spec, int w, int h, sp_prep_scratch *scratch, sp_error *reterr)
+{
+    sp_rows need;
+    sp_status s = make_plan(spec, w, h, scratch, reterr);
+    if (s || !scratch->cover.x1 || spec->filter == SP_FILTER_PLAIN)
+        return s;
+    return rows_of(scratch, w, h, &need, reterr);
 }
 
 sp_status sp_resize_rgb8(sp_resize_filter filter, const uint8_t *src, int src_w, int src_h, size_t src_stride_bytes,
@@ -419,7 +453,7 @@ sp_status sp_resize_rgb8(sp_resize_filter filter, const uint8_t *src, int src_w,
     s = make_axes(scratch, &across, &down, reterr);
     if (s)
         return s;
-    scratch->down_first = goes_down_first(filter, src_w, src_h, dst_w, dst_h);
+    scratch->down_first = sp_prep_down_first(filter, src_w, src_h, dst_w, dst_h);
     sp_source source = { src, src_stride_bytes, src_w, src_h };
     sp_sink sink = { .dst = dst, .stride_bytes = dst_stride_bytes, .x1 = dst_w, .y1 = dst_h };
     return run(scratch, filter, &source, &sink, reterr);

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "kernels/prep.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,12 @@ size_t sp_prep_output_bytes(const sp_prep_spec *spec);
  * spec except as inf - inf or inf / inf of such overflow. */
 sp_status sp_prep_image(const sp_prep_spec *spec, const uint8_t *rgb, int w, int h, size_t stride_bytes, void *dst,
                         sp_prep_scratch *scratch, sp_error *reterr);
+
+/* Would sp_prep_image take a picture of this size? The same failures; computes tables, touches no pixel. */
+sp_status sp_prep_image_check(const sp_prep_spec *spec, int w, int h, sp_prep_scratch *scratch, sp_error *reterr);
+
+/* Pillow 13's choice of the passes' order; before, it was always across first. `filter`: as in a spec. */
+bool sp_prep_down_first(unsigned filter, int w, int h, int64_t scaled_w, int64_t scaled_h);
 
 /* Resizes a whole RGB8 picture to RGB8 (the same arithmetic without crop and normalisation).
  * Sides 1 .. SP_LIMIT_IMAGE_SIDE in, 1 .. SP_PREP_SIDE_MAX out; otherwise as sp_prep_image. */

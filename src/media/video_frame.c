@@ -3,6 +3,7 @@
 #include "media/video_frame.h"
 
 #include "kernels/plane.h"
+#include "kernels/yuv_arith.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -221,45 +222,21 @@ void sp_video_frame_grey(const AVFrame *frame, sp_video_turn turn, uint8_t *dst,
 
 /* --- RGB --- */
 
-typedef struct matrix {
-    int y_base, y_gain, rv, gu, gv, bu; /* 16 binary places */
-} matrix;
-
-static matrix matrix_of(const AVFrame *frame)
+static sp_yuv_matrix matrix_of(const AVFrame *frame)
 {
-    double kr = 0.299, kb = 0.114;
     bool wide_gamut = frame->colorspace == AVCOL_SPC_BT2020_NCL || frame->colorspace == AVCOL_SPC_BT2020_CL;
-    if (frame->colorspace == AVCOL_SPC_BT709 || wide_gamut || (frame->colorspace == AVCOL_SPC_UNSPECIFIED && frame->height > 576))
-        kr = 0.2126, kb = 0.0722;
-    bool limited = sp_video_frame_limited(frame);
-    double kg = 1 - kr - kb, y = limited ? 255.0 / 219 : 1, c = limited ? 255.0 / 224 : 1;
-    return (matrix){
-        .y_base = limited ? 16 : 0,
-        .y_gain = (int)(y * 65536 + 0.5),
-        .rv = (int)(2 * (1 - kr) * c * 65536 + 0.5),
-        .bu = (int)(2 * (1 - kb) * c * 65536 + 0.5),
-        .gu = (int)(2 * (1 - kb) * kb / kg * c * 65536 + 0.5),
-        .gv = (int)(2 * (1 - kr) * kr / kg * c * 65536 + 0.5),
-    };
-}
-
-static uint8_t clip(int v)
-{
-    return (uint8_t)SP_CLAMP(v >> 16, 0, 255);
+    bool bt709 = frame->colorspace == AVCOL_SPC_BT709 || wide_gamut || (frame->colorspace == AVCOL_SPC_UNSPECIFIED && frame->height > 576);
+    return sp_yuv_matrix_of(bt709, sp_video_frame_limited(frame));
 }
 
 /* rows: w luma samples, then the chroma samples of this row; each chroma sample serves all its pixels. */
-static void yuv_row(uint8_t *rgb, const uint8_t *luma, const uint8_t *u, const uint8_t *v, int w, int chroma_shift, const matrix *m)
+static void yuv_row(uint8_t *rgb, const uint8_t *luma, const uint8_t *u, const uint8_t *v, int w, int chroma_shift, const sp_yuv_matrix *m)
 {
-    for (int x = 0; x < w; x++, rgb += 3) {
-        int y = (luma[x] - m->y_base) * m->y_gain + 32768, cu = u[x >> chroma_shift] - 128, cv = v[x >> chroma_shift] - 128;
-        rgb[0] = clip(y + cv * m->rv);
-        rgb[1] = clip(y - cu * m->gu - cv * m->gv);
-        rgb[2] = clip(y + cu * m->bu);
-    }
+    for (int x = 0; x < w; x++, rgb += 3)
+        sp_yuv_pixel(rgb, m, luma[x], u[x >> chroma_shift], v[x >> chroma_shift]);
 }
 
-static void rgb_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, const matrix *m, int y, uint8_t *rgb, scratch_parts *parts)
+static void rgb_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, const sp_yuv_matrix *m, int y, uint8_t *rgb, scratch_parts *parts)
 {
     int w = frame->width;
     if (is_colours(desc)) {
@@ -283,7 +260,7 @@ static void rgb_row(const AVFrame *frame, const AVPixFmtDescriptor *desc, const 
 void sp_video_frame_rgb(const AVFrame *frame, sp_video_turn turn, uint8_t *dst, uint8_t *scratch)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get((enum AVPixelFormat)frame->format);
-    matrix m = matrix_of(frame);
+    sp_yuv_matrix m = matrix_of(frame);
     bool straight = !turn.swap && !turn.flip_x && !turn.flip_y;
     scratch_parts parts = split_scratch(scratch, frame->width);
     size_t row_bytes = (size_t)frame->width * 3;

@@ -51,7 +51,7 @@ static sp_prep_spec random_spec(void)
     spec.filter = (uint8_t)(test_random() % 3);
     if (spec.filter != SP_FILTER_PLAIN && test_random() % 2)
         spec.filter |= SP_FILTER_ACROSS_FIRST;
-    spec.fit = (uint8_t)(test_random() % 3);
+    spec.fit = (uint8_t)(test_random() % 4);
     spec.dtype = test_random() % 2 ? SP_DTYPE_F32 : SP_DTYPE_F16;
     spec.pad_value = (uint8_t)test_random();
     spec.resize_w = (uint16_t)test_random_between(1, test_random() % 2 ? 40 : 260);
@@ -122,6 +122,35 @@ TEST(prep_levels_agree_at_extreme_ratios)
                 compare(&spec, &p, scratch);
             }
         }
+        picture_free(&p);
+    }
+    (void)sp_kernels_force(SP_LEVEL_AVX512);
+}
+
+/* The picture lies in the corner, the crop in the middle: a narrow picture leaves nothing but padding. */
+TEST(prep_of_a_crop_beside_the_picture)
+{
+    SP_CLEANUP(sp_prep_scratch_freep) sp_prep_scratch *scratch = sp_prep_scratch_new();
+    REQUIRE(scratch != NULL);
+    (void)sp_kernels_force(SP_LEVEL_SCALAR);
+    for (int i = 0; i < 4; i++) {
+        sp_prep_spec spec = imagenet;
+        spec.fit = i % 2 ? SP_FIT_CORNER : SP_FIT_LETTERBOX;
+        spec.filter = i / 2 ? SP_FILTER_PLAIN : SP_FILTER_BICUBIC;
+        spec.pad_value = 114;
+        spec.resize_w = spec.resize_h = i % 2 ? 64 : 4;
+        spec.crop_w = spec.crop_h = i % 2 ? 16 : 1;
+        picture p = i % 2 ? picture_new(3, 90, 0) : picture_new(1, 90, 0);
+        float *out = malloc(sp_prep_output_bytes(&spec));
+        REQUIRE(out != NULL);
+        CHECK_INT(sp_prep_image_check(&spec, p.w, p.h, scratch, NULL), SP_OK);
+        CHECK_INT(sp_prep_image(&spec, p.rgb, p.w, p.h, p.stride, out, scratch, NULL), SP_OK);
+        int n = spec.crop_w * spec.crop_h;
+        for (int c = 0; c < 3; c++) {
+            for (int k = 0; k < n; k++)
+                CHECK(out[c * n + k] == (114.0f / 255.0f - spec.mean[c]) / spec.std[c]);
+        }
+        free(out);
         picture_free(&p);
     }
     (void)sp_kernels_force(SP_LEVEL_AVX512);
