@@ -20,7 +20,12 @@ using namespace shim;
 #define ENTER_TO_END()                                      \
     std::lock_guard<std::recursive_mutex> guard_(w().lock); \
     const cudaError_t entered_ = entered(__func__)
-#define ENDED(error) done(entered_ != cudaSuccess ? entered_ : (error))
+#define ENDED(error) ended(entered_, (error))
+
+static cudaError_t ended(cudaError_t at_first, cudaError_t error)
+{
+    return done(at_first != cudaSuccess ? at_first : error);
+}
 
 #define UNSAFE_IN_CAPTURE()                                       \
     do {                                                          \
@@ -564,10 +569,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
     *graph = nullptr;
-    ENTER();
+    ENTER_TO_END();
     CUstream_st *s = stream_of(stream);
     if (!known(s) || !s->capturing || s->capturing->origin != s)
-        return done(cudaErrorStreamCaptureUnmatched);
+        return ENDED(cudaErrorStreamCaptureUnmatched);
     std::shared_ptr<capture> c = s->capturing;
     if (c->mode != cudaStreamCaptureModeRelaxed && c->thread != std::this_thread::get_id())
         return done(cudaErrorStreamCaptureWrongThread);
@@ -583,6 +588,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
         each->capturing.reset();
         each->tail.clear();
     }
+    if (entered_ != cudaSuccess)
+        return done(entered_);
     if (c->broken)
         return done(cudaErrorStreamCaptureInvalidated);
     if (!all_joined)

@@ -48,6 +48,8 @@ static sp_status take(sp_cuda *cuda, size_t bytes, void **ret_device, sp_error *
         if (error == cudaSuccess)
             error = cudaStreamSynchronize(cuda->stream); /* from here on every stream may use it */
     }
+    if (error != cudaSuccess && device && cuda->pool)
+        (void)cudaFreeAsync(device, cuda->stream); /* it was the wait that failed */
     if (error == cudaErrorMemoryAllocation) {
         size_t free_bytes = 0, total_bytes = 0;
         (void)cudaMemGetInfo(&free_bytes, &total_bytes);
@@ -55,8 +57,6 @@ static sp_status take(sp_cuda *cuda, size_t bytes, void **ret_device, sp_error *
         return sp_error_set(reterr, SP_NOMEM, "oom", "cuda", (int)error, __FILE__, __LINE__,
                             "GPU %d: %zu bytes asked, %zu of %zu free", cuda->index, bytes, free_bytes, total_bytes);
     }
-    if (error != cudaSuccess && device && cuda->pool)
-        (void)cudaFreeAsync(device, cuda->stream);
     sp_status s = sp_cuda_check(error, "device memory", reterr);
     if (!s)
         *ret_device = device;
