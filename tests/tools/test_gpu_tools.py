@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gpu-pack thins a library and touches nothing else in it, refuses what would not go through one call, and what it packed is what
+gpu-check runs: on a made-up build whose programs are scripts, and, where they are built, on our own libraries."""
+import ctypes
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
+sys.path.insert(0, str(ROOT / "tools"))
+import fatbin  # noqa: E402
+
+
+def load(name):
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(ROOT / "tools" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    sys.dont_write_bytecode = True
+    loader.exec_module(module)
+    return module
+
+
+gpu_pack = load("gpu-pack")
+gpu_check = load("gpu-check")
+
+
+def image(kind, arch, payload):
+    header = struct.pack("<HHIQ", kind, 1, 64, len(payload)) + bytes(12) + struct.pack("<I", arch)
+    return header.ljust(64, b"\x11") + payload
+
+
+def fat_binary(*images):
+    body = b"".join(images)
+    return struct.pack("<IHHQ", fatbin.MAGIC, 1, 16, len(body)) + body
+
+
+def payload(seed, size):
+    return bytes((seed * 37 + i * 11) % 255 + 1 for i in range(size))
+
+
+SASS = {75: payload(1, 64), 90: payload(2, 128), 120: payload(3, 256)}
+SECTION = (fat_binary(image(2, 75, SASS[75]), image(2, 90, SASS[90]), image(1, 120, payload(4, 40)))
+           + bytes(8) + fat_binary(image(2, 90, payload(5, 72)), image(2, 120, SASS[120])))
+
+
+def elf(section=SECTION):
+    """An ELF file of four sections with nothing to run in it."""
+    names = b"\0.text\0.nv_fatbin\0.shstrtab\0"
+    text, fat_at = payload(9, 48), 64 + 48
+    names_at = fat_at + len(section)
+    table = names_at + len(names) + -(names_at + len(names)) % 8
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, table, 0, 64, 0, 0, 64, 4, 3)
+    rows = [(0, 0, 0, 0), (1, 1, 64, 48), (7, 1, fat_at, len(section)), (18, 3, names_at, len(names))]
+    sections = b"".join(struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, size, 0, 0, 1, 0) for name, kind, offset, size in rows)
+    return (header + text + section + names).ljust(table, b"\0") + sections
+
+
+def test_images_are_found():
+    found = list(fatbin.images(elf()))
+    assert [(i.kind, i.arch, i.bytes) for i in found] == [(2, 75, 64), (2, 90, 128), (1, 120, 40), (2, 90, 72), (2, 120, 256)]
+
+
+def test_only_other_architectures_payload_is_gone():
+    data = elf()
+    copy, kept, gone = gpu_pack.thin(data, 90)
+    assert (kept, gone) == (128 + 72, 64 + 40 + 256) and len(copy) == len(data)
+    rest = bytearray(copy)
+    for found in fatbin.images(data):
+        own = data[found.offset:found.offset + found.bytes]
+        assert copy[found.offset:found.offset + found.bytes] == (own if (found.kind, found.arch) == (2, 90) else bytes(found.bytes))
+        rest[found.offset:found.offset + found.bytes] = own
+    assert bytes(rest) == data
+    assert list(fatbin.images(copy)) == list(fatbin.images(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF\x02\x01", elf(b"\x01" * 64), elf(fat_binary(image(2, 90, SASS[90]))[:-8]), elf(b""),
+                                  elf(fat_binary(image(1, 90, SASS[90])))])
+def test_what_has_no_such_code_is_refused(data):
+    with pytest.raises((gpu_pack.Refused, ValueError, struct.error)):
+        gpu_pack.thin(data, 90)
+
+
+def test_the_size_of_a_call_is_kept():
+    gpu_pack.check_size(55 << 20, 8 << 20, 64)
+    with pytest.raises(gpu_pack.Refused, match="60.0 MiB"):
+        gpu_pack.check_size(60 << 20, 8 << 20, 64)
+
+
+def test_our_own_library_loads_when_it_is_thin(tmp_path):
+    library = BUILD / "src/kernels/cuda/libspillway_cuda.so"
+    if not library.exists():
+        pytest.skip("no CUDA plug-in in this build")
+    data = library.read_bytes()
+    archs = sorted({i.arch for i in fatbin.images(data) if i.kind == fatbin.SASS})
+    copy, kept, gone = gpu_pack.thin(data, archs[0])
+    assert kept > 0 and gone > 0
+    (tmp_path / "thin.so").write_bytes(copy)
+    assert ctypes.CDLL(str(tmp_path / "thin.so")).sp_cuda_api_get
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+
+
+def row(**more):
+    return json.dumps({"bench": "nms", "case": "a picture, class-wise", "device": "GPU", "simulated": False, "repeats": 200, "bytes": 1000,
+                       "bandwidth_gb_s": 3000, "floor_us": 20.0, "median_us": 40.0, "best_us": 39.0, "share": 0.5} | more)
+
+
+@pytest.fixture(name="made_up")
+def made_up_build(tmp_path):
+    """A build directory with a library that really loads, and scripts for programs."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    build, library = tmp_path / "build", tmp_path / "lib.so"
+    numbers = ",".join(str(b) for b in SECTION)
+    (tmp_path / "lib.c").write_text(f'__attribute__((section(".nv_fatbin"), used, aligned(8))) unsigned char code[] = {{{numbers}}};\n')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "lib.c"], check=True)
+    for name in ("src/kernels/cuda/libspillway_cuda.so", "src/media/libspillway_media.so"):
+        (build / name).parent.mkdir(parents=True)
+        shutil.copy(library, build / name)
+    script(build / "spillway", "echo doctor says well\n")
+    script(build / "tests/kernels/cuda/test_cuda_core", 'test -f "$SPILLWAY_CUDA_LIBRARY" && echo "ok 1 - one"\necho "ok 2 - two # SKIP why"\necho 1..2\n')
+    script(build / "bench/gpu/bench-gpu-nms", f"echo '{row()}'\necho '{row(case='all in one class', share=None, floor_us=None)}'\n"
+                                              f"echo '{row(case='all in one class', simulated=True)}'\n")
+    (tmp_path / "assets/media/video").mkdir(parents=True)
+    (tmp_path / "assets/media/video/small.mp4").write_bytes(b"clip")
+    return tmp_path
+
+
+def pack(made_up):
+    assert gpu_pack.main(["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up / "assets")]) == 0
+    return made_up / "out/pack-A.tar.xz"
+
+
+def check(path, made_up, *more):
+    library = made_up / "build/src/kernels/cuda/libspillway_cuda.so"
+    return gpu_check.main([str(path), "--results", str(made_up / "results"), "--simulated", str(library), *more])
+
+
+def test_what_is_packed_is_run(made_up, capsys):
+    path = pack(made_up)
+    first = path.read_bytes()
+    assert pack(made_up).read_bytes() == first  # the same input, the same pack
+    assert check(path, made_up) == 0
+    told = capsys.readouterr().out
+    assert "test_cuda_core: 1 passed, 0 failed, 1 skipped" in told and "cudnn" in told
+    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
+    assert result["good"] and result["tests"][0]["passed"] == 1 and "well" in result["doctor"]["output"]
+    assert result["loads"] == {"libspillway_cuda.so": "ok", "libspillway_media.so": "ok"}
+    assert [r["case"] for r in result["rows"]] == ["a picture, class-wise"]
+    assert [r["why"] for r in result["unpublished"]] == ["no floor_us, share", "simulated"]
+    assert result["goals"] == [{"goal": "NMS, a picture's usual output", "at_most_us": 80, "median_us": 40.0, "passed": True}]
+    text = (made_up / "results/gpu-simulated-A.md").read_text()
+    assert "| nms | a picture, class-wise | 20 | 40 | 39 | 50 % |" in text and "2 rows" in text and "rehearsal" in text
+
+
+def test_what_fails_is_told(made_up, capsys):
+    script(made_up / "build/tests/kernels/cuda/test_cuda_core", 'echo "not ok 1 - one"\nexit 1\n')
+    (made_up / "build/src/media/libspillway_media.so").write_bytes(elf())
+    assert check(pack(made_up), made_up) == 1
+    told = capsys.readouterr().out
+    assert "NOT GOOD" in told and "libspillway_media.so does not load" in told
+
+
+def test_time_that_is_up_is_told(made_up):
+    script(made_up / "build/bench/gpu/bench-gpu-nms", "sleep 60\n")
+    assert check(pack(made_up), made_up, "--budget", "3") == 1
+    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
+    assert result["benches"][0]["status"] == 124 and result["doctor"]["status"] is None
+
+
+def test_a_pack_that_changed_on_its_way_is_refused(made_up, capsys):
+    path = pack(made_up)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert check(path, made_up) == 2
+    assert "gpu-check:" in capsys.readouterr().err
+
+
+def test_what_is_not_built_is_refused(made_up, capsys):
+    (made_up / "build/spillway").unlink()
+    assert gpu_pack.main(["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up)]) == 1
+    assert "spillway is missing" in capsys.readouterr().err
+    assert gpu_pack.main(["B", "--build", str(made_up / "build"), "--output", str(made_up / "out")]) == 1
+    assert not list((made_up / "out").iterdir())
+
+
+def test_without_a_gpu_nothing_is_run(tmp_path):
+    if gpu_check.gpu_count()[0]:
+        pytest.skip("there is a GPU here")
+    done = subprocess.run([sys.executable, ROOT / "tools/gpu-check", tmp_path / "no-pack", "--results", tmp_path / "results"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 77 and "no GPU here" in done.stderr and not (tmp_path / "results").exists()
