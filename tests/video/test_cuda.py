@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The analysis on a GPU through the whole program: the same report as the CPU's, also when the device fails in the middle; and a GPU
+without its kernels is passed over, with the reason. The GPU is the tests' stand-in (tests/shim), ONNX Runtime's GPU build another
+(tests/engine/gpu)."""
+import clips
+import pytest
+
+SHIM = clips.BUILD / "tests" / "shim" / "libspillway_cuda_shim.so"
+ENGINE = clips.BUILD / "tests" / "engine" / "gpu" / "libspillway_standin_ort.so.1"
+
+
+def who(run):
+    return {link["link"]: link["chunks"] for link in run.run()["links"]}
+
+
+@pytest.fixture
+def gpu():
+    for path in (SHIM, ENGINE):
+        if not path.exists():
+            pytest.skip(f"no {path.name} in this build")
+    return {"SPILLWAY_CUDA_LIBRARY": str(SHIM), "SPILLWAY_ONNXRUNTIME": str(ENGINE)}
+
+
+@pytest.fixture(scope="session")
+def film(cut):
+    """Three segments; odd sides."""
+    return cut("car-detection.mp4", frames=60 if clips.SLOW else 110, size="66x34", gop=24 if clips.SLOW else 48)
+
+
+@pytest.fixture(scope="session")
+def report(film, program, tmp_path_factory):
+    return clips.Run(film, tmp_path_factory.mktemp("cpu") / "report", ("--link", "cpu0")).wait().report_bytes()
+
+
+def test_the_same_report(analyze, film, report, gpu):
+    run = analyze(film, "--workers", "codec0,cuda0", "--link", "cuda0", "--chunks", 2, env={**gpu, "SPILLWAY_SHIM_THREADS": "shuffled"})
+    assert run.report_bytes() == report
+    assert set(who(run)) == {"cuda0"} and run.run()["mode"] == "gpu"
+
+
+@clips.once
+def test_the_same_report_from_memory_that_is_staged(analyze, film, report, gpu):
+    refused = {"SPILLWAY_SHIM_FAIL": "cudaHostRegister:1:801:1000"}
+    run = analyze(film, "--workers", "codec0,cuda0", "--link", "cuda0", env={**gpu, **refused, "SPILLWAY_SHIM_BLOCKS": "reverse"})
+    assert run.report_bytes() == report
+    assert set(who(run)) == {"cuda0"}
+
+
+@pytest.mark.parametrize("fault", [
+    pytest.param({"SPILLWAY_SHIM_FAIL": "run:copy:90:700"}, id="sticky"),
+    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaLaunchKernel:700:701"}, id="a launch", marks=clips.once),
+    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaMemcpyAsync:50:1"}, id="a copy", marks=clips.once),
+    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaMallocFromPoolAsync:6:2:100000"}, id="no memory", marks=clips.once),
+])
+def test_a_device_that_fails_in_the_middle(analyze, film, report, gpu, fault):
+    run = analyze(film, "--workers", "codec0,cuda0,cpu0", "--preset", "gpu-for-all", "--chunks", 3, env={**gpu, **fault})
+    assert run.report_bytes() == report
+    assert "cpu0" in who(run), who(run)
+    assert any(attempt["link"] == "cuda0" for attempt in run.run()["attempts"]), run.run()["attempts"]
+
+
+@clips.once
+def test_a_gpu_without_its_kernels_is_passed_over(analyze, film, report, gpu, tmp_path):
+    bare = {**gpu, "SPILLWAY_CUDA_LIBRARY": str(tmp_path / "libspillway_cuda.so")}
+    run = analyze(film, "--workers", "codec0,cuda0,cpu0", "--preset", "gpu-for-all", env=bare)
+    assert run.report_bytes() == report
+    assert set(who(run)) == {"cpu0"}
+    run = analyze(film, "--workers", "codec0,cuda0", "--link", "cuda0", env=bare)
+    assert run.code == 3 and "cuda0: no videos: " in run.complaint and "libspillway_cuda.so" in run.complaint, (run.code, run.complaint)
