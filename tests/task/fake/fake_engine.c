@@ -2,7 +2,9 @@
  * An engine plug-in that tests steer by the numbers they put in: found under onnxruntime's name by SPILLWAY_PLUGINS.
  * Model: [N, 3, 8, 8] f32 -> [N, 4] f32, output c of an item = its input value c. An item's input value 4 misbehaves:
  *   1 the run fails   2 no memory in a batch of more than two   3 output is NaN   4 leaves denormals flushed
- *   5 the device is gone   6 the run goes on until it is cancelled */
+ *   5 the device is gone   6 the run goes on until it is cancelled
+ * SPILLWAY_FAKE_CUDA=1: it has a provider "cuda" too, for the stand-in of a GPU (tests/shim), whose stream it waits for. */
+#include "shim.h"
 #include "spillway_engine.h"
 
 #include <immintrin.h>
@@ -18,6 +20,7 @@
 
 struct sp_engine_model {
     int lanes, threads;
+    void *stream;
     atomic_bool cancelled[64]; /* by lane */
 };
 
@@ -37,6 +40,11 @@ static sp_engine_status probe(sp_engine_probe_result *ret_result, sp_engine_erro
     *ret_result = (sp_engine_probe_result){ .engine = "fake", .version = "1.0", .provider_count = 1 };
     (void)snprintf(ret_result->providers[0].name, sizeof(ret_result->providers[0].name), "cpu");
     ret_result->providers[0].present = 1;
+    if (getenv("SPILLWAY_FAKE_CUDA")) {
+        ret_result->provider_count = 2;
+        (void)snprintf(ret_result->providers[1].name, sizeof(ret_result->providers[1].name), "cuda");
+        ret_result->providers[1].present = ret_result->providers[1].device_count = 1;
+    }
     return SP_ENGINE_OK;
 }
 
@@ -46,6 +54,7 @@ static sp_engine_status load(const sp_engine_load_options *options, sp_engine_mo
     int place = atomic_fetch_add(&loaded, 1) % 16;
     models[place].lanes = options->lanes;
     models[place].threads = options->threads;
+    models[place].stream = options->compute_stream;
     *ret_model = &models[place];
     return SP_ENGINE_OK;
 }
@@ -74,6 +83,9 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
     fake_engine_threads[turn] = model->threads;
     if (lane < 0 || lane >= model->lanes)
         return fail(reterr, SP_ENGINE_INVALID, "no such lane");
+    const sp_shim_control *shim = inputs[0].memory == SP_ENGINE_CUDA ? sp_shim() : NULL;
+    if (shim && shim->sync(model->stream))
+        return fail(reterr, SP_ENGINE_UNAVAILABLE, "the stream has failed");
     for (int64_t i = 0; i < count; i++) {
         const float *item = values + i * ITEM_VALUES;
         int trick = (int)item[4];
