@@ -239,7 +239,8 @@ static void begin_batch(sp_classify_cuda *cuda, cuda_lane *lane, size_t first_by
         lane->most = lane->capacity;
 }
 
-/* For `bytes` of item `index`, so that those behind it have room for their tensors; NULL = there is none. */
+/* For `bytes` of item `index`, so that those behind it have room for their tensors; NULL = there is none. It is taken when the
+ * item is copied: one that cannot be leaves its place to the next. */
 static place *find_place(sp_classify_cuda *cuda, cuda_lane *lane, int index, size_t bytes)
 {
     size_t room = SP_ALIGN_UP(bytes, ALIGN);
@@ -250,11 +251,10 @@ static place *find_place(sp_classify_cuda *cuda, cuda_lane *lane, int index, siz
     if (lane->used + room + rest_of(cuda, index) > lane->capacity)
         return NULL;
     lane->places[index] = (place){ .offset = lane->used };
-    lane->used += room;
     return &lane->places[index];
 }
 
-static sp_status copy_in(sp_classify_cuda *cuda, cuda_lane *lane, const place *at, const void *from, size_t bytes, bool pinned,
+static sp_status take_in(sp_classify_cuda *cuda, cuda_lane *lane, const place *at, const void *from, size_t bytes, bool pinned,
                          sp_error *reterr)
 {
     const void *source = from;
@@ -263,7 +263,10 @@ static sp_status copy_in(sp_classify_cuda *cuda, cuda_lane *lane, const place *a
         if (from != source)
             memcpy(lane->staging + at->offset, from, bytes);
     }
-    return cuda->api->copy_in(lane->copies, lane->device + at->offset, source, bytes, reterr);
+    sp_status s = cuda->api->copy_in(lane->copies, lane->device + at->offset, source, bytes, reterr);
+    if (!s)
+        lane->used = at->offset + SP_ALIGN_UP(bytes, ALIGN);
+    return s;
 }
 
 sp_status sp_classify_cuda_tensor(sp_classify_cuda *cuda, int lane_index, int index, const void *tensor, bool pinned,
@@ -272,7 +275,7 @@ sp_status sp_classify_cuda_tensor(sp_classify_cuda *cuda, int lane_index, int in
     cuda_lane *lane = &cuda->lanes[lane_index];
     const place *at = find_place(cuda, lane, index, cuda->shape.tensor_bytes);
     SP_ASSERT(at); /* a lane is never narrower than its tensors */
-    return copy_in(cuda, lane, at, tensor, cuda->shape.tensor_bytes, pinned, reterr);
+    return take_in(cuda, lane, at, tensor, cuda->shape.tensor_bytes, pinned, reterr);
 }
 
 static sp_status prepare_on_host(sp_classify_cuda *cuda, cuda_lane *lane, int index, const uint8_t *rgb, int w, int h,
@@ -280,9 +283,8 @@ static sp_status prepare_on_host(sp_classify_cuda *cuda, cuda_lane *lane, int in
 {
     place *at = &lane->places[index];
     *at = (place){ .offset = lane->used };
-    lane->used += tensor_room(cuda);
     sp_status s = sp_prep_image(&cuda->shape.model->prep, rgb, w, h, (size_t)w * 3, lane->staging + at->offset, lane->scratch, reterr);
-    return s ? s : copy_in(cuda, lane, at, lane->staging + at->offset, cuda->shape.tensor_bytes, false, reterr);
+    return s ? s : take_in(cuda, lane, at, lane->staging + at->offset, cuda->shape.tensor_bytes, false, reterr);
 }
 
 sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane_index, int index, const uint8_t *rgb, int w, int h, bool pinned,
@@ -298,7 +300,7 @@ sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane_index, int i
         return prepare_on_host(cuda, lane, index, rgb, w, h, reterr);
     at->w = w;
     at->h = h;
-    return copy_in(cuda, lane, at, rgb, (size_t)w * (size_t)h * 3, pinned, reterr);
+    return take_in(cuda, lane, at, rgb, (size_t)w * (size_t)h * 3, pinned, reterr);
 }
 
 /* --- computing ------------------------------------------------------------------------------------------------------- */

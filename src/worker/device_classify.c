@@ -93,6 +93,14 @@ static void fail_item(sp_work_item *item, sp_status status, const sp_error *err)
     item->error = *err;
 }
 
+/* The device itself failed, not the batch: no smaller one helps, no later one will run. */
+static void device_lost(sp_error *err)
+{
+    if (!err->code[0])
+        (void)snprintf(err->code, sizeof(err->code), "sticky");
+    sp_worker_end_after_batch(err);
+}
+
 /* Pixels or a tensor of an earlier link into the batch's next input; false = the item has its status. */
 static bool take_item(batch *b, sp_work_item *item, bool only)
 {
@@ -125,6 +133,8 @@ static bool take_item(batch *b, sp_work_item *item, bool only)
     } else {
         item->status = SP_FAIL(err, SP_UNSUPPORTED, "nothing was decoded for this request");
     }
+    if (item->status == SP_UNAVAILABLE)
+        device_lost(err);
     if (item->status)
         return false;
     item->done.preprocess_ns = sp_clock_now_ns() - begun_ns;
@@ -246,14 +256,6 @@ static bool out_of_memory(batch *b, int count, sp_error *err)
     return false;
 }
 
-/* The device itself failed, not the batch: no smaller one helps, no later one will run. */
-static void device_lost(const batch *b, sp_error *err)
-{
-    if (!err->code[0])
-        (void)snprintf(err->code, sizeof(err->code), "sticky");
-    sp_worker_end_after_batch(err);
-}
-
 static void fail_range(batch *b, int first, int count, sp_status status, const sp_error *err)
 {
     for (int i = first; i < first + count; i++)
@@ -280,7 +282,7 @@ static void run_bisecting(batch *b, int first, int count)
         return;
     }
     if (s == SP_UNAVAILABLE)
-        device_lost(b, &err);
+        device_lost(&err);
     bool late = b->deadline_ns && sp_clock_now_ns() > b->deadline_ns;
     if (count == 1 || late || s == SP_UNAVAILABLE) {
         fail_range(b, first, count, s, &err);

@@ -222,11 +222,11 @@ TEST(only_what_fails_alone_fails_on_a_device_too)
     sp_worker_kind_device.close(device);
 }
 
-/* What a batch calls, and what fails when it runs. */
+/* What a batch calls, and what fails only when the device comes to it: that is for good. */
 static const char *const calls[] = { "cudaMemcpyAsync", "cudaLaunchKernel", "cudaEventRecord", "cudaStreamWaitEvent",
-                                     "cudaEventSynchronize", "cudaSetDevice", "run:copy", "run:*" };
-/* cudaErrorMemoryAllocation, IllegalAddress, LaunchFailure, InvalidValue, Unknown. */
-static const int codes[] = { 2, 700, 719, 1, 999 };
+                                     "cudaEventSynchronize", "cudaSetDevice", "run:copy", "run:gather" };
+/* cudaErrorIllegalAddress, MemoryAllocation, InvalidValue. */
+static const int codes[] = { 700, 2, 1 };
 
 /* One failure: no answer is wrong, and whoever has none has a status that the route goes on from. */
 static void fail_once(const char *name, int nth, int code)
@@ -252,7 +252,8 @@ TEST(each_call_fails_once_and_costs_its_batch_at_most)
     make_mixed_items(false);
     ask_the_cpu();
     for (size_t n = 0; n < SP_ARRAY_LEN(calls); n++) {
-        for (size_t c = 0; c < SP_ARRAY_LEN(codes); c++) {
+        bool for_good = strncmp(calls[n], "run:", 4) == 0;
+        for (size_t c = 0; c < (for_good ? 1 : SP_ARRAY_LEN(codes)); c++) {
             for (int nth = 1; nth <= 4; nth += 3) {
                 fail_once(calls[n], nth, codes[c]);
                 reached += shim->failed() > 0;
@@ -268,7 +269,7 @@ TEST(each_call_fails_once_and_costs_its_batch_at_most)
             }
         }
     }
-    CHECK(reached >= 50);
+    CHECK(reached >= 15);
     sp_worker_kind_device.close(device);
 }
 
@@ -279,10 +280,12 @@ TEST(each_call_of_the_start_fails_once_and_nothing_is_left)
                                             "cudaMemsetAsync", "cudaSetDevice", "cudaLaunchKernel", "cudaMemcpyAsync",
                                             "cudaGetDeviceCount", "cudaGetDeviceProperties", "cudaHostRegister" };
     int refused = 0;
+    sp_shim_counters held, left;
     begin();
     for (size_t n = 0; n < SP_ARRAY_LEN(at_start); n++) {
         for (size_t c = 0; c < SP_ARRAY_LEN(codes); c++) {
             sp_error err = { 0 };
+            shim->counters(&held);
             shim->fail(at_start[n], 1 + c, codes[c], 1);
             sp_status s = open_cuda(4, &err);
             if (s) {
@@ -291,15 +294,16 @@ TEST(each_call_of_the_start_fails_once_and_nothing_is_left)
             } else {
                 sp_worker_kind_device.close(device);
             }
-            shim->reset();
-            sp_shim_counters left;
             shim->counters(&left);
-            CHECK_INT(left.device_bytes, 0);
-            CHECK_INT(left.host_bytes, 0);
-            CHECK_INT(left.streams + left.events, 0);
+            shim->reset();
+            if (s == SP_UNAVAILABLE)
+                continue; /* such a device frees nothing: the end of the process does */
+            CHECK_INT(left.device_bytes, held.device_bytes);
+            CHECK_INT(left.host_bytes, held.host_bytes);
+            CHECK_INT(left.streams + left.events, held.streams + held.events);
         }
     }
-    CHECK(refused >= 30);
+    CHECK(refused >= 20);
 }
 
 TEST(what_cannot_run_here_says_why)
@@ -328,7 +332,7 @@ TEST(what_cannot_run_here_says_why)
 
 /* --- a soak --------------------------------------------------------------------------------------------------------- */
 
-#define SOAK_TURNS (getenv("SPILLWAY_SANITIZER") ? 60 : 300)
+#define SOAK_TURNS (getenv("SPILLWAY_SANITIZER") ? 40 : 150)
 
 static atomic_int wrong;
 

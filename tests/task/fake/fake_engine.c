@@ -19,13 +19,13 @@
 #define CLASSES     4
 
 struct sp_engine_model {
+    atomic_bool used;
     int lanes, threads;
     void *stream;
     atomic_bool cancelled[64]; /* by lane */
 };
 
 static struct sp_engine_model models[16];
-static atomic_int loaded;
 
 /* What the test reads: sizes of the runs since it cleared the count. */
 __attribute__((visibility("default"))) int fake_engine_runs[256];
@@ -34,6 +34,13 @@ __attribute__((visibility("default"))) atomic_int fake_engine_run_count;
 
 static const sp_engine_port input = { .name = "x", .dtype = SP_ENGINE_F32, .rank = 4, .dims = { -1, 3, 8, 8 } };
 static const sp_engine_port output = { .name = "y", .dtype = SP_ENGINE_F32, .rank = 2, .dims = { -1, CLASSES } };
+
+static sp_engine_status fail(sp_engine_error *reterr, sp_engine_status status, const char *message)
+{
+    if (reterr)
+        (void)snprintf(reterr->message, sizeof(reterr->message), "%s", message);
+    return status;
+}
 
 static sp_engine_status probe(sp_engine_probe_result *ret_result, sp_engine_error *reterr)
 {
@@ -51,7 +58,11 @@ static sp_engine_status probe(sp_engine_probe_result *ret_result, sp_engine_erro
 static sp_engine_status load(const sp_engine_load_options *options, sp_engine_model **ret_model,
                              sp_engine_error *reterr)
 {
-    int place = atomic_fetch_add(&loaded, 1) % 16;
+    int place = 0;
+    while (place < 16 && atomic_exchange(&models[place].used, true))
+        place++;
+    if (place == 16)
+        return fail(reterr, SP_ENGINE_NOMEM, "sixteen models are loaded");
     models[place].lanes = options->lanes;
     models[place].threads = options->threads;
     models[place].stream = options->compute_stream;
@@ -62,13 +73,6 @@ static sp_engine_status load(const sp_engine_load_options *options, sp_engine_mo
 static void describe(const sp_engine_model *model, sp_engine_ports *ret_ports)
 {
     *ret_ports = (sp_engine_ports){ .input_count = 1, .output_count = 1, .inputs = &input, .outputs = &output };
-}
-
-static sp_engine_status fail(sp_engine_error *reterr, sp_engine_status status, const char *message)
-{
-    if (reterr)
-        (void)snprintf(reterr->message, sizeof(reterr->message), "%s", message);
-    return status;
 }
 
 static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
@@ -114,6 +118,8 @@ static sp_engine_status run(sp_engine_model *model, int32_t lane, const sp_engin
 
 static void unload(sp_engine_model *model)
 {
+    if (model)
+        atomic_store(&model->used, false);
 }
 static void close_engine(void)
 {
