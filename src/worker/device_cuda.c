@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define PUBLISH_NS SP_NS_PER_S /* asking a driver for its memory is no business of every batch */
+#define SIMULATED_BATCH 8 /* a CPU computes it: batches of 32 would take seconds to try */
 #define TRIAL_BYTES ((size_t)64 * 1024)
 
 bool sp_cuda_registers_slots(const sp_cuda_api *api, sp_cuda *cuda, sp_error *reterr)
@@ -77,6 +78,7 @@ sp_status sp_device_cuda_open(sp_device *dev, const char *kind, int index, sp_er
     if (s)
         return s;
     dev->target.cuda_api = api;
+    dev->target.most_batch = dev->cuda_info.simulated ? SIMULATED_BATCH : 0;
     dev->registers = sp_cuda_registers_slots(api, dev->target.cuda, &why);
     if (!dev->registers && why.status == SP_UNAVAILABLE) { /* it is no more */
         if (reterr)

@@ -350,7 +350,8 @@ static sp_status measure_device(measuring *m, sp_error *reterr)
 {
     m->plan.wide_threads = 1;
     m->plan.lanes = SP_DEVICE_LANES;
-    sp_status s = open_narrow(m->target, m->model, 1, SP_LIMIT_BATCH, &m->sessions.narrow, reterr);
+    int most = m->target->most_batch ? m->target->most_batch : SP_LIMIT_BATCH;
+    sp_status s = open_narrow(m->target, m->model, 1, most, &m->sessions.narrow, reterr);
     for (int batch = 1; !s && (batch == 1 || sp_clock_now_ns() < m->until_ns); batch *= 2) {
         timing t;
         s = measure(m->sessions.narrow, 1, false, batch, &t, reterr);

@@ -332,7 +332,7 @@ TEST(what_cannot_run_here_says_why)
 
 /* --- a soak --------------------------------------------------------------------------------------------------------- */
 
-#define SOAK_TURNS (getenv("SPILLWAY_SANITIZER") ? 40 : 150)
+#define SOAK_TURNS (getenv("SPILLWAY_SANITIZER") ? 30 : 100)
 
 static atomic_int wrong;
 
