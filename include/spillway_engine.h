@@ -135,7 +135,7 @@ typedef struct sp_engine_option {
 
 /* Flags of a load, for devices; a provider that has no use for one passes it over. */
 enum {
-    /* A run whose inputs and outputs all lie on the device returns when its work is enqueued on compute_stream: what it reads
+    /* A run whose inputs and outputs (those that are wanted) all lie on the device returns when its work is enqueued on compute_stream: what it reads
      * and writes stays as it is until the stream has passed it. Every other run is over when it returns, as always. */
     SP_ENGINE_ORDERED = 1u << 0,
     /* A run whose tensors all lie on the device, with the addresses and shapes of one before, is replayed as one graph of the
@@ -211,7 +211,7 @@ typedef struct sp_engine_api {
     sp_engine_status (*run)(sp_engine_model *model, int32_t lane, const sp_engine_tensor *inputs, int32_t input_count,
                             sp_engine_tensor *outputs, int32_t output_count, sp_engine_error *reterr);
 
-    void (*unload)(sp_engine_model *model); /* no run may be in flight; NULL is fine */
+    void (*unload)(sp_engine_model *model); /* no run may be in flight, in a stream neither; NULL is fine */
 
     /* Gives the library back, when every model is unloaded. The plug-in may be used again afterwards. */
     void (*close)(void);

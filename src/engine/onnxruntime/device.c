@@ -23,9 +23,12 @@ bool ort_run_is_on_device(const sp_engine_model *model, const sp_engine_tensor *
     bool on = model->on_device;
     for (int32_t i = 0; i < model->input_count && on; i++)
         on = inputs[i].memory == SP_ENGINE_CUDA && inputs[i].rank != SP_ENGINE_ABSENT;
-    for (int32_t i = 0; i < model->output_count && on; i++)
-        on = outputs[i].memory == SP_ENGINE_CUDA && outputs[i].rank != SP_ENGINE_ABSENT && outputs[i].data;
-    return on;
+    bool wanted = false;
+    for (int32_t i = 0; i < model->output_count && on; i++) {
+        on = outputs[i].rank == SP_ENGINE_ABSENT || (outputs[i].memory == SP_ENGINE_CUDA && outputs[i].data);
+        wanted |= outputs[i].rank != SP_ENGINE_ABSENT;
+    }
+    return on && wanted;
 }
 
 static bool same_call(const sp_engine_model *model, const ort_route *route, const sp_engine_tensor *inputs,
@@ -35,7 +38,8 @@ static bool same_call(const sp_engine_model *model, const ort_route *route, cons
     for (int32_t i = 0; i < model->input_count && same; i++)
         same = ort_same_tensor(&route->tensors[i], &inputs[i]);
     for (int32_t i = 0; i < model->output_count && same; i++)
-        same = ort_same_tensor(&route->tensors[model->input_count + i], &outputs[i]);
+        same = (outputs[i].rank == SP_ENGINE_ABSENT && route->tensors[model->input_count + i].rank == SP_ENGINE_ABSENT) ||
+               ort_same_tensor(&route->tensors[model->input_count + i], &outputs[i]);
     return same;
 }
 
@@ -80,11 +84,13 @@ static OrtStatus *bind(const sp_engine_model *model, ort_route *route, int32_t i
 {
     const OrtApi *api = model->library->api;
     const char *name = model->ports[index].name;
+    route->tensors[index] = *tensor;
+    if (tensor->rank == SP_ENGINE_ABSENT)
+        return NULL; /* an output that nobody wants */
     OrtStatus *st = ort_wrap_tensor(model, tensor, &route->values[index]);
     if (!st)
         st = index < model->input_count ? api->BindInput(route->binding, name, route->values[index])
                                         : api->BindOutput(route->binding, name, route->values[index]);
-    route->tensors[index] = *tensor;
     return st;
 }
 

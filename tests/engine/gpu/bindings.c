@@ -80,6 +80,8 @@ static void note_port(OrtIoBinding *binding, const char *name, const OrtValue *v
     if (st)
         standin_real->ReleaseStatus(st);
     object->bound[at].data = data;
+    object->bound[at].value = value;
+    object->bound[at].input = input;
     object->bound[at].device = value && standin_find(value, false) != NULL;
     if (input && at == 0)
         object->rows = rows_of(value);
@@ -112,6 +114,80 @@ static OrtStatus *ORT_API_CALL bind_output_device(OrtIoBinding *binding, const c
     return st;
 }
 
+static void forget_ports(OrtIoBinding *binding, bool inputs)
+{
+    standin_object *object = standin_find(binding, false);
+    int kept = 0;
+    for (int i = 0; object && i < object->ports; i++)
+        if (object->bound[i].input != inputs)
+            object->bound[kept++] = object->bound[i];
+    if (!object)
+        return;
+    object->ports = kept;
+    object->on_device = 0;
+    for (int i = 0; i < kept; i++)
+        object->on_device += object->bound[i].device;
+}
+
+static void ORT_API_CALL clear_inputs(OrtIoBinding *binding)
+{
+    forget_ports(binding, true);
+    standin_real->ClearBoundInputs(binding);
+}
+
+static void ORT_API_CALL clear_outputs(OrtIoBinding *binding)
+{
+    forget_ports(binding, false);
+    standin_real->ClearBoundOutputs(binding);
+}
+
+static OrtStatus *value_over_the_same(const OrtValue *value, const void *data, OrtValue **ret_value)
+{
+    OrtTensorTypeAndShapeInfo *shape = NULL;
+    OrtMemoryInfo *host = NULL;
+    ONNXTensorElementDataType type;
+    int64_t dims[16];
+    size_t rank = 0, count = 0;
+    OrtStatus *st = standin_real->GetTensorTypeAndShape(value, &shape);
+    if (st)
+        return st;
+    st = standin_real->GetDimensionsCount(shape, &rank);
+    if (!st && rank <= 16)
+        st = standin_real->GetDimensions(shape, dims, rank);
+    if (!st)
+        st = standin_real->GetTensorElementType(shape, &type);
+    if (!st)
+        st = standin_real->GetTensorShapeElementCount(shape, &count);
+    if (!st)
+        st = standin_real->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &host);
+    if (!st) /* 8 bytes an element are enough for any type: the bound is the caller's affair */
+        st = standin_real->CreateTensorWithDataAsOrtValue(host, (void *)(uintptr_t)data, count * 8, dims, rank, type, ret_value);
+    if (host)
+        standin_real->ReleaseMemoryInfo(host);
+    standin_real->ReleaseTensorTypeAndShapeInfo(shape);
+    return st;
+}
+
+OrtStatus *standin_binding_copy(OrtSession *session, const standin_object *bound, OrtIoBinding **ret_binding)
+{
+    OrtIoBinding *copy = NULL;
+    OrtStatus *st = standin_real->CreateIoBinding(session, &copy);
+    for (int i = 0; i < bound->ports && !st; i++) {
+        OrtValue *value = NULL;
+        st = value_over_the_same(bound->bound[i].value, bound->bound[i].data, &value);
+        if (!st)
+            st = bound->bound[i].input ? standin_real->BindInput(copy, bound->bound[i].name, value)
+                                       : standin_real->BindOutput(copy, bound->bound[i].name, value);
+        if (value)
+            standin_real->ReleaseValue(value); /* the binding has it */
+    }
+    if (st && copy)
+        standin_real->ReleaseIoBinding(copy);
+    else
+        *ret_binding = copy;
+    return st;
+}
+
 static void ORT_API_CALL release_binding(OrtIoBinding *binding)
 {
     standin_forget(binding);
@@ -129,6 +205,8 @@ void standin_bindings(OrtApi *table)
     table->BindOutput = bind_output;
     table->BindOutputToDevice = bind_output_device;
     table->ReleaseIoBinding = release_binding;
+    table->ClearBoundInputs = clear_inputs;
+    table->ClearBoundOutputs = clear_outputs;
 }
 
 /* --- graphs ------------------------------------------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
  *      RunWithBinding                   what a GPU would do wrong, by script; the caller's stream is waited for first; the rules
  *                                       of CUDA graphs are watched (bindings.c)
  *
- * What it does not do: enqueue. A run is over when the call returns, also where the real one would only have been enqueued.
+ * Over the tests' CUDA (shim/shim.h) a run that is not waited for is computed when its stream comes to it; elsewhere, at once.
  *
  * SPILLWAY_STANDIN_ORT: words of
  *   no_cuda, no_tensorrt    this build has no such provider
@@ -23,6 +23,7 @@
  * SPILLWAY_STANDIN_ORT_REAL: the real library's file, instead of the one that it was built with.
  * SPILLWAY_STANDIN_ORT_LOG: a file that gets a line for each of: append, session, run, fault (see the calls of note()). */
 #include "standin.h"
+#include "shim/shim.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -406,19 +407,60 @@ static OrtStatus *go_wrong(int64_t rows)
     return NULL;
 }
 
-/* What the caller has enqueued on its stream before is done first, as the stream's order wants it. */
-static OrtStatus *reach(void *stream)
+/* A run that is to be waited for by nobody but the stream: it is computed when the stream comes to it. */
+typedef struct later {
+    OrtSession *session;
+    OrtRunOptions *options;
+    OrtIoBinding *binding;
+} later;
+
+static void run_later(void *argument)
 {
-    static int (*sync)(void *stream);
-    if (!sync) {
-        const char *path = getenv("SPILLWAY_CUDA_LIBRARY");
-        void *shim = path ? dlopen(path, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-        if (shim)
-            *(void **)&sync = dlsym(shim, "cudaStreamSynchronize");
+    later *l = argument;
+    OrtStatus *st = standin_real->RunWithBinding(l->session, l->options, l->binding);
+    if (st) {
+        standin_note("fault in a stream: %s", standin_real->GetErrorMessage(st));
+        standin_real->ReleaseStatus(st);
     }
-    if (stream && sync && sync(stream))
+    standin_real->ReleaseIoBinding(l->binding);
+    standin_real->ReleaseRunOptions(l->options);
+    free(l);
+}
+
+static OrtStatus *enqueue(const sp_shim_control *shim, OrtSession *session, const standin_object *bound, void *stream)
+{
+    later *l = calloc(1, sizeof(*l));
+    OrtStatus *st = l ? standin_binding_copy(session, bound, &l->binding) : standin_real->CreateStatus(ORT_FAIL, "out of memory");
+    if (!st)
+        st = standin_real->CreateRunOptions(&l->options);
+    if (!st) {
+        l->session = session;
+        int code = shim->enqueue(stream, run_later, l);
+        if (!code)
+            return NULL;
+        char text[64];
+        (void)snprintf(text, sizeof(text), "CUDA failure %d: cudaLaunchKernel", code);
+        st = standin_real->CreateStatus(ORT_FAIL, text);
+    }
+    if (l && l->binding)
+        standin_real->ReleaseIoBinding(l->binding);
+    if (l && l->options)
+        standin_real->ReleaseRunOptions(l->options);
+    free(l);
+    return st;
+}
+
+/* With the tests' CUDA in the process the caller's stream is one of its: a run is behind what is enqueued there. */
+static OrtStatus *run_on(OrtSession *session, const OrtRunOptions *options, const OrtIoBinding *binding, void *stream, bool wait,
+                         const standin_object *bound)
+{
+    const sp_shim_control *shim = stream ? sp_shim() : NULL;
+    if (shim && !wait && bound->ports && bound->on_device == bound->ports)
+        return enqueue(shim, session, bound, stream);
+    int code = shim ? shim->sync(stream) : 0;
+    if (code)
         return standin_real->CreateStatus(ORT_FAIL, "CUDA failure 719: unspecified launch failure");
-    return NULL;
+    return standin_real->RunWithBinding(session, options, binding);
 }
 
 static OrtStatus *ORT_API_CALL run(OrtSession *session, const OrtRunOptions *options, const OrtIoBinding *binding)
@@ -434,9 +476,7 @@ static OrtStatus *ORT_API_CALL run(OrtSession *session, const OrtRunOptions *opt
     OrtStatus *st = go_wrong(bound->rows);
     if (!st && about->graphs)
         st = standin_graph_check(session, asked->graph_id - 1, bound);
-    if (!st)
-        st = reach(about->stream);
-    return st ? st : standin_real->RunWithBinding(session, options, binding);
+    return st ? st : run_on(session, options, binding, about->stream, !asked->no_sync, bound);
 }
 
 /* --- the way in --------------------------------------------------------------------------------------------------------- */

@@ -24,8 +24,9 @@ typedef struct standin_object {
     int ports, on_device;
     struct {
         char name[64];
-        bool device;
+        bool device, input;
         const void *data;
+        const OrtValue *value; /* the caller's, while it is bound; NULL = left to the library */
     } bound[STANDIN_PORTS];
 } standin_object;
 
@@ -37,6 +38,8 @@ void standin_forget(const void *key);
 
 /* bindings.c: bindings, followed to know which buffers a run has; and the rules of captured graphs. */
 void standin_bindings(OrtApi *table);
+/* A binding of its own to the same buffers, whatever becomes of `bound`. */
+OrtStatus *standin_binding_copy(OrtSession *session, const standin_object *bound, OrtIoBinding **ret_binding);
 OrtStatus *standin_graph_check(const OrtSession *session, int graph_id, const standin_object *bound);
 void standin_graph_forget(const OrtSession *session);
 
