@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "worker/frames.h"
+#include "worker/visible.h"
 #include "worker/worker.h"
 
 #include <fcntl.h>
@@ -25,6 +26,8 @@ int sp_command_worker(int argc, char **argv)
         { .name = "model-memory", .kind = SP_OPTION_INT, .target = &model_memory, .most = INT64_MAX },
         { .name = "plan", .kind = SP_OPTION_TEXT, .target = &config.plan },
         { .name = "require-sandbox", .kind = SP_OPTION_FLAG, .target = &config.require_sandbox },
+        { .name = "refuse-cpu-nodes", .kind = SP_OPTION_FLAG, .target = &config.refuse_cpu_nodes },
+        { .name = "data-dir", .kind = SP_OPTION_TEXT, .target = &config.data_dir },
         { .name = "again", .kind = SP_OPTION_FLAG, .target = &config.again },
         { .name = "spin-us", .kind = SP_OPTION_INT, .target = &spin_us, .most = 1000000 },
     };
@@ -41,6 +44,7 @@ int sp_command_worker(int argc, char **argv)
         return sp_cli_fail(SP_EXIT_USAGE, "worker", "--kind and --name are needed; `spillway serve` starts workers");
     if (fcntl(3, F_GETFD) < 0)
         return sp_cli_fail(SP_EXIT_USAGE, "worker", "descriptor 3 is no control socket; `spillway serve` starts workers");
+    sp_worker_show_its_gpu(config.kind, config.name);
     config.spin_us = (int)spin_us;
     config.model_memory_bytes = (uint64_t)model_memory;
     if (level_text && !sp_log_level_parse(level_text, &level))

@@ -173,6 +173,7 @@ typedef struct sp_config {
     uint64_t model_memory_bytes; /* that the served models of one worker may take together; 0 = a share of the machine's */
     char data_dir[512]; /* default "var/data" */
     bool require_sandbox;
+    bool refuse_cpu_nodes; /* a model of which a device would leave nodes to the CPU is not loaded there */
     int drain_delay_s; /* -1 = by the place: none on a terminal, else 5 s */
     int spin_us, link_timeout_ms;
     char log_level[16];

@@ -186,6 +186,8 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .model = config->model,
         .model_memory_bytes = server->snapshot->model_memory_bytes,
         .require_sandbox = config->require_sandbox,
+        .refuse_cpu_nodes = server->snapshot->refuse_cpu_nodes,
+        .data_dir = server->snapshot->data_dir,
         .spin_us = config->spin_us,
         .link_timeout_ns = config->link_timeout_ms * SP_NS_PER_MS,
         .config = server->snapshot,

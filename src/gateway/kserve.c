@@ -3,6 +3,7 @@
 #include "gateway/kserve.h"
 
 #include "gateway/flight.h"
+#include "worker/visible.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -248,10 +249,26 @@ static void duration_write(sp_buf *out, const char *key, const sp_served_duratio
 }
 
 typedef struct stats_page {
+    const sp_serving *serving;
     sp_buf *out;
     const char *name, *version; /* "" = all */
     int count;
 } stats_page;
+
+/* What each worker that has it said of it: the CPU's, or a GPU's by the number in the worker's name. */
+static void memory_write(const sp_serving *serving, const sp_served *served, sp_buf *out)
+{
+    sp_loaded_info infos[SP_LIMIT_WORKERS];
+    int count = sp_serving_places(serving, served, infos, SP_LIMIT_WORKERS), written = 0;
+    for (int i = 0; i < count; i++) {
+        const sp_answer_loaded *loaded = &infos[i].loaded;
+        uint64_t bytes = loaded->device_bytes ? loaded->device_bytes : loaded->host_bytes;
+        if (infos[i].state != SP_LOADED_READY || !bytes)
+            continue;
+        sp_buf_printf(out, "%s{\"type\":\"%s\",\"id\":%d,\"byte_size\":%llu}", written++ ? "," : "",
+                      loaded->device_bytes ? "GPU" : "CPU", sp_worker_number(infos[i].worker), (unsigned long long)bytes);
+    }
+}
 
 static void stats_write(sp_served *served, void *context)
 {
@@ -282,12 +299,14 @@ static void stats_write(sp_served *served, void *context)
         duration_write(out, "compute_output", &batch->output, ",");
         sp_buf_append_text(out, "}");
     }
-    sp_buf_append_text(out, "],\"memory_usage\":[]}");
+    sp_buf_append_text(out, "],\"memory_usage\":[");
+    memory_write(page->serving, served, out);
+    sp_buf_append_text(out, "]}");
 }
 
 void gw_kserve_stats_write(sp_serving *serving, const char *name, const char *version, sp_buf *out)
 {
-    stats_page page = { .out = out, .name = name, .version = version };
+    stats_page page = { .serving = serving, .out = out, .name = name, .version = version };
     sp_buf_append_text(out, "{\"model_stats\":[");
     sp_serving_each_loaded(serving, stats_write, &page);
     sp_buf_append_text(out, "]}");

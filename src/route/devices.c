@@ -7,6 +7,7 @@
 #include "route/supervisor.h"
 #include "worker/device_fault.h"
 #include "worker/sample.h"
+#include "worker/visible.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -42,10 +43,10 @@ static bool is_fresh(const sp_device_sample *sample)
     return sp_clock_now_ns() - sample->sampled_ns < periods_ns(FRESH_PERIODS);
 }
 
-/* The number in its name: cuda1 is the second GPU that the sampler sees. */
+/* cuda1 is the second GPU that the sampler sees. */
 static int number_of(const sp_worker *worker)
 {
-    return (int)strtol(worker->name + strlen(worker->kind), NULL, 10);
+    return sp_worker_number(worker->name);
 }
 
 static const sp_worker *sampler_of(const sp_house *house)

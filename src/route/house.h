@@ -35,6 +35,8 @@ typedef struct sp_house_config {
     uint64_t model_memory_bytes;  /* of the served models of one worker; 0 = the worker's choice */
     const char *model;            /* default model, NULL = the repository's only or first */
     bool require_sandbox;
+    bool refuse_cpu_nodes;        /* of devices' models: they are not loaded there */
+    const char *data_dir;         /* where devices' builds are kept (TensorRT's engines); NULL = nowhere */
     int spin_us;                  /* handed to workers */
     int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
     uint64_t memory_limit_bytes;  /* 0 = the cgroup's or the machine's */

@@ -31,6 +31,11 @@ sp_status sp_models_take(const sp_worker *worker, sp_request *request, const sp_
     seal(loaded->engine, sizeof(loaded->engine));
     seal(loaded->device, sizeof(loaded->device));
     loaded->load_ns = SP_CLAMP(loaded->load_ns, (int64_t)0, 3600 * SP_NS_PER_S);
+    seal(loaded->cpu_nodes, sizeof(loaded->cpu_nodes));
+    for (char *c = loaded->cpu_nodes; *c; c++) /* operators' names: the worker's word, shown to people */
+        *c = *c < ' ' || *c > '~' || *c == '"' || *c == '\\' ? '?' : *c;
+    if (!(loaded->cpu_share >= 0 && loaded->cpu_share <= 1))
+        loaded->cpu_share = 0;
     loaded->warmup_ns = SP_CLAMP(loaded->warmup_ns, (int64_t)0, 3600 * SP_NS_PER_S);
     return SP_OK;
 }
@@ -55,12 +60,27 @@ static void crashed(const sp_worker *worker, const sp_loaded *model, sp_place *p
     failed_for_good(worker, model, place);
 }
 
+/* That a device leaves nodes to the CPU is no failure, but somebody should know: copies and waits go with them. */
+static void tell_placement(const sp_worker *worker, const sp_loaded *model, const sp_answer_loaded *loaded)
+{
+    if (!loaded->cpu_node_count)
+        return;
+    int percent = (int)(loaded->cpu_share * 100 + 0.5);
+    sp_log(SP_LOG_WARN, "a model's nodes are on the CPU", SP_LOG_TEXT("worker", worker->name), SP_LOG_INT("number", model->id),
+           SP_LOG_INT("nodes", loaded->node_count), SP_LOG_INT("on_cpu", loaded->cpu_node_count), SP_LOG_INT("percent_of_time", percent),
+           SP_LOG_TEXT("operators", loaded->cpu_nodes));
+    sp_event_emit("model.placement", "models", "",
+                  "{\"worker\":\"%s\",\"number\":%u,\"nodes\":%u,\"cpu_nodes\":%u,\"cpu_share\":%.3f,\"operators\":\"%s\"}",
+                  worker->name, model->id, loaded->node_count, loaded->cpu_node_count, loaded->cpu_share, loaded->cpu_nodes);
+}
+
 static void load_answered(const sp_worker *worker, const sp_loaded *model, sp_place *place, const sp_answer *answer)
 {
     if (!answer->status) {
         place->state = SP_PLACE_READY;
         place->crashes = 0;
         place->error = (sp_error){ 0 };
+        tell_placement(worker, model, &place->loaded);
         return;
     }
     place->error = answer->error;

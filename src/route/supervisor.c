@@ -76,6 +76,12 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
     }
     if (config->require_sandbox)
         argv[n++] = "--require-sandbox";
+    if (config->refuse_cpu_nodes)
+        argv[n++] = "--refuse-cpu-nodes";
+    if (config->data_dir && *config->data_dir) {
+        argv[n++] = "--data-dir";
+        argv[n++] = config->data_dir;
+    }
     if (worker->again_at_ns)
         argv[n++] = "--again";
     argv[n] = NULL;

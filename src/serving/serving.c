@@ -342,6 +342,11 @@ static void house_reason(const sp_serving *serving, uint32_t id, char *ret_reaso
     }
 }
 
+int sp_serving_places(const sp_serving *serving, const sp_served *served, sp_loaded_info *ret_infos, int capacity)
+{
+    return sp_house_model_info(serving->house, served->id, ret_infos, capacity);
+}
+
 sp_status sp_serving_find(sp_serving *serving, const char *name, const char *version, sp_served **ret_served, sp_error *reterr)
 {
     const served_model *model = sp_model_of(serving, name);

@@ -99,6 +99,8 @@ typedef struct sp_served_entry {
 } sp_served_entry;
 void sp_serving_each(sp_serving *serving, void (*call)(const sp_served_entry *entry, void *context), void *context);
 void sp_serving_each_loaded(sp_serving *serving, void (*call)(sp_served *served, void *context), void *context);
+/* What each worker says of it (route/house.h). */
+int sp_serving_places(const sp_serving *serving, const sp_served *served, sp_loaded_info *ret_infos, int capacity);
 /* GET /v2/models/M/stats, nv_... metrics: written here because both front ends and /metrics want them. */
 void sp_serving_metrics_write(sp_serving *serving, sp_buf *out);
 

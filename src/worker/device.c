@@ -27,14 +27,6 @@ typedef struct opening {
     char engine_key[64];
 } opening;
 
-static int device_index_of(const char *name)
-{
-    size_t digits = strlen(name);
-    while (digits > 0 && name[digits - 1] >= '0' && name[digits - 1] <= '9')
-        digits--;
-    return (int)strtol(name + digits, NULL, 10);
-}
-
 /* Of its own task; what a worker without one leaves as it is. */
 static void fill_task(const sp_device *dev, const char *engine_key, sp_worker_card *card)
 {
@@ -223,15 +215,18 @@ static sp_status open_own_task(sp_device *dev, const opening *o, sp_error *reter
 static sp_status open_hall(sp_device *dev, const opening *o, uint64_t memory_bytes, sp_error *reterr)
 {
     dev->places = SP_CLAMP(SP_MAX(dev->plan.lanes + 1, 2 * o->cpus) + 1, 5, SP_LIMIT_EXECUTORS - 1); /* one of them for a video */
-    const sp_hall_settings settings = { .worker = o->config->name,
+    sp_hall_settings settings = { .worker = o->config->name,
                                         .kind = o->config->kind,
                                         .provider = o->provider,
                                         .device_index = o->index,
                                         .cpus = o->cpus,
                                         .places = dev->places,
                                         .memory_bytes = memory_bytes,
+                                        .refuse_cpu_nodes = o->config->refuse_cpu_nodes,
                                         .sim = dev->sim,
                                         .counters = dev->counters };
+    if (o->config->data_dir)
+        (void)snprintf(settings.cache_directory, sizeof(settings.cache_directory), "%s/engines", o->config->data_dir);
     return sp_hall_new(&settings, &dev->hall, reterr);
 }
 
@@ -253,7 +248,7 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
         return s;
     sp_machine_read(&machine);
     o.cpus = machine.cpu_count;
-    o.index = strcmp(o.provider, "cpu") == 0 ? 0 : device_index_of(config->name);
+    o.index = 0; /* of those that this process sees: worker/visible.h */
     dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index };
     dev->counters = &sp_worker_page_now()->counters;
     s = sp_device_cuda_open(dev, config->kind, o.index, reterr);

@@ -30,6 +30,8 @@ typedef struct sp_hall_settings {
     int cpus;              /* that a run may use */
     int places;            /* batches at once; bounds instances */
     uint64_t memory_bytes; /* of all loaded models together */
+    bool refuse_cpu_nodes;    /* of a device's models */
+    char cache_directory[600]; /* of what is built for a device; "" = none */
     sp_sim *sim;           /* borrowed; NULL = a real device */
     sp_device_counters *counters; /* borrowed; NULL = nobody reads them */
 } sp_hall_settings;

@@ -3,6 +3,7 @@
 #ifndef SP_WORKER_HALL_INTERNAL_H
 #define SP_WORKER_HALL_INTERNAL_H
 
+#include "engine/bucket.h"
 #include "engine/engine.h"
 #include "model/card.h"
 #include "policy/batcher.h"
@@ -119,6 +120,7 @@ struct sp_hall_model {
     sp_session *session;
     sp_hall_port inputs[SP_INFER_PORTS], outputs[SP_INFER_PORTS]; /* by the engine's port */
     int input_count, output_count;                                /* the engine's */
+    int64_t bucket_most;    /* > 0: batches are filled up to the next bucket (engine/bucket.h), this at most */
     sp_hall_lane *lanes;                                          /* `instances` of them */
 
     /* Guarded by the hall's lock: */
@@ -274,6 +276,8 @@ void sp_hall_model_free(sp_hall_model *model);
 sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t *ret_bytes, sp_error *reterr);
 void sp_hall_model_close(sp_hall_model *model);
 sp_status sp_hall_model_warm(const sp_hall *hall, sp_hall_model *model, sp_error *reterr);
+/* Each bucket of its batches, where it has some: part of its opening, since it runs them before it is measured. */
+sp_status sp_hall_model_warm_buckets(sp_hall_model *model, sp_error *reterr);
 uint64_t sp_hall_model_estimate(const sp_hall_model *model); /* bytes, before it is opened */
 const char *sp_hall_label(const sp_hall_model *model, int output, uint64_t index); /* "" = none */
 

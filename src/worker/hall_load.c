@@ -3,6 +3,7 @@
  * configuration's. The configuration was completed and checked by whoever wrote the specification; what does not fit this
  * worker or this file is said by name. */
 #include "worker/hall_ensemble.h"
+#include "worker/visible.h"
 
 #include "base/clock.h"
 #include "base/fault.h"
@@ -86,10 +87,16 @@ const char *sp_hall_label(const sp_hall_model *model, int output, uint64_t index
 
 /* --- what the configuration asks of this worker ---------------------------------------------------------------------- */
 
-static bool here(const sp_hall *hall, sp_instance_kind kind)
+/* A device is one worker, and its number is the worker's: gpus [0, 2] are cuda0 and cuda2. */
+static bool here(const sp_hall *hall, const sp_instance_group *group)
 {
     bool host = strcmp(hall->settings.kind, "cpu") == 0;
-    return kind == SP_INSTANCE_AUTO || kind == SP_INSTANCE_MODEL || (kind == SP_INSTANCE_CPU) == host;
+    int number = sp_worker_number(hall->settings.worker);
+    for (int i = 0; i < group->gpu_count; i++)
+        if (!host && group->gpus[i] == number)
+            return true;
+    return !group->gpu_count &&
+           (group->kind == SP_INSTANCE_AUTO || group->kind == SP_INSTANCE_MODEL || (group->kind == SP_INSTANCE_CPU) == host);
 }
 
 /* One per device unless the configuration says otherwise; several groups of this worker's kind add up. */
@@ -99,7 +106,7 @@ static sp_status count_instances(const sp_hall *hall, sp_hall_model *model, sp_e
     int count = 0;
     bool passive = false;
     for (int i = 0; i < config->group_count; i++) {
-        if (!here(hall, config->groups[i].kind))
+        if (!here(hall, &config->groups[i]))
             continue;
         passive |= config->groups[i].passive;
         if (!config->groups[i].passive)
@@ -109,7 +116,7 @@ static sp_status count_instances(const sp_hall *hall, sp_hall_model *model, sp_e
     if (config->group_count && !count)
         return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "instance_kind",
                             passive ? "instance_group of '%s' has passive instances only"
-                                    : "instance_group of '%s' asks for another kind of device than worker %s has",
+                                    : "instance_group of '%s' asks for other devices than worker %s has",
                             config->name, hall->settings.worker);
     model->weight = SP_MAX(model->weight, 1u);
     model->instances = SP_CLAMP(count ? count : 1, 1, SP_MIN(SP_HALL_INSTANCES, hall->settings.places));
@@ -316,6 +323,18 @@ static sp_status map_ports(sp_hall_model *model, sp_error *reterr)
     return SP_OK;
 }
 
+/* Batches are filled up where a device runs them, nothing but the number of rows is open, and rows are all alike. */
+static int64_t bucket_most(const sp_hall *hall, const sp_hall_model *model)
+{
+    const sp_engine_ports *ports = sp_session_ports(model->session);
+    bool fits = model->batches && !model->sequences && sp_bucket_wanted(model->provider) && !hall->settings.sim;
+    for (int i = 0; i < ports->input_count && fits; i++)
+        fits = ports->inputs[i].rank > 0 && ports->inputs[i].dims[0] < 0 && sp_engine_dtype_bytes(ports->inputs[i].dtype);
+    for (int i = 0; i < ports->output_count && fits; i++)
+        fits = ports->outputs[i].rank > 0 && ports->outputs[i].dims[0] < 0 && sp_engine_dtype_bytes(ports->outputs[i].dtype);
+    return fits ? SP_MIN(model->config->max_batch_size, SP_LIMIT_BATCH) : 0;
+}
+
 static int parameter(const sp_model_config *config, const char *key, int otherwise)
 {
     for (int i = 0; i < config->parameter_count; i++) {
@@ -344,10 +363,20 @@ static const char *precision_of(const sp_model_config *config)
 {
     static const struct {
         const char *triton, *engine;
-    } words[] = { { "FP16", "f16" }, { "BF16", "bf16" }, { "FP32", "f32" } };
+    } words[] = { { "FP16", "f16" }, { "BF16", "bf16" }, { "FP32", "f32" }, { "INT8", "i8" } };
     for (size_t i = 0; i < SP_ARRAY_LEN(words); i++)
         if (strcmp(config->precision, words[i].triton) == 0)
             return words[i].engine;
+    return "";
+}
+
+/* As Triton's ONNX Runtime back end names it: 0 = EXHAUSTIVE, 1 = HEURISTIC. */
+static const char *conv_search_of(const sp_model_config *config)
+{
+    for (int i = 0; i < config->parameter_count; i++)
+        if (strcmp(config->parameters[i].key, "cudnn_conv_algo_search") == 0 &&
+            (strcmp(config->parameters[i].value, "0") == 0 || strcasecmp(config->parameters[i].value, "EXHAUSTIVE") == 0))
+            return "exhaustive";
     return "";
 }
 
@@ -382,12 +411,18 @@ static sp_status open_session(const sp_hall *hall, sp_hall_model *model, sp_erro
         return SP_FAIL(reterr, SP_NOMEM, "no memory for the configuration of '%s'", config->name);
     }
     (void)snprintf(version, sizeof(version), "%lld", (long long)model->spec->version);
-    const sp_engine_option extra[] = { { "precision", precision_of(config) },
+    const char *precision = precision_of(config);
+    if (strcmp(precision, "i8") == 0 && strcmp(model->engine_name, "onnxruntime") != 0)
+        precision = ""; /* such a model says so itself; it is TensorRT that must be told */
+    const sp_engine_option extra[] = { { "precision", precision },
                                        { "model_config", (const char *)json.data },
                                        { "model_name", config->name },
                                        { "model_version", version },
                                        { "model_repository", model->spec->directory },
-                                       { "instance_name", config->name } };
+                                       { "instance_name", config->name },
+                                       { "host_nodes", hall->settings.refuse_cpu_nodes ? "refuse" : "" },
+                                       { "conv_search", conv_search_of(config) },
+                                       { "cache_directory", hall->settings.cache_directory } };
     sp_session_options options = sp_session_options_default(model->spec->path);
     options.provider = model->provider;
     options.device_index = hall->settings.device_index;
@@ -424,6 +459,10 @@ sp_status sp_hall_model_open(const sp_hall *hall, sp_hall_model *model, uint64_t
             *reterr = err;
         if (!s)
             s = map_ports(model, reterr);
+        if (!s) {
+            model->bucket_most = bucket_most(hall, model);
+            s = sp_hall_model_warm_buckets(model, reterr);
+        }
         if (!s && sp_session_memory(model->session, &memory, NULL) == SP_OK)
             *ret_bytes = SP_MAX(memory.host_bytes, memory.device_bytes);
     }
@@ -464,6 +503,13 @@ void sp_hall_describe(const sp_hall *hall, const sp_hall_model *model, sp_answer
     bool host = strcmp(hall->settings.provider, "cpu") == 0 && !hall->settings.sim;
     loaded->host_bytes = host ? model->measured : 0;
     loaded->device_bytes = host ? 0 : model->measured;
+    sp_engine_report report;
+    if (model->session && sp_session_report(model->session, &report, NULL) == SP_OK && report.run_count) {
+        loaded->node_count = (uint32_t)SP_MAX(report.node_count, 0);
+        loaded->cpu_node_count = (uint32_t)SP_MAX(report.host_node_count, 0);
+        loaded->cpu_share = report.host_share;
+        (void)snprintf(loaded->cpu_nodes, sizeof(loaded->cpu_nodes), "%s", report.host_nodes);
+    }
     (void)snprintf(loaded->engine, sizeof(loaded->engine), "%.31s", model->engine_name ? model->engine_name : engine_of(model->config));
     (void)snprintf(loaded->device, sizeof(loaded->device), "%.31s", hall->settings.worker);
 }

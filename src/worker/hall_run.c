@@ -25,7 +25,7 @@ typedef struct batch_run {
     sp_error no_room_error;
     /* Of the run in hand: */
     int count;
-    int64_t rows;
+    int64_t rows, run_rows;   /* run_rows: what the engine sees, with rows that fill a bucket up */
     bool bound;               /* some output was given a place beforehand */
     sp_hall_writer writer;    /* of a lone request */
     sp_engine_tensor inputs[SP_INFER_PORTS], outputs[SP_INFER_PORTS];
@@ -78,6 +78,18 @@ static bool has_empty_rows(const batch_run *run)
     return run->model->sequences && run->rows != run->count;
 }
 
+/* Rows that fill a bucket up: each as long as the others, zeros. */
+static bool add_filling(const batch_run *run, size_t bytes, size_t *ret_bytes)
+{
+    size_t filling = 0;
+    if (run->run_rows == run->rows)
+        *ret_bytes = bytes;
+    else if (!sp_size_mul(bytes / (size_t)run->rows, (size_t)(run->run_rows - run->rows), &filling) ||
+             !sp_size_add(bytes, filling, ret_bytes))
+        return false;
+    return true;
+}
+
 static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
 {
     sp_hall_model *model = run->model;
@@ -94,17 +106,17 @@ static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
     int rank;
     memcpy(dims, first->dims, sizeof(dims));
     if (model->batches)
-        dims[0] = run->rows;
+        dims[0] = run->run_rows;
     if (!sp_hall_shape_in(&model->config->inputs[port], model->batches, dims, first->rank, tensor->dims, &rank))
         return SP_FAIL(reterr, SP_INVALID, "input '%s' of '%s' cannot be reshaped as its configuration says",
                        model->config->inputs[port].name, model->config->name);
     tensor->rank = rank;
-    if (run->count == 1 && is_aligned(first) && !has_empty_rows(run)) {
+    if (run->count == 1 && is_aligned(first) && !has_empty_rows(run) && run->run_rows == run->rows) {
         tensor->data = (void *)(uintptr_t)first->data; /* only read */
         tensor->size_bytes = first->bytes;
         return SP_OK;
     }
-    size_t bytes = 0;
+    size_t bytes = 0, given_bytes;
     for (int i = 0; i < run->count; i++)
         if (!sp_size_add(bytes, run->requests[i]->inputs[port].bytes, &bytes))
             return SP_FAIL(reterr, SP_TOO_LARGE, "the inputs of a batch overflow");
@@ -117,11 +129,15 @@ static sp_status gather_input(batch_run *run, int index, sp_error *reterr)
             return SP_FAIL(reterr, SP_TOO_LARGE, "the inputs of a batch overflow");
         empty_bytes = elements * (sp_dtype_bytes(first->dtype) ? sp_dtype_bytes(first->dtype) : sizeof(uint32_t));
     }
+    given_bytes = bytes;
+    if (!add_filling(run, given_bytes, &bytes))
+        return SP_FAIL(reterr, SP_TOO_LARGE, "the inputs of a batch overflow");
     uint8_t *room = sp_hall_buffer_room(&run->lane->inputs[index], bytes);
     if (!room)
         return SP_FAIL(reterr, SP_NOMEM, "no memory for a batch of %zu bytes", bytes);
     tensor->data = room;
     tensor->size_bytes = bytes;
+    memset(room + given_bytes, 0, bytes - given_bytes);
     if (has_empty_rows(run)) {
         tensor->size_bytes = gather_rows(run, port, room, empty_bytes);
         return SP_OK;
@@ -157,13 +173,13 @@ static sp_status place_output(batch_run *run, int index, sp_error *reterr)
         return SP_OK;
     tensor->rank = 0; /* left to the engine */
     uint64_t elements;
-    if (model->unbound || !sp_hall_shape_known(&sp_session_ports(model->session)->outputs[index], model->batches, run->rows,
+    if (model->unbound || !sp_hall_shape_known(&sp_session_ports(model->session)->outputs[index], model->batches, run->run_rows,
                                                tensor->dims, &rank) ||
         !sp_hall_elements(tensor->dims, rank, &elements) || !elements)
         return SP_OK;
     size_t bytes = (size_t)elements * sp_dtype_bytes(tensor->dtype);
     const sp_infer_wish *wish = run->count == 1 ? wish_of(run->requests[0], port) : NULL;
-    if (wish && wish->form == SP_FORM_RAW && !wish->classes && (!wish->limit_bytes || bytes <= wish->limit_bytes)) {
+    if (wish && run->run_rows == run->rows && wish->form == SP_FORM_RAW && !wish->classes && (!wish->limit_bytes || bytes <= wish->limit_bytes)) {
         tensor->data = sp_hall_writer_room(&run->writer, bytes);
         run->direct[index] = tensor->data ? (size_t)((uint8_t *)tensor->data - run->writer.answer) : 0;
     }
@@ -185,6 +201,7 @@ static sp_status prepare(batch_run *run, sp_error *reterr)
         run->rows += run->requests[i]->rows;
     if (run->model->sequences)
         run->rows = sp_hall_sequence_rows(run->model, run->requests, run->count);
+    run->run_rows = run->model->bucket_most ? sp_bucket_of(run->rows, SP_MAX(run->rows, run->model->bucket_most)) : run->rows;
     if (run->count == 1)
         sp_hall_writer_begin(&run->writer, run->requests[0]->item, run->requests[0]->wish_count);
     for (int i = 0; i < run->model->input_count; i++) {
@@ -231,9 +248,9 @@ static sp_status slice(const batch_run *run, int index, const sp_hall_request *r
     if (tensor->rank < 0 || tensor->rank > SP_INFER_RANK)
         return SP_FAIL(reterr, SP_INTERNAL, "output '%s' of '%s' did not come", port->name, model->config->name);
     memcpy(dims, tensor->dims, sizeof(dims));
-    if (model->batches && (tensor->rank < 1 || dims[0] != run->rows))
+    if (model->batches && (tensor->rank < 1 || dims[0] != run->run_rows))
         return SP_FAIL(reterr, SP_INTERNAL, "output '%s' of '%s' has %lld rows for a batch of %lld", port->name, model->config->name,
-                       tensor->rank ? (long long)dims[0] : 0, (long long)run->rows);
+                       tensor->rank ? (long long)dims[0] : 0, (long long)run->run_rows);
     if (model->batches)
         dims[0] = request->rows;
     if (!sp_hall_shape_out(port, model->batches, dims, tensor->rank, ret_part->dims, &rank) ||

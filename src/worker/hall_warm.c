@@ -3,6 +3,8 @@
  * fixed seed (bytes of any value; BYTES stay empty) or a file under <model>/warmup. */
 #include "worker/hall_internal.h"
 
+#include "base/log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -110,6 +112,61 @@ static sp_status run_warmup(sp_hall_model *model, const sp_warmup *warmup, sp_er
             sp_status s = sp_session_run(model->session, lane, inputs, model->input_count, outputs, model->output_count, reterr);
             if (s)
                 return s;
+        }
+    }
+    return SP_OK;
+}
+
+/* Zeros in the shape that the configuration says; false: a dimension is open, or the type has no fixed size. */
+static bool fill_bucket(const sp_hall_model *model, int index, int64_t rows, sp_engine_tensor *tensor)
+{
+    const sp_engine_port *port = &sp_session_ports(model->session)->inputs[index];
+    uint64_t elements;
+    int rank;
+    *tensor = (sp_engine_tensor){ .dtype = model->inputs[index].dtype, .rank = SP_ENGINE_ABSENT };
+    if (model->inputs[index].config >= 0 && model->config->inputs[model->inputs[index].config].optional)
+        return true;
+    if (!sp_hall_shape_known(port, true, rows, tensor->dims, &rank) || !sp_hall_elements(tensor->dims, rank, &elements) ||
+        elements > WARMUP_BYTES_MOST / 8)
+        return false;
+    size_t bytes = (size_t)elements * sp_dtype_bytes(tensor->dtype);
+    tensor->data = sp_hall_buffer_room(&model->lanes[0].inputs[index], bytes);
+    tensor->rank = rank;
+    tensor->size_bytes = bytes;
+    if (tensor->data)
+        memset(tensor->data, 0, bytes);
+    return tensor->data != NULL;
+}
+
+static sp_status warm_bucket(sp_hall_model *model, int64_t rows, bool *ret_known, sp_error *reterr)
+{
+    sp_engine_tensor inputs[SP_INFER_PORTS], outputs[SP_INFER_PORTS];
+    sp_status s = SP_OK;
+    *ret_known = true;
+    for (int i = 0; i < model->input_count && *ret_known; i++)
+        *ret_known = fill_bucket(model, i, rows, &inputs[i]);
+    for (int turn = 0; turn < SP_BUCKET_WARM_UPS && *ret_known && !s; turn++) {
+        for (int i = 0; i < model->output_count; i++)
+            outputs[i] = (sp_engine_tensor){ .dtype = model->outputs[i].dtype };
+        s = sp_session_run(model->session, 0, inputs, model->input_count, outputs, model->output_count, reterr);
+    }
+    return s;
+}
+
+/* One lane will do: lanes share what the library keeps for a shape. That a larger batch has no memory is no failure: such are made
+ * smaller when they come (batch_limit.h); nor is it one that a model has no use for zeros. */
+sp_status sp_hall_model_warm_buckets(sp_hall_model *model, sp_error *reterr)
+{
+    bool known = true;
+    for (int64_t rows = 1; rows && known && model->bucket_most; rows = sp_bucket_after(rows, model->bucket_most)) {
+        sp_error err = { 0 };
+        sp_status s = warm_bucket(model, rows, &known, &err);
+        if (s == SP_UNAVAILABLE || (s == SP_NOMEM && rows == 1))
+            return SP_FAIL_CODE(reterr, s, err.code[0] ? err.code : "warmup", "a batch of %lld of zeros for '%.60s': %.160s",
+                                (long long)rows, model->config->name, err.message);
+        if (s) {
+            sp_log_error("batches are not warmed up further", NULL, &err);
+            break;
         }
     }
     return SP_OK;

@@ -187,6 +187,10 @@ typedef struct sp_answer_loaded {
     uint64_t host_bytes, device_bytes;
     int64_t load_ns, warmup_ns;
     char engine[32], device[32];
+    /* Of a device's model that has been warmed up: its nodes, those of them on the CPU, and their part of a run's time. */
+    uint32_t node_count, cpu_node_count; /* 0 nodes: not known */
+    double cpu_share;
+    char cpu_nodes[192];
 } sp_answer_loaded;
 
 /* answer[slot] of SP_OP_DETECT: corners in pixels of the oriented picture, best score first. */

@@ -32,6 +32,8 @@ typedef struct sp_worker_config {
     const char *plan;             /* measured plan of an earlier incarnation ("" = measure), opaque to the route */
     uint64_t model_memory_bytes;  /* of all served models; 0 = a share of the machine's */
     bool require_sandbox;
+    bool refuse_cpu_nodes;        /* of a device's models: spillway_engine.h, host_nodes */
+    const char *data_dir;         /* what is built for a device is kept below it; NULL = nowhere */
     bool again;                   /* it is tried again after it failed: the same failure is not logged again */
     int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */
 } sp_worker_config;

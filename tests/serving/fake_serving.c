@@ -195,6 +195,11 @@ void sp_serving_each(sp_serving *serving, void (*call)(const sp_served_entry *en
     call(&broken, context);
 }
 
+int sp_serving_places(const sp_serving *serving, const sp_served *served, sp_loaded_info *ret_infos, int capacity)
+{
+    return 0; /* it has no workers */
+}
+
 void sp_serving_each_loaded(sp_serving *serving, void (*call)(sp_served *served, void *context), void *context)
 {
     for (int i = 0; i < serving->count; i++) {
