@@ -41,10 +41,10 @@ def write(path, text):
 class Server:
     """`spillway serve` on free ports until stop(); with gRPC when it is asked for."""
 
-    def __init__(self, repository, workers="codec0,cpu0", args=(), faults=None, grpc=False):
+    def __init__(self, repository, workers="codec0,cpu0", args=(), faults=None, grpc=False, env=None):
         self.folder = tempfile.TemporaryDirectory(prefix="spillway-served-")
         self.log = open(os.path.join(self.folder.name, "log"), "w+", encoding="utf-8")
-        env = {k: v for k, v in os.environ.items() if k != "SPILLWAY_FAULTS"}
+        env = {k: v for k, v in os.environ.items() if k != "SPILLWAY_FAULTS"} | (env or {})
         if faults:
             env["SPILLWAY_FAULTS"] = faults
         self.process = subprocess.Popen(
