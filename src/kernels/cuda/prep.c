@@ -19,6 +19,7 @@
 #define SHARED_WANTED (56u * 1024)  /* four blocks on a multiprocessor of 228 KB */
 #define SHARED_MOST (108u * 1024)   /* two */
 #define BLOCKS_WANTED 4             /* on each multiprocessor, so that one waits while others compute */
+#define TILE_ROWS_LEAST 2           /* one picture alone should still be work for all */
 #define TILE_ROWS_MOST 64
 
 _Static_assert(sizeof(sp_prep_job) <= 4000, "parameters of a kernel");
@@ -149,7 +150,7 @@ static sp_status launch(sp_cuda_prep *prep, pending *what, const target *to, cud
     job->image_bytes = to->image_bytes;
     job->stride_bytes = to->stride_bytes;
     int64_t rows = (what->rows + (int64_t)prep->multiprocessors * BLOCKS_WANTED - 1) / ((int64_t)prep->multiprocessors * BLOCKS_WANTED);
-    int tile_rows = (int)SP_CLAMP(rows, 4, TILE_ROWS_MOST), tiles = 0;
+    int tile_rows = (int)SP_CLAMP(rows, TILE_ROWS_LEAST, TILE_ROWS_MOST), tiles = 0;
     for (int i = 0; i < job->count; i++) {
         sp_prep_picture *p = &job->pictures[i];
         count_tiles(p, tile_rows, what->threads);
@@ -392,6 +393,33 @@ static sp_status resize_rgb8(sp_cuda_prep *prep, sp_cuda_stream *stream, const s
     return run(prep, &to, stream->stream, picture, 1, reterr);
 }
 
+/* Pictures as large as the tensor: values and planes alone. */
+static sp_status norm_batch(sp_cuda_prep *prep, sp_cuda_stream *stream, const sp_cuda_picture *pictures, int count, void *dst, sp_error *reterr)
+{
+    const sp_prep_spec *spec = &prep->spec;
+    sp_norm_job job = { .norm = sp_prep_tables_device(prep->tables), .dst = dst, .image_bytes = sp_prep_output_bytes(spec),
+                        .w = spec->crop_w, .h = spec->crop_h, .bgr = (spec->fit & SP_FIT_BGR) != 0 };
+    if (count < 1 || count > prep->most || !dst)
+        return SP_FAIL(reterr, SP_INVALID, "a batch of %d pictures, 1 to %d were agreed on", count, prep->most);
+    for (int i = 0; i < count; i++) {
+        if (!pictures[i].rgb || pictures[i].w != job.w || pictures[i].h != job.h || pictures[i].stride_bytes < (size_t)job.w * 3)
+            return SP_FAIL(reterr, SP_INVALID, "a picture of %dx%d to normalise, rows %zu bytes apart, for tensors of %dx%d", pictures[i].w,
+                           pictures[i].h, pictures[i].stride_bytes, job.w, job.h);
+    }
+    sp_status s = sp_cuda_use(prep->cuda, reterr);
+    if (!s)
+        s = sp_prep_tables_warm(prep->tables, stream->stream, reterr);
+    for (int i = 0; !s && i < count; i += SP_NORM_JOB_PICTURES) {
+        job.count = SP_MIN(count - i, SP_NORM_JOB_PICTURES);
+        for (int k = 0; k < job.count; k++)
+            job.pictures[k] = (sp_norm_picture){ pictures[i + k].rgb, pictures[i + k].stride_bytes };
+        s = sp_cuda_check(sp_prep_launch_norm(&job, spec->dtype == SP_DTYPE_F32 ? SP_PREP_OUT_F32 : SP_PREP_OUT_F16, stream->stream),
+                          "norm", reterr);
+        job.dst += job.image_bytes * (size_t)job.count;
+    }
+    return s;
+}
+
 static sp_status check_yuv(const sp_cuda_yuv *yuv, const uint8_t *dst, size_t dst_stride_bytes, sp_error *reterr)
 {
     size_t chroma = ((size_t)yuv->w + 1) / 2 * (yuv->v ? 1 : 2);
@@ -418,4 +446,5 @@ const struct sp_cuda_prep_api sp_cuda_prep_calls = {
     .prep_batch = prep_batch,
     .resize_rgb8 = resize_rgb8,
     .yuv_to_rgb8 = yuv_to_rgb8,
+    .norm_batch = norm_batch,
 };

@@ -8,9 +8,11 @@
 #include "kernels/arith.h"
 #include "kernels/cuda/prep_job.h"
 
-/* Blocks of 256 threads that a multiprocessor should hold at least: 64 registers a thread, 85 where ptxas would spill. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ <= 900
-#define SP_PREP_RESIDENT 4
+/* Blocks of 256 threads that a multiprocessor should hold at least: as many as leave ptxas registers enough not to spill. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+#define SP_PREP_RESIDENT 4 /* 64 registers a thread */
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define SP_PREP_RESIDENT 2
 #else
 #define SP_PREP_RESIDENT 3
 #endif

@@ -187,7 +187,7 @@ template <int OUT> SP_DEVICE void direct_tile(const sp_prep_job *job, const sp_p
 }
 
 template <int OUT>
-__global__ void __launch_bounds__(SP_PREP_THREADS_MAX, 3) prep_down(const __grid_constant__ sp_prep_job job)
+__global__ void __launch_bounds__(SP_PREP_THREADS_MAX, SP_PREP_RESIDENT < 3 ? 2 : 3) prep_down(const __grid_constant__ sp_prep_job job)
 {
     SP_SHARED(unsigned char, shared);
     const sp_prep_picture *p = picture_of(&job, (int)blockIdx.x);

@@ -80,6 +80,22 @@ typedef struct sp_prep_job {
     sp_prep_picture pictures[SP_PREP_JOB_PICTURES];
 } sp_prep_job;
 
+/* Normalise alone. */
+#define SP_NORM_JOB_PICTURES 128
+
+typedef struct sp_norm_picture {
+    const uint8_t *rgb;
+    size_t stride_bytes;
+} sp_norm_picture;
+
+typedef struct sp_norm_job {
+    const uint8_t *norm;
+    uint8_t *dst;
+    size_t image_bytes;
+    int32_t w, h, bgr, count;
+    sp_norm_picture pictures[SP_NORM_JOB_PICTURES];
+} sp_norm_job;
+
 typedef struct sp_yuv_job {
     sp_cuda_yuv yuv;
     sp_yuv_matrix matrix;
@@ -96,6 +112,7 @@ cudaError_t sp_prep_launch_across(const sp_prep_job *job, sp_prep_out out, int t
 cudaError_t sp_prep_launch_down(const sp_prep_job *job, sp_prep_out out, int tiles, int threads, size_t shared_bytes, cudaStream_t stream);
 cudaError_t sp_prep_launch_plain(const sp_prep_job *job, sp_prep_out out, int tiles, int threads, size_t shared_bytes, cudaStream_t stream);
 
+cudaError_t sp_prep_launch_norm(const sp_norm_job *job, sp_prep_out out, cudaStream_t stream);
 cudaError_t sp_yuv_launch(const sp_yuv_job *job, cudaStream_t stream);
 
 #ifdef __cplusplus

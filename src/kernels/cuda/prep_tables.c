@@ -171,25 +171,6 @@ static sp_status wait_for_mirror(sp_prep_tables *tables, size_t at, size_t bytes
     return SP_OK;
 }
 
-/* The fixed part goes with the first upload; nobody writes it again. */
-static sp_status upload(sp_prep_tables *tables, cudaStream_t stream, size_t at, size_t bytes, sp_error *reterr)
-{
-    uint8_t *to = tables->device + tables->fixed_bytes + at, *from = tables->mirror + tables->fixed_bytes + at;
-    cudaError_t error = cudaSuccess;
-    if (!tables->fixed_there)
-        error = cudaMemcpyAsync(tables->device, tables->mirror, tables->fixed_bytes, cudaMemcpyHostToDevice, stream);
-    if (!error)
-        error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
-    if (error)
-        return sp_cuda_check(error, "cudaMemcpyAsync", reterr);
-    tables->fixed_there = true;
-    for (size_t i = at / SEGMENT_BYTES; !error && i <= (at + bytes - 1) / SEGMENT_BYTES; i++) {
-        error = cudaEventRecord(tables->passed[i], stream);
-        tables->pending[i] = true;
-    }
-    return sp_cuda_check(error, "cudaEventRecord", reterr);
-}
-
 static sp_status refuse_while_capturing(cudaStream_t stream, sp_error *reterr)
 {
     enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -197,6 +178,32 @@ static sp_status refuse_while_capturing(cudaStream_t stream, sp_error *reterr)
     if (!s && status != cudaStreamCaptureStatusNone)
         s = SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "not_warm", "pictures of this size were not pre-processed before the capture");
     return s;
+}
+
+/* Nobody writes the mirror's fixed part again. */
+sp_status sp_prep_tables_warm(sp_prep_tables *tables, cudaStream_t stream, sp_error *reterr)
+{
+    if (tables->fixed_there)
+        return SP_OK;
+    sp_status s = refuse_while_capturing(stream, reterr);
+    if (!s)
+        s = sp_cuda_check(cudaMemcpyAsync(tables->device, tables->mirror, tables->fixed_bytes, cudaMemcpyHostToDevice, stream),
+                          "cudaMemcpyAsync", reterr);
+    tables->fixed_there = s == SP_OK;
+    return s;
+}
+
+static sp_status upload(sp_prep_tables *tables, cudaStream_t stream, size_t at, size_t bytes, sp_error *reterr)
+{
+    uint8_t *to = tables->device + tables->fixed_bytes + at, *from = tables->mirror + tables->fixed_bytes + at;
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
+    if (error)
+        return sp_cuda_check(error, "cudaMemcpyAsync", reterr);
+    for (size_t i = at / SEGMENT_BYTES; !error && i <= (at + bytes - 1) / SEGMENT_BYTES; i++) {
+        error = cudaEventRecord(tables->passed[i], stream);
+        tables->pending[i] = true;
+    }
+    return sp_cuda_check(error, "cudaEventRecord", reterr);
 }
 
 sp_status sp_prep_tables_get(sp_prep_tables *tables, cudaStream_t stream, const sp_axis_params *params, bool down, uint64_t keep,
@@ -209,6 +216,8 @@ sp_status sp_prep_tables_get(sp_prep_tables *tables, cudaStream_t stream, const 
         return SP_OK;
     }
     sp_status s = refuse_while_capturing(stream, reterr);
+    if (!s)
+        s = sp_prep_tables_warm(tables, stream, reterr);
     if (!s)
         s = spare_for(tables, sp_axis_bytes(params), reterr);
     if (s)

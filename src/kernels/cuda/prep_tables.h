@@ -34,6 +34,9 @@ sp_status sp_prep_tables_new(sp_cuda *cuda, const void *fixed, size_t fixed_byte
 void sp_prep_tables_free(sp_prep_tables *tables);
 const uint8_t *sp_prep_tables_device(const sp_prep_tables *tables);
 
+/* The fixed part, uploaded on `stream` if it is not there; failures as below. */
+sp_status sp_prep_tables_warm(sp_prep_tables *tables, cudaStream_t stream, sp_error *reterr);
+
 /* The table, uploaded on `stream` if it is new. *ret_found = false: it would overwrite what lies at position `keep` or later;
  * then nothing has changed. SP_NOMEM, SP_UNAVAILABLE; SP_UNSUPPORTED, code "not_warm": it is new and the stream is capturing.
  * May wait for uploads of a turn of the ring ago. */

@@ -6,6 +6,7 @@
 #include "house.h"
 
 #include "base/limits.h"
+#include "kernels/arith.h"
 #include "kernels/cuda_prep.h"
 #include "kernels/kernels.h"
 #include "kernels/prep_run.h"
@@ -407,6 +408,68 @@ TEST(resize_of_whole_pictures)
             free(got);
             picture_free(&house, &p);
             house.api->prep->prep_free(prep);
+        }
+    }
+    cuda_house_done(&house);
+}
+
+/* --- values and planes alone --- */
+
+TEST(norm_of_pictures_of_the_tensors_size)
+{
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    static sp_norm_table table;
+    CUDA_ORDERS(&house, order) {
+        for (int i = 0; i < repeats(6); i++) {
+            sp_prep_spec spec = imagenet;
+            int w = test_random_between(1, 70), h = test_random_between(1, 9), count = i == 0 && order == 0 ? 130 : i + 1;
+            spec.dtype = i % 2 ? SP_DTYPE_F16 : SP_DTYPE_F32;
+            spec.fit = (uint8_t)(SP_FIT_STRETCH | (i % 3 ? SP_FIT_BGR : 0));
+            spec.resize_w = spec.crop_w = (uint16_t)(i == 3 ? w * 4 : w);
+            spec.resize_h = spec.crop_h = (uint16_t)h;
+            w = spec.crop_w;
+            for (int c = 0; c < 3; c++) {
+                for (int x = 0; x < 256; x++) {
+                    table.f32[c][x] = sp_norm_value(x, spec.divisor, spec.mean[c], spec.std[c]);
+                    table.f16[c][x] = sp_f32_to_f16(table.f32[c][x]);
+                }
+            }
+            picture pictures[130];
+            sp_cuda_picture on[130];
+            sp_cuda_prep *prep = NULL;
+            sp_error error = { 0 };
+            size_t one = sp_prep_output_bytes(&spec), element = i % 2 ? 2 : 4;
+            ptrdiff_t plane = (ptrdiff_t)w * h;
+            REQUIRE(house.api->prep->prep_new(house.cuda, &spec, count, &prep, &error) == SP_OK);
+            uint8_t *want = malloc(one), *got = malloc(one), *dst = cuda_house_put(&house, NULL, one * (size_t)count);
+            REQUIRE(want && got);
+            for (int k = 0; k < count; k++) {
+                pictures[k] = picture_new(&house, w, h, (size_t)(k % 3), (size_t)(k % 5));
+                on[k] = pictures[k].on;
+            }
+            CHECK_INT(house.api->prep->norm_batch(prep, house.stream, on, count, dst, &error), SP_OK);
+            CHECK_TEXT(error.message, "");
+            for (int k = 0; k < count; k++) {
+                for (int y = 0; y < h; y++) {
+                    const uint8_t *row = pictures[k].host + (size_t)y * on[k].stride_bytes;
+                    uint8_t *to = want + (size_t)y * (size_t)w * element + (spec.fit & SP_FIT_BGR ? 2 * (size_t)plane * element : 0);
+                    if (element == 4)
+                        sp_norm_f32_c((float *)(void *)to, spec.fit & SP_FIT_BGR ? -plane : plane, row, w, &table);
+                    else
+                        sp_norm_f16_c((uint16_t *)(void *)to, spec.fit & SP_FIT_BGR ? -plane : plane, row, w, &table);
+                }
+                cuda_house_get(&house, got, dst + one * (size_t)k, one);
+                CHECK_BYTES(want, got, one);
+            }
+            on[count - 1].h++;
+            CHECK_INT(house.api->prep->norm_batch(prep, house.stream, on, count, dst, &error), SP_INVALID);
+            for (int k = 0; k < count; k++)
+                picture_free(&house, &pictures[k]);
+            house.api->release(house.cuda, dst);
+            house.api->prep->prep_free(prep);
+            free(want);
+            free(got);
         }
     }
     cuda_house_done(&house);
