@@ -26,3 +26,23 @@ def test_a_bench_prints_its_rows(program, arguments, rows):
         assert row["simulated"] is True and row["bytes"] > 0 and row["repeats"] == 2 and row["median_us"] >= row["best_us"]
         assert {"bench", "case", "device", "floor_us", "share"} <= row.keys()
     assert len({row["case"] for row in found}) == rows
+
+
+def test_the_engines_peer_prints_its_rows(tmp_path):
+    """Plain ONNX Runtime, over the stand-in for its GPU build."""
+    program, library = BUILD / "bench/gpu/bench-gpu-ort", BUILD / "tests/engine/gpu/libspillway_standin_ort.so.1"
+    if not SHIM.exists() or not program.exists() or not library.exists():
+        pytest.skip("no stand-in for a GPU or for ONNX Runtime's GPU build in this build")
+    import onnx
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    model = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
+                                   opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    env = dict(os.environ, SPILLWAY_CUDA_LIBRARY=str(SHIM), SPILLWAY_ONNXRUNTIME=str(library))
+    done = subprocess.run([program, tmp_path / "model.onnx", "2", "1", "3"], env=env, capture_output=True, text=True, timeout=120,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert [(row["case"], row["bytes"]) for row in rows] == [("plain ONNX Runtime, batch 1", size + 16),
+                                                             ("plain ONNX Runtime, batch 3", size + 48)]
