@@ -556,6 +556,54 @@ TEST(measures_are_the_same)
     cuda_house_done(&s.house);
 }
 
+/* --- as a graph ---------------------------------------------------------------------------------------------------- */
+
+/* Nothing asks the host in between: all of it can be captured, and repeated on other pixels. */
+TEST(operations_can_be_part_of_a_graph)
+{
+    STAGE(s);
+    sp_error err = { 0 };
+    sp_plane_measure expected;
+    static sp_region regions[CAPACITY];
+    sp_cuda_graph *graph = NULL;
+    const sp_cuda_api *api = s.house.api;
+    open_stage(&s, 130, 67);
+    sp_plane src = on_device(&s.src), other = on_device(&s.other), dst = on_device(&s.dst);
+    sp_cuda_regions head, *device_head = cuda_house_put(&s.house, NULL, sizeof(head));
+    sp_region *device_regions = cuda_house_put(&s.house, NULL, sizeof(regions));
+    void *device_measure = cuda_house_put(&s.house, NULL, sizeof(expected));
+    clear(&s, &s.dst);
+    clear(&s, &s.other);
+    REQUIRE(api->graph_begin(s.house.stream, &err) == SP_OK);
+    ok(&s, s.plane->morph(s.house.stream, src, src, SP_MORPH_DILATE, SP_MORPH_RECT, 3, 3, 1, s.scratch, &err), &err);
+    ok(&s, s.plane->canny(s.house.stream, dst, src, 15, 60, 3, false, s.scratch, &err), &err);
+    ok(&s, s.plane->blur_box(s.house.stream, other, dst, 5, s.scratch, &err), &err);
+    ok(&s, s.plane->regions_find(s.house.stream, other, src, 2, device_head, device_regions, CAPACITY, s.scratch, &err), &err);
+    ok(&s, s.plane->measure_plane(s.house.stream, other, device_measure, &err), &err);
+    REQUIRE(api->graph_end(s.house.stream, &graph, &err) == SP_OK);
+    for (int turn = 0; turn < 3; turn++) {
+        SAY(&s, "graph, turn %d", turn);
+        paint(&s, &s.src, turn);
+        REQUIRE(api->graph_launch(graph, s.house.stream, &err) == SP_OK);
+        sp_morph(on_host(&s.src), on_host(&s.src), SP_MORPH_DILATE, SP_MORPH_RECT, 3, 3, 1, s.host_scratch);
+        sp_canny(on_host(&s.dst), on_host(&s.src), 15, 60, 3, false, s.host_scratch);
+        sp_blur_box(on_host(&s.other), on_host(&s.dst), 5, s.host_scratch);
+        int total = sp_regions_find(on_host(&s.other), on_host(&s.src), 2, regions, CAPACITY, s.host_scratch);
+        sp_measure_plane(on_host(&s.other), &expected);
+        same(&s, &s.dst);
+        same(&s, &s.other);
+        same_bytes(&s, &expected, device_measure, sizeof(expected));
+        cuda_house_get(&s.house, &head, device_head, sizeof(head));
+        CHECK_INT(head.total, total);
+    }
+    api->graph_free(graph);
+    api->release(s.house.cuda, device_head);
+    api->release(s.house.cuda, device_regions);
+    api->release(s.house.cuda, device_measure);
+    close_stage(&s);
+    cuda_house_done(&s.house);
+}
+
 /* --- what is refused ----------------------------------------------------------------------------------------------- */
 
 TEST(scratch_says_what_it_cannot_hold)
