@@ -83,6 +83,7 @@ static void pack_tables(packing *p, sp_cuda_flow *to, const sp_flow *from)
         sp_cuda_flow_level *own = &to->level[k];
         own->across = pack_axis(p, &level->across, true);
         own->down = pack_axis(p, &level->down, false);
+        SP_ASSERT(level->up_across.taps <= 2 && level->up_down.taps <= 2); /* a march knows no more */
         own->up_across = pack_axis(p, &level->up_across, true);
         own->up_down = pack_axis(p, &level->up_down, false);
         own->weight_x = pack(p, level->weight_x, sizeof(float) * (size_t)level->w);

@@ -26,7 +26,8 @@
 #define HALF (ROWS / 2)
 
 template <int COLUMNS>
-static __device__ __forceinline__ void make_matrices(float *matrix, const sp_cuda_flow_step &step, int x, int y, int rows, bool wanted)
+static __device__ __forceinline__ void make_matrices(float *matrix, const sp_cuda_flow_step &step, int x, int y, float weight_x, int rows,
+                                                     bool wanted)
 {
     const int column = (int)threadIdx.x % COLUMNS, half = (int)threadIdx.x / COLUMNS;
     float dx[HALF], dy[HALF];
@@ -41,7 +42,7 @@ static __device__ __forceinline__ void make_matrices(float *matrix, const sp_cud
         if (!wanted || row >= rows)
             continue;
         float m[SP_FLOW_CHANNELS];
-        flow_matrix_at(step, x, min(max(y + row, 0), step.h - 1), dx[i], dy[i], m);
+        flow_matrix_at(step, x, min(max(y + row, 0), step.h - 1), dx[i], dy[i], weight_x, m);
 #pragma unroll
         for (int c = 0; c < SP_FLOW_CHANNELS; c++)
             matrix[(c * ROWS + row) * COLUMNS + column] = m[c];
@@ -78,6 +79,7 @@ static __device__ __forceinline__ void sum_across(float *ring, const float *matr
                                                   const sp_flow_window &window)
 {
     const int column = (int)threadIdx.x % COLUMNS;
+#pragma unroll 1
     for (int unit = (int)threadIdx.x / COLUMNS; unit < ROWS * SP_FLOW_CHANNELS; unit += 2) {
         int channel = unit / ROWS, row = unit % ROWS, to = slot + row < ring_rows ? slot + row : slot + row - ring_rows;
         if (column >= columns)
@@ -130,11 +132,12 @@ static __global__ void __launch_bounds__(2 * COLUMNS, COLUMNS == 128 ? 3 : 6) ma
     const int left = (int)blockIdx.x * cut.strip, top = (int)blockIdx.y * cut.band;
     const int columns = min(cut.strip, step.w - left), outputs = min(cut.band, step.h - top), rows = outputs + n - 1;
     const int x = min(max(left - apron + column, 0), step.w - 1);
+    const float weight_x = __ldg(step.weight_x + x);
     const bool wanted = column < columns + n - 1, solves = column < columns;
 
     int slot = 0;
     for (int done = 0; done < rows; done += ROWS) {
-        make_matrices<COLUMNS>(matrix, step, x, top - apron + done, rows - done, wanted);
+        make_matrices<COLUMNS>(matrix, step, x, top - apron + done, weight_x, rows - done, wanted);
         __syncthreads();
         if constexpr (BOX15)
             sum_across_box15<COLUMNS>(ring, matrix, slot, ring_rows, pitch, columns);
@@ -157,6 +160,7 @@ static __global__ void __launch_bounds__(2 * COLUMNS, COLUMNS == 128 ? 3 : 6) ma
                     solve(step, left + column, top + first + i, m);
             }
         } else {
+#pragma unroll 1
             for (int i = max(-first, 0); i < min(HALF, outputs - first); i++) {
                 float m[SP_FLOW_CHANNELS];
 #pragma unroll

@@ -7,21 +7,20 @@
 
 #include "kernels/cuda/flow_parts.h"
 
-/* The coarser level's flow between its pixels: down first, then across, as begin_row in flow_run.c. */
+/* The coarser level's flow between its pixels: down first, then across, as begin_row in flow_run.c. One or two taps each. */
+static __device__ __forceinline__ float flow_between_down(const float *at, size_t stride, const float *weight, int taps)
+{
+    float mix = __ldg(weight) * __ldg(at);
+    return taps > 1 ? sp_fma(__ldg(weight + 1), __ldg(at + stride), mix) : mix;
+}
+
 static __device__ __forceinline__ float flow_between(const float *from, size_t stride, const sp_cuda_flow_axis &across,
                                                      const sp_cuda_flow_axis &down, int x, int y)
 {
     const float *at = from + ((size_t)__ldg(down.first + y) * stride + (size_t)__ldg(across.first + x));
-    float sum = 0.0f;
-    for (int i = 0; i < across.taps; i++) {
-        const float *weight = down.weight + (size_t)y * (size_t)down.taps;
-        float mix = __ldg(weight) * __ldg(at + i);
-        for (int t = 1; t < down.taps; t++)
-            mix = sp_fma(__ldg(weight + t), __ldg(at + ((size_t)t * stride + (size_t)i)), mix);
-        float share = __ldg(across.weight + ((size_t)i * (size_t)across.stride + (size_t)x));
-        sum = i ? sp_fma(share, mix, sum) : share * mix;
-    }
-    return sum;
+    const float *weight = down.weight + y * down.taps, *share = across.weight + x;
+    float sum = __ldg(share) * flow_between_down(at, stride, weight, down.taps);
+    return across.taps > 1 ? sp_fma(__ldg(share + across.stride), flow_between_down(at + 1, stride, weight, down.taps), sum) : sum;
 }
 
 static __device__ __forceinline__ void flow_before(const sp_cuda_flow_step &step, int x, int y, float *dx, float *dy)
@@ -39,14 +38,15 @@ static __device__ __forceinline__ void flow_before(const sp_cuda_flow_step &step
     }
 }
 
-/* Where the flow points outside, the loads go to the first pixel and are not used: no branch holds up the others'. */
-static __device__ __forceinline__ void flow_matrix_at(const sp_cuda_flow_step &step, int x, int y, float dx, float dy,
+/* Where the flow points outside, the loads go to the first pixel and are not used: no branch holds up the others'. Pixels are
+ * counted in 32 bits (there are 2^28 at most), so that each address is one multiplication. */
+static __device__ __forceinline__ void flow_matrix_at(const sp_cuda_flow_step &step, int x, int y, float dx, float dy, float weight_x,
                                                       float m[SP_FLOW_CHANNELS])
 {
     const float4 *a_heads = static_cast<const float4 *>(step.a_heads), *b_heads = static_cast<const float4 *>(step.b_heads);
     sp_flow_spot spot = sp_flow_find(x, y, dx, dy, step.w, step.h);
-    size_t here = (size_t)y * (size_t)step.pitch + (size_t)x, there = (size_t)spot.y * (size_t)step.pitch + (size_t)spot.x;
-    size_t right = there + (step.w > 1), below = there + (size_t)(step.h > 1 ? step.pitch : 0), last = below + (step.w > 1);
+    const int here = y * step.pitch + x, there = spot.y * step.pitch + spot.x;
+    const int right = there + (step.w > 1 ? 1 : 0), below = there + (step.h > 1 ? step.pitch : 0), last = right + below - there;
     float4 ha = __ldg(a_heads + here);
     float4 h00 = __ldg(b_heads + there), h01 = __ldg(b_heads + right), h10 = __ldg(b_heads + below), h11 = __ldg(b_heads + last);
     float m00 = __ldg(step.b_mixed + there), m01 = __ldg(step.b_mixed + right);
@@ -58,7 +58,7 @@ static __device__ __forceinline__ void flow_matrix_at(const sp_cuda_flow_step &s
     b[2] = spot.inside ? sp_flow_blend(&spot, h00.z, h01.z, h10.z, h11.z) : a[2];
     b[3] = spot.inside ? sp_flow_blend(&spot, h00.w, h01.w, h10.w, h11.w) : a[3];
     b[4] = spot.inside ? sp_flow_blend(&spot, m00, m01, m10, m11) : a[4];
-    sp_flow_matrix(m, a, b, dx, dy, __ldg(step.weight_x + x) * __ldg(step.weight_y + y));
+    sp_flow_matrix(m, a, b, dx, dy, weight_x * __ldg(step.weight_y + y));
 }
 
 /* --- windows --- A box's sum is a tree by the binary digits of its side: 15 = ((S8 + S4) + S2) + x. */
@@ -114,6 +114,7 @@ template <typename Values> static __device__ __forceinline__ float flow_sum_pair
     if (k == 4)
         return (v(first) + v(first + 1)) + (v(first + 2) + v(first + 3));
     float waiting[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, sum = 0.0f;
+#pragma unroll 1
     for (int eights = 0; eights < k / 8; eights++) {
         int i = first + 8 * eights;
         sum = ((v(i) + v(i + 1)) + (v(i + 2) + v(i + 3))) + ((v(i + 4) + v(i + 5)) + (v(i + 6) + v(i + 7)));
@@ -144,6 +145,7 @@ template <typename Values> static __device__ __forceinline__ float flow_window_s
     while (2 * k <= n)
         k *= 2;
     float sum = flow_sum_pairs(v, 0, k);
+#pragma unroll 1
     for (int done = k; done < n; done += k) {
         while (done + k > n)
             k /= 2;

@@ -16,7 +16,7 @@ static __global__ void __launch_bounds__(THREADS) sum_rows(sp_cuda_flow_step ste
         float dx, dy, m[SP_FLOW_CHANNELS];
         int x = min(max(left - apron + i, 0), step.w - 1);
         flow_before(step, x, y, &dx, &dy);
-        flow_matrix_at(step, x, y, dx, dy, m);
+        flow_matrix_at(step, x, y, dx, dy, __ldg(step.weight_x + x), m);
 #pragma unroll
         for (int c = 0; c < SP_FLOW_CHANNELS; c++)
             matrix[c * SP_CUDA_FLOW_WIDE + i] = m[c];
@@ -57,6 +57,23 @@ extern "C" cudaError_t sp_cuda_flow_launch_wide(const sp_cuda_flow_step *step, f
     return error != cudaSuccess ? error : SP_LAUNCH(solve_columns, columns, dim3(THREADS), 0, stream, *step, sums);
 }
 
+/* flow_between for axes of any number of taps: shares of the caller's pixels in one of the coarsest level. */
+static __device__ __forceinline__ float share_of(const float *init, size_t stride, const sp_cuda_flow_axis &across,
+                                                 const sp_cuda_flow_axis &down, int x, int y)
+{
+    const float *at = init + ((size_t)__ldg(down.first + y) * stride + (size_t)__ldg(across.first + x));
+    const float *weight = down.weight + (size_t)y * (size_t)down.taps;
+    float sum = 0.0f;
+    for (int i = 0; i < across.taps; i++) {
+        float mix = __ldg(weight) * __ldg(at + i);
+        for (int t = 1; t < down.taps; t++)
+            mix = sp_fma(__ldg(weight + t), __ldg(at + ((size_t)t * stride + (size_t)i)), mix);
+        float share = __ldg(across.weight + ((size_t)i * (size_t)across.stride + (size_t)x));
+        sum = i ? sp_fma(share, mix, sum) : share * mix;
+    }
+    return sum;
+}
+
 /* grid: columns by THREADS, rows. */
 static __global__ void __launch_bounds__(THREADS) begin(float *dx, float *dy, size_t stride, int w, const float *init_dx,
                                                         const float *init_dy, size_t init_stride, sp_cuda_flow_axis across,
@@ -65,8 +82,8 @@ static __global__ void __launch_bounds__(THREADS) begin(float *dx, float *dy, si
     const int x = (int)(blockIdx.x * THREADS + threadIdx.x), y = (int)blockIdx.y;
     if (x >= w)
         return;
-    dx[(size_t)y * stride + (size_t)x] = flow_between(init_dx, init_stride, across, down, x, y);
-    dy[(size_t)y * stride + (size_t)x] = flow_between(init_dy, init_stride, across, down, x, y);
+    dx[(size_t)y * stride + (size_t)x] = share_of(init_dx, init_stride, across, down, x, y);
+    dy[(size_t)y * stride + (size_t)x] = share_of(init_dy, init_stride, across, down, x, y);
 }
 
 extern "C" cudaError_t sp_cuda_flow_launch_begin(float *dx, float *dy, size_t stride, int w, int h, const float *init_dx,
