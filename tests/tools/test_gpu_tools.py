@@ -187,6 +187,46 @@ def test_a_pack_that_changed_on_its_way_is_refused(made_up, capsys):
     assert "gpu-check:" in capsys.readouterr().err
 
 
+def test_pieces_are_one_pack(made_up, capsys):
+    arguments = ["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up / "assets")]
+    assert gpu_pack.main([*arguments, "--pieces", "3", "--no-media"]) == 0
+    pieces = sorted((made_up / "out").iterdir())
+    assert [p.name for p in pieces] == ["pack-A.tar.xz.0", "pack-A.tar.xz.1", "pack-A.tar.xz.2"]
+    assert check(pieces[0], made_up, str(pieces[1]), str(pieces[2])) == 0
+    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
+    assert list(result["loads"]) == ["libspillway_cuda.so"]
+    assert check(pieces[0], made_up, str(pieces[2])) == 2
+
+
+def test_the_engines_pack_has_a_thin_provider_and_makes_its_model(made_up, monkeypatch):
+    """The provider is our made-up library; the peer only looks whether it was given a model that can be read."""
+    library, engine, directory = made_up / "lib.so", made_up / "build/src/engine/onnxruntime", made_up / "gpu"
+    engine.mkdir(parents=True)
+    directory.mkdir()
+    shutil.copy(library, engine / "libspillway_engine_onnxruntime.so")
+    for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
+        shutil.copy(library, directory / name)
+    script(made_up / "build/bench/gpu/bench-gpu-ort", f"test $(wc -c < $1) -gt 100000000 && test -e \"$SPILLWAY_ONNXRUNTIME\" && echo '{row(bench='ort')}'\n")
+    assert gpu_pack.main(["B", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--onnxruntime", str(directory)]) == 0
+    assert check(made_up / "out/pack-B.tar.xz", made_up) == 0
+    result = json.loads((made_up / "results/gpu-simulated-B.json").read_text())
+    assert len(result["rows"]) == 1 and "libonnxruntime_providers_cuda.so" in result["loads"]
+    assert result["loads"]["libonnxruntime.so.1"] == "ok"
+
+
+def test_the_made_up_resnet50_is_one():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import make_resnet50
+    import numpy as np
+    import onnxruntime
+    model = make_resnet50.resnet50()
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 53
+    assert sum(int(np.prod(t.dims)) for t in model.graph.initializer) == 25530472
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    answer = session.run(None, {"input": np.ones((1, 3, 224, 224), np.float32)})[0]
+    assert answer.shape == (1, 1000) and np.isfinite(answer).all()
+
+
 def test_what_is_not_built_is_refused(made_up, capsys):
     (made_up / "build/spillway").unlink()
     assert gpu_pack.main(["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up)]) == 1
