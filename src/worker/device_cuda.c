@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define PUBLISH_NS SP_NS_PER_S /* asking a driver for its memory is no business of every batch */
-#define SIMULATED_BATCH 8 /* a CPU computes it: batches of 32 would take seconds to try */
+#define SIMULATED_BATCH 8 /* a CPU computes it: batches of 32 would take seconds to warm up */
 #define TRIAL_BYTES ((size_t)64 * 1024)
 
 bool sp_cuda_registers_slots(const sp_cuda_api *api, sp_cuda *cuda, sp_error *reterr)

@@ -345,6 +345,36 @@ static sp_status measure_sessions(measuring *m, int cpus, sp_error *reterr)
     return s;
 }
 
+static sp_status time_run(sp_classifier *c, int count, int64_t *ret_ns, sp_error *reterr)
+{
+    sp_status s = SP_OK;
+    *ret_ns = 0;
+    for (int turn = 0; turn < 2 && !s; turn++) { /* the first one warms */
+        int64_t begun_ns = sp_clock_now_ns();
+        s = sp_classify_run_items(c, 0, 0, count, 1, reterr);
+        int64_t took_ns = sp_clock_now_ns() - begun_ns;
+        *ret_ns = SP_MAX(took_ns, 1);
+    }
+    return s;
+}
+
+/* On the stand-in for a device a batch's time says nothing: the largest is taken. */
+static sp_status time_stand_in(measuring *m, sp_error *reterr)
+{
+    sp_classifier *c = m->sessions.narrow;
+    if (sp_classify_max_batch(c) > 1 && !is_independent(c))
+        m->model->max_batch = 1;
+    m->plan.batch = SP_CLAMP(m->target->most_batch, 1, SP_MIN(sp_classify_max_batch(c), m->model->max_batch));
+    sp_status s = fill_inputs(c, 0, m->plan.batch, NULL, reterr);
+    if (!s)
+        s = time_run(c, 1, &m->plan.alone_p50_ns, reterr);
+    if (!s)
+        s = time_run(c, m->plan.batch, &m->plan.loaded_run_ns, reterr);
+    m->plan.alone_p99_ns = m->plan.alone_p50_ns;
+    m->plan.loaded_item_ns = SP_MAX(m->plan.loaded_run_ns / m->plan.batch, 1);
+    return s;
+}
+
 /* On a device that has the lanes: how large a batch is worth it. One lane computes at a time, so one is timed. */
 static sp_status measure_device(measuring *m, sp_error *reterr)
 {
@@ -352,6 +382,8 @@ static sp_status measure_device(measuring *m, sp_error *reterr)
     m->plan.lanes = SP_DEVICE_LANES;
     int most = m->target->most_batch ? m->target->most_batch : SP_LIMIT_BATCH;
     sp_status s = open_narrow(m->target, m->model, 1, most, &m->sessions.narrow, reterr);
+    if (!s && m->target->most_batch)
+        return time_stand_in(m, reterr);
     for (int batch = 1; !s && (batch == 1 || sp_clock_now_ns() < m->until_ns); batch *= 2) {
         timing t;
         s = measure(m->sessions.narrow, 1, false, batch, &t, reterr);
@@ -393,19 +425,6 @@ sp_status sp_device_plan_measure(const sp_device_target *target, sp_model *model
     m.plan.measured_ns = sp_clock_now_ns() - begun_ns;
     *ret_plan = m.plan;
     return SP_OK;
-}
-
-static sp_status time_run(sp_classifier *c, int count, int64_t *ret_ns, sp_error *reterr)
-{
-    sp_status s = SP_OK;
-    *ret_ns = 0;
-    for (int turn = 0; turn < 2 && !s; turn++) { /* the first one warms */
-        int64_t begun_ns = sp_clock_now_ns();
-        s = sp_classify_run_items(c, 0, 0, count, 1, reterr);
-        int64_t took_ns = sp_clock_now_ns() - begun_ns;
-        *ret_ns = SP_MAX(took_ns, 1);
-    }
-    return s;
 }
 
 sp_status sp_device_plan_simulated(const sp_device_target *target, sp_model *model, int cpus, int batch, sp_device_plan *ret_plan,

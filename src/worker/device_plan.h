@@ -40,7 +40,7 @@ typedef struct sp_device_target {
     int index; /* of the device */
     const sp_cuda_api *cuda_api;
     sp_cuda *cuda;
-    int most_batch; /* tried on it; 0 = SP_LIMIT_BATCH */
+    int most_batch; /* of a stand-in for a device, and taken unmeasured; 0 = a device */
 } sp_device_target;
 
 /* Batches of a device at once: one is copied in while the other one computes. More wait in vain: computing is one stream. */
