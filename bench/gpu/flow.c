@@ -3,7 +3,9 @@
  * is what each further frame of a video costs; and a pair with both expansions. Default parameters (four scales at 1080p). Before
  * anything is timed, the flow is compared with the CPU's, bit for bit.
  *
- *   bench-gpu-flow [repeats [WIDTHxHEIGHT ...]]        one JSON row a case (gpu.h) */
+ *   bench-gpu-flow [repeats [SIZE ...]]                one JSON row a case (gpu.h)
+ *
+ * A size is WIDTHxHEIGHT, or WIDTHxHEIGHT:FIRST,SECOND with the pictures' files: grey bytes, nothing else. */
 #include "gpu.h"
 
 #include "kernels/cuda_flow.h"
@@ -12,9 +14,12 @@
 
 #include <math.h>
 
+#define PATH_BYTES 512
+
 typedef struct job {
     gpu *g;
-    int w, h, repeats;
+    int w, h;
+    char path[2][PATH_BYTES]; /* "" = drawn */
     sp_flow *flow;
     sp_cuda_flow *own;
     sp_cuda_flow_frame *frame[2];
@@ -47,6 +52,16 @@ static void draw(uint8_t *grey, int w, int h, int second)
     }
 }
 
+static void read_file(uint8_t *grey, size_t bytes, const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file || fread(grey, 1, bytes, file) != bytes) {
+        (void)fprintf(stderr, "%s does not hold %zu bytes\n", path, bytes);
+        exit(2);
+    }
+    (void)fclose(file);
+}
+
 static void open_job(job *j)
 {
     const sp_cuda_flow_api *api = j->g->api->flow;
@@ -62,7 +77,10 @@ static void open_job(job *j)
         j->grey[i] = malloc(pixels);
         if (!j->grey[i])
             exit(1);
-        draw(j->grey[i], j->w, j->h, i);
+        if (j->path[i][0])
+            read_file(j->grey[i], pixels, j->path[i]);
+        else
+            draw(j->grey[i], j->w, j->h, i);
         gpu_need(j->g->api->copy_in(j->g->stream, j->device[i], j->grey[i], pixels, &error), &error);
     }
     j->field = gpu_reserve(j->g, 2 * pixels * sizeof(float));
@@ -131,25 +149,25 @@ static void compare(job *j)
     free(got);
 }
 
-static void run(gpu *g, int w, int h, int repeats)
+static void run(job *j, int repeats)
 {
-    job j = { .g = g, .w = w, .h = h, .repeats = repeats };
-    open_job(&j);
-    compare(&j);
+    gpu *g = j->g;
+    open_job(j);
+    compare(j);
     for (size_t i = 0; i < SP_ARRAY_LEN(parts); i++) {
         char name[96];
         double median_us, best_us;
         sp_error error = { 0 };
         sp_cuda_graph *graph = NULL;
         gpu_need(g->api->graph_begin(g->stream, &error), &error);
-        enqueue(&j, &parts[i]);
+        enqueue(j, &parts[i]);
         gpu_need(g->api->graph_end(g->stream, &graph, &error), &error);
         gpu_time(g, graph, repeats, &median_us, &best_us);
-        (void)snprintf(name, sizeof(name), "%dx%d, scales %d, %s", w, h, j.flow->levels + 1, parts[i].name);
-        gpu_row(g, "flow", name, repeats, bytes_of(&j, &parts[i]), median_us, best_us);
+        (void)snprintf(name, sizeof(name), "%dx%d, scales %d, %s", j->w, j->h, j->flow->levels + 1, parts[i].name);
+        gpu_row(g, "flow", name, repeats, bytes_of(j, &parts[i]), median_us, best_us);
         g->api->graph_free(graph);
     }
-    close_job(&j);
+    close_job(j);
 }
 
 int main(int argc, char **argv)
@@ -158,18 +176,19 @@ int main(int argc, char **argv)
     int repeats = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 200, count = argc > 2 ? argc - 2 : (int)SP_ARRAY_LEN(usual);
     char **sizes = argc > 2 ? argv + 2 : usual;
     if (repeats < 1 || repeats > 100000) {
-        (void)fprintf(stderr, "bench-gpu-flow [repeats [WIDTHxHEIGHT ...]]\n");
+        (void)fprintf(stderr, "bench-gpu-flow [repeats [WIDTHxHEIGHT[:FIRST,SECOND] ...]]\n");
         return 2;
     }
     sp_kernels_init();
     gpu g = gpu_open();
     for (int i = 0; i < count; i++) {
-        int w, h;
-        if (sscanf(sizes[i], "%dx%d", &w, &h) != 2) {
-            (void)fprintf(stderr, "%s is no WIDTHxHEIGHT\n", sizes[i]);
+        job j = { .g = &g };
+        int fields = sscanf(sizes[i], "%dx%d:%511[^,],%511s", &j.w, &j.h, j.path[0], j.path[1]);
+        if (fields != 2 && fields != 4) {
+            (void)fprintf(stderr, "%s is no WIDTHxHEIGHT[:FIRST,SECOND]\n", sizes[i]);
             return 2;
         }
-        run(&g, w, h, repeats);
+        run(&j, repeats);
     }
     gpu_close(&g);
     return 0;

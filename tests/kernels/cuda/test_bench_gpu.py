@@ -47,3 +47,23 @@ def test_the_engines_peer_prints_its_rows(tmp_path):
     size = (tmp_path / "model.onnx").stat().st_size
     assert [(row["case"], row["bytes"]) for row in rows] == [("plain ONNX Runtime, batch 1", size + 16),
                                                              ("plain ONNX Runtime, batch 3", size + 48)]
+
+
+@pytest.mark.skipif(bool(os.environ.get("SPILLWAY_SANITIZER")), reason="a sanitizer makes the stand-in slow; the clip is in the plain build's run")
+def test_a_real_pair_flows_as_on_the_cpu(tmp_path):
+    """bench-gpu-flow compares before it times: two frames of a film, on the scales that it has."""
+    clip = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT / "../shared/assets")) / "media/video/car-detection.mp4"
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed (tools/setup)")
+    if not SHIM.exists() or not clip.exists():
+        pytest.skip("no stand-in for a GPU in this build, or no car-detection.mp4")
+    film = cv2.VideoCapture(str(clip))
+    film.set(cv2.CAP_PROP_POS_FRAMES, 40)
+    paths = [tmp_path / "first.grey", tmp_path / "second.grey"]
+    for path in paths:
+        grey = cv2.cvtColor(film.read()[1], cv2.COLOR_BGR2GRAY)
+        path.write_bytes(cv2.resize(grey, (320, 180), interpolation=cv2.INTER_AREA).tobytes())
+    env = dict(os.environ, SPILLWAY_CUDA_LIBRARY=str(SHIM), SPILLWAY_SHIM_THREADS="reverse")
+    done = subprocess.run([BUILD / "bench/gpu/bench-gpu-flow", "1", f"320x180:{paths[0]},{paths[1]}"], env=env, capture_output=True,
+                          text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "320x180, scales 3" in done.stdout
