@@ -16,11 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARED_WANTED (56u * 1024)  /* four blocks on a multiprocessor of 228 KB */
-#define SHARED_MOST (108u * 1024)   /* two */
-#define BLOCKS_WANTED 4             /* on each multiprocessor, so that one waits while others compute */
+#define THREADS_RESIDENT 1024       /* of a multiprocessor, at 64 registers */
+#define THREADS_ENOUGH 640.0        /* each has 36 sums on their way */
+#define CUTS 256
 #define TILE_ROWS_LEAST 2           /* one picture alone should still be work for all */
-#define TILE_ROWS_MOST 64
+#define TILE_ROWS_MOST 256
 
 _Static_assert(sizeof(sp_prep_job) <= 4000, "parameters of a kernel");
 
@@ -32,6 +32,14 @@ typedef struct pending {
     int64_t rows;                /* of all pictures' tile columns */
 } pending;
 
+/* How a picture was cut into tiles. The order of the two passes hangs on the same sizes as the tables do. */
+typedef struct kept_cut {
+    uint64_t across, down;       /* the tables' positions and 1; 0 = nothing is kept here */
+    size_t shared_bytes;
+    int32_t pitch;
+    uint16_t order, tile_cols, groups, ring;
+} kept_cut;
+
 struct sp_cuda_prep {
     sp_cuda *cuda;
     sp_prep_spec spec;
@@ -42,6 +50,7 @@ struct sp_cuda_prep {
     sp_prep_scratch *scratch;    /* for sp_prep_image_check, rarely */
     uint64_t keep;               /* the oldest table that something pending uses */
     pending across, other;
+    kept_cut cuts[CUTS];
 };
 
 /* What the pictures of one call become. */
@@ -72,21 +81,42 @@ static size_t shared_of(sp_prep_picture *p, const sp_prep_table *across, int col
     return bytes + (p->order == SP_PREP_DOWN_FIRST ? stage + ring * 4 * pitch : ring * 12 * (size_t)cols);
 }
 
-/* The widest tile that fits, and as many groups as make at most SP_PREP_THREADS_MAX threads of it. false: none fits. */
-static bool cut(sp_prep_picture *p, const sp_prep_table *across, size_t shared_most, size_t *ret_bytes)
+/* Blocks of a launch that a multiprocessor holds: by shared memory (and 1 KiB for each), by registers. */
+static int resident_of(const sp_cuda_prep *prep, int threads, size_t shared_bytes)
 {
-    int n = across->params.n, parts = (n + SP_PREP_THREADS_MAX - 1) / SP_PREP_THREADS_MAX;
-    for (int cols = (SP_ALIGN_UP((n + parts - 1) / parts, 32)); cols >= 32; cols = cols > 32 ? SP_ALIGN_UP(cols / 2, 32) : 0) {
-        for (int groups = SP_PREP_THREADS_MAX / cols; groups > 0; groups--) {
-            *ret_bytes = shared_of(p, across, cols, groups);
-            if (*ret_bytes <= shared_most)
-                return true;
-            if (cols * groups <= SP_PREP_THREADS_MAX / 2)
-                break; /* a narrower tile keeps more threads busy */
+    int by_shared = (int)((prep->shared_most + 1024) / (shared_bytes + 1024));
+    return SP_CLAMP(SP_MIN(by_shared, THREADS_RESIDENT / threads), 1, 16);
+}
+
+/* How good a cut is: threads that are resident and have a column, up to what hides latency, times the share of what is read
+ * that no other tile reads too. */
+static double worth_of(const sp_cuda_prep *prep, const sp_prep_picture *p, const sp_prep_table *across, size_t shared_bytes)
+{
+    int n = across->params.n, cols = p->tile_cols, threads = cols * p->groups, tiles = (n + cols - 1) / cols;
+    double busy = (double)resident_of(prep, threads, shared_bytes) * threads * n / ((double)tiles * cols);
+    double once = 3.0 * (across->src_end - across->src_first) / ((double)tiles * p->pitch);
+    return SP_MIN(busy, THREADS_ENOUGH) * SP_MIN(once, 1.0);
+}
+
+/* Wide tiles first; of equal ones the first stays. false: none fits. */
+static bool cut(const sp_cuda_prep *prep, sp_prep_picture *p, const sp_prep_table *across, size_t *ret_bytes)
+{
+    int n = across->params.n, parts = (n + SP_PREP_THREADS_MAX - 1) / SP_PREP_THREADS_MAX, best_cols = 0, best_groups = 0;
+    double best = 0;
+    for (int cols = SP_ALIGN_UP((n + parts - 1) / parts, 32); cols >= 32; cols = cols > 32 ? SP_ALIGN_UP(cols / 2, 32) : 0) {
+        for (int groups = SP_PREP_THREADS_MAX / cols; groups > 0; groups = groups > 4 ? groups / 2 : groups - 1) {
+            size_t bytes = shared_of(p, across, cols, groups);
+            double worth = bytes <= prep->shared_most ? worth_of(prep, p, across, bytes) : 0;
+            if (worth > best * 1.02) {
+                best = worth;
+                best_cols = cols;
+                best_groups = groups;
+            }
         }
     }
-    *ret_bytes = shared_of(p, across, 32, 1);
-    return *ret_bytes <= shared_most;
+    if (best_cols)
+        *ret_bytes = shared_of(p, across, best_cols, best_groups);
+    return best_cols != 0;
 }
 
 static int threads_of(const sp_prep_picture *p)
@@ -94,20 +124,33 @@ static int threads_of(const sp_prep_picture *p)
     return p->tile_cols * p->groups;
 }
 
-static void place(sp_cuda_prep *prep, sp_prep_picture *p, const sp_prep_table *across, size_t *ret_bytes)
+/* The same tables make the same cut: what the last pictures got is kept. */
+static void place(sp_cuda_prep *prep, sp_prep_picture *p, const sp_prep_table *across, const sp_prep_table *down, size_t *ret_bytes)
 {
     if (p->order == SP_PREP_PLAIN) {
         int parts = (across->params.n + 127) / 128;
         p->tile_cols = (uint16_t)SP_ALIGN_UP((across->params.n + parts - 1) / parts, 32);
         p->groups = (uint16_t)(SP_PREP_THREADS_MAX / p->tile_cols);
         *ret_bytes = SP_PREP_NORM_BYTES;
-    } else if (!cut(p, across, SP_MIN(prep->shared_most, SHARED_WANTED), ret_bytes) &&
-               !cut(p, across, SP_MIN(prep->shared_most, SHARED_MOST), ret_bytes)) {
-        p->order = p->order == SP_PREP_DOWN_FIRST ? SP_PREP_DIRECT_DOWN : SP_PREP_DIRECT_ACROSS;
-        p->tile_cols = SP_PREP_THREADS_MAX;
-        p->groups = 1;
-        *ret_bytes = SP_PREP_NORM_BYTES;
+        return;
     }
+    kept_cut *kept = &prep->cuts[(across->position / 256 + down->position / 256 * 7) % CUTS];
+    if (kept->across != across->position + 1 || kept->down != down->position + 1) {
+        size_t bytes = SP_PREP_NORM_BYTES;
+        if (!cut(prep, p, across, &bytes)) {
+            p->order = p->order == SP_PREP_DOWN_FIRST ? SP_PREP_DIRECT_DOWN : SP_PREP_DIRECT_ACROSS;
+            p->tile_cols = SP_PREP_THREADS_MAX;
+            p->groups = 1;
+        }
+        *kept = (kept_cut){ .across = across->position + 1, .down = down->position + 1, .shared_bytes = bytes, .pitch = p->pitch,
+                            .order = p->order, .tile_cols = p->tile_cols, .groups = p->groups, .ring = p->ring };
+    }
+    p->pitch = kept->pitch;
+    p->order = kept->order;
+    p->tile_cols = kept->tile_cols;
+    p->groups = kept->groups;
+    p->ring = kept->ring;
+    *ret_bytes = kept->shared_bytes;
 }
 
 static bool is_direct(const sp_prep_picture *p)
@@ -149,7 +192,8 @@ static sp_status launch(sp_cuda_prep *prep, pending *what, const target *to, cud
     job->dst = to->dst;
     job->image_bytes = to->image_bytes;
     job->stride_bytes = to->stride_bytes;
-    int64_t rows = (what->rows + (int64_t)prep->multiprocessors * BLOCKS_WANTED - 1) / ((int64_t)prep->multiprocessors * BLOCKS_WANTED);
+    int64_t blocks = (int64_t)prep->multiprocessors * resident_of(prep, what->threads, what->shared_bytes); /* one wave */
+    int64_t rows = (what->rows + blocks - 1) / blocks;
     int tile_rows = (int)SP_CLAMP(rows, TILE_ROWS_LEAST, TILE_ROWS_MOST), tiles = 0;
     for (int i = 0; i < job->count; i++) {
         sp_prep_picture *p = &job->pictures[i];
@@ -260,7 +304,7 @@ static sp_status add(sp_cuda_prep *prep, const target *to, cudaStream_t stream, 
         .span = (uint16_t)rows.quads,
     };
     size_t shared_bytes;
-    place(prep, &p, &cols, &shared_bytes);
+    place(prep, &p, &cols, &rows, &shared_bytes);
     pending *what = p.order == SP_PREP_ACROSS_FIRST || p.order == SP_PREP_PLAIN ? &prep->across : &prep->other;
     if (!what->job.count)
         begin(what, to);
