@@ -118,28 +118,21 @@ sp_status sp_cuda_describe(int index, sp_cuda_info *ret_info, sp_error *reterr)
     return SP_OK;
 }
 
-/* The device of the calling thread. */
-static _Thread_local int thread_device = -1;
-
+/* Not remembered: an engine may have chosen another device on this thread since. The runtime compares first. */
 sp_status sp_cuda_use(sp_cuda *cuda, sp_error *reterr)
 {
-    if (thread_device == cuda->index)
-        return SP_OK;
-    sp_status s = sp_cuda_check(cudaSetDevice(cuda->index), "cudaSetDevice", reterr);
-    if (!s)
-        thread_device = cuda->index;
-    return s;
+    return sp_cuda_check(cudaSetDevice(cuda->index), "cudaSetDevice", reterr);
 }
 
 static sp_status open_parts(sp_cuda *cuda, uint64_t reserve_bytes, sp_error *reterr)
 {
-    /* Before the context is made: whoever waits for it sleeps. Refused when somebody else has made it: then they spin. */
-    if (cudaSetDevice(cuda->index) == cudaSuccess && cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync) != cudaSuccess)
-        (void)cudaGetLastError();
-    thread_device = -1;
     sp_status s = sp_cuda_use(cuda, reterr);
-    if (!s)
-        s = sp_cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", reterr);
+    if (s)
+        return s;
+    /* Whoever waits for it sleeps. Refused when somebody else has made the context with other flags: then they spin. */
+    if (cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync) != cudaSuccess)
+        (void)cudaGetLastError();
+    s = sp_cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", reterr);
     if (!s)
         s = sp_cuda_canary(cuda, reterr);
     if (!s)

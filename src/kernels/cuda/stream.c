@@ -174,7 +174,8 @@ static sp_status graph_end(sp_cuda_stream *stream, sp_cuda_graph **ret_graph, sp
 {
     cudaGraph_t drawn = NULL;
     sp_cuda_graph *graph = NULL;
-    sp_status s = CALL(stream->cuda, cudaStreamEndCapture(stream->stream, &drawn), "cudaStreamEndCapture", reterr);
+    /* Whatever else is wrong, the capture must end. */
+    sp_status s = sp_cuda_check(cudaStreamEndCapture(stream->stream, &drawn), "cudaStreamEndCapture", reterr);
     if (s)
         return s;
     graph = calloc(1, sizeof(*graph));
