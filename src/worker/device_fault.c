@@ -14,7 +14,7 @@ static const struct {
     { "no_driver", "no driver", "install NVIDIA's driver, or pass the GPU into this container" },
     { "no_library", "library missing", "install the library that is named, or the GPU build of ONNX Runtime" },
     { "mismatch", "driver/CUDA mismatch", "reboot or reload the nvidia module; else update the driver" },
-    { "no_code", NULL, "build Spillway's CUDA plug-in for this GPU (meson -Dcuda_archs), or leave the worker out of --workers" },
+    { "no_code", NULL, "build Spillway's CUDA plug-in for this GPU (meson -Dgpu_archs), or leave the worker out of --workers" },
     { "bad_arithmetic", NULL, "build the CUDA plug-in anew with this source's own flags (meson setup -Dcuda=enabled)" },
     { "missing_plugin", NULL, "build with nvcc on the path (meson -Dcuda=enabled), or set SPILLWAY_PLUGINS to where it is" },
     { "bad_plugin", NULL, "install the CUDA plug-in of this very build" },
