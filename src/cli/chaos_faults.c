@@ -421,7 +421,8 @@ static bool anyone_awaited(const sp_chaos *chaos)
     return false;
 }
 
-/* No new faults; everything that was stopped goes on; until the house is whole again, or settle_ns is over. */
+/* No new faults; everything that was stopped goes on; until the house is whole again and every fault has its answer (the
+ * load goes on, unless it has all it wanted), or settle_ns is over. */
 static sp_status settle(executor *e, sp_error *reterr)
 {
     sp_chaos *chaos = e->chaos;
@@ -440,7 +441,7 @@ static sp_status settle(executor *e, sp_error *reterr)
         watch(e, now_ns, true);
         children_reap(e);
         ready = all_ready(e);
-        if (ready && !e->child_count && !anyone_awaited(chaos))
+        if (ready && !e->child_count && !anyone_awaited(chaos) && (atomic_load(&chaos->ending) || !atomic_load(&chaos->unanswered)))
             break;
         (void)nanosleep(&(struct timespec){ .tv_nsec = WATCH_NS }, NULL);
     }
