@@ -21,7 +21,7 @@ def test_sigterm_under_load_cuts_none(start, labels):
     errors = {k: v for k, v in r["errors"].items() if v and k not in ("all", "connect")}
     assert not errors, (errors, r["samples"])  # refused once it is gone; anything else was cut
     assert r["wrong"] == 0 and set(r["status"]) == {"200"}, (r["status"], r["samples"])
-    assert r["ok"] > 50
+    assert r["ok"] > 10  # there was a load
 
 
 def test_the_workers_are_gone_with_the_server(start):

@@ -16,14 +16,16 @@ from PIL import Image
 
 
 def kill_at_random(server, kills, seed, done):
-    """SIGKILLs codec0 and cpu0 in turn at random moments of their being ready; returns [(name, pid)]."""
+    """SIGKILLs codec0 and cpu0 in turn at random moments of their being ready; returns [(name, pid)]. They are left alone for
+    about as long as they took to start, so that on a slow machine too something is done between two kills within 30 s."""
     rng = random.Random(seed)
     killed = []
     last = {"codec0": 0, "cpu0": 0}  # a pid may be listed for a moment after its death: each is counted once
     while len(killed) < kills and not done():
         name = rng.choice(["codec0", "cpu0"])
+        begin = time.monotonic()
         pid = server.wait_worker_ready(name, other_than_pid=last[name])
-        time.sleep(rng.uniform(0, 0.25))
+        time.sleep(rng.uniform(0, max(0.25, time.monotonic() - begin)))
         try:
             os.kill(pid, signal.SIGKILL)
             killed.append((name, pid))
@@ -138,7 +140,7 @@ def test_a_crashed_worker_is_ready_again_soon(start, record_property):
     for name, times in took.items():
         record_property(f"{name}_ready_again_ms", round(max(times) * 1e3))
         print(f"{name} ready again after ms: {[round(t * 1e3) for t in times]}")
-        assert max(times) < 5
+        assert max(times) < (20 if house.SANITIZED else 5)
 
 
 def server_pictures():
