@@ -7,7 +7,7 @@
 #define THREADS 256
 
 /* grid: strips of SP_CUDA_FLOW_WIDE columns less the window's apron, rows. */
-static __global__ void __launch_bounds__(THREADS) sum_rows(sp_cuda_flow_step step, float *sums)
+static __global__ void __launch_bounds__(THREADS, 4) sum_rows(sp_cuda_flow_step step, float *sums)
 {
     SP_SHARED(float, matrix); /* [channel][SP_CUDA_FLOW_WIDE] */
     const int apron = step.window.n / 2, strip = SP_CUDA_FLOW_WIDE - 2 * apron, left = (int)blockIdx.x * strip, y = (int)blockIdx.y;
@@ -32,7 +32,7 @@ static __global__ void __launch_bounds__(THREADS) sum_rows(sp_cuda_flow_step ste
 }
 
 /* grid: columns by THREADS, rows. */
-static __global__ void __launch_bounds__(THREADS) solve_columns(sp_cuda_flow_step step, const float *sums)
+static __global__ void __launch_bounds__(THREADS, 4) solve_columns(sp_cuda_flow_step step, const float *sums)
 {
     const int x = (int)(blockIdx.x * THREADS + threadIdx.x), y = (int)blockIdx.y;
     if (x >= step.w)
@@ -75,7 +75,7 @@ static __device__ __forceinline__ float share_of(const float *init, size_t strid
 }
 
 /* grid: columns by THREADS, rows. */
-static __global__ void __launch_bounds__(THREADS) begin(float *dx, float *dy, size_t stride, int w, const float *init_dx,
+static __global__ void __launch_bounds__(THREADS, 2) begin(float *dx, float *dy, size_t stride, int w, const float *init_dx,
                                                         const float *init_dy, size_t init_stride, sp_cuda_flow_axis across,
                                                         sp_cuda_flow_axis down)
 {
