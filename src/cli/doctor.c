@@ -94,10 +94,12 @@ static json_t *examine_providers(const sp_engine_probe_result *found)
 
     for (int i = 0; i < found->provider_count && i < SP_ENGINE_MAX_PROVIDERS; i++) {
         const sp_engine_provider *provider = &found->providers[i];
-        json_array_append_new(providers, json_pack("{s:s, s:b, s:i, s:s, s:s, s:s}", "name", provider->name, "present",
+        bool unproved = strcmp(provider->name, "tensorrt") == 0 || strcmp(provider->name, "cuda") == 0;
+        json_array_append_new(providers, json_pack("{s:s, s:b, s:i, s:s, s:s, s:s, s:s}", "name", provider->name, "present",
                                                    provider->present, "devices", provider->device_count, "version",
                                                    provider->version, "reason", provider->reason, "remedy",
-                                                   provider->remedy));
+                                                   provider->remedy, "note",
+                                                   unproved ? "not verified: never run by us" : ""));
     }
     return providers;
 }

@@ -141,8 +141,9 @@ static void print_engines(const json_t *engines, FILE *out)
             fprintf(out, "           %s\n", text(engine, "reason"));
         json_array_foreach(json_object_get(engine, "providers"), at, provider) {
             bool present = flag(provider, "present");
-            fprintf(out, "           %-9s %s%s%s\n", text(provider, "name"), present ? "ready" : text(provider, "reason"),
-                    *text(provider, "version") ? ", " : "", text(provider, "version"));
+            const char *note = present ? text(provider, "note") : "";
+            fprintf(out, "           %-9s %s%s%s%s%s\n", text(provider, "name"), present ? "ready" : text(provider, "reason"),
+                    *text(provider, "version") ? ", " : "", text(provider, "version"), *note ? "; " : "", note);
             print_remedy(text(provider, "remedy"), out);
         }
     }

@@ -208,6 +208,9 @@ sp_status sp_classify_open(const sp_engine *engine, sp_model *model, const sp_cl
     session.threads = options->threads;
     session.lanes = options->cuda ? 1 : options->lanes; /* a device computes one batch after the other */
     session.spin = options->spin;
+    const sp_engine_option refuse = { "host_nodes", "refuse" };
+    session.options = &refuse;
+    session.option_count = options->refuse_cpu_nodes;
     sp_status s = options->cuda ? sp_classify_cuda_new(options->cuda_api, options->cuda, &c->cuda, reterr) : SP_OK;
     if (!s && c->cuda) {
         session.compute_stream = sp_classify_cuda_stream(c->cuda);

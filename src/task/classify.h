@@ -30,6 +30,7 @@ typedef struct sp_classify_options {
     int lanes;     /* runs at once */
     int max_batch; /* items of one run that buffers are reserved for; cut to the model's own bound */
     bool spin;
+    bool refuse_cpu_nodes; /* on a device: a model of which nodes would be left to the CPU is not loaded (SP_UNSUPPORTED) */
     /* Both or none: the device that `provider` runs on. Borrowed; closed after the classifier. */
     const sp_cuda_api *cuda_api;
     sp_cuda *cuda;

@@ -53,6 +53,19 @@ static void fill_task(const sp_device *dev, const char *engine_key, sp_worker_ca
         (double)plan->loaded_item_ns / 1e6, (double)plan->measured_ns / 1e9);
 }
 
+/* Of a GPU's own task: where its nodes are. */
+static void tell_placement(const sp_device *dev, sp_worker_card *card)
+{
+    sp_classifier *c = dev->sessions.wide ? dev->sessions.wide : dev->sessions.narrow;
+    size_t length = strlen(card->detail);
+    sp_engine_report report;
+    if (!c || sp_session_report(sp_classify_session(c), &report, NULL) || !report.run_count)
+        return;
+    (void)snprintf(card->detail + length, sizeof(card->detail) - length, "; %d nodes, %d on the CPU%s%.60s%s, %.0f %% of a run; %d graphs",
+                   report.node_count, report.host_node_count, report.host_node_count ? " (" : "", report.host_nodes,
+                   report.host_node_count ? ")" : "", report.host_share * 100, report.graph_count);
+}
+
 static void fill_card(const sp_device *dev, const char *kind, const sp_engine_probe_result *probe, const char *engine_key,
                       sp_worker_card *card)
 {
@@ -64,10 +77,12 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
     card->window = (uint32_t)dev->places;
     card->infer_window = SP_LIMIT_SLOTS;
     card->analyze_window = !dev->analyze.lane ? 0 : strcmp(kind, "cpu") == 0 ? 1 : 2; /* a device is not to wait for the next chunk */
-    if (dev->model)
+    if (dev->model) {
         fill_task(dev, engine_key, card);
-    else
+        tell_placement(dev, card);
+    } else {
         (void)snprintf(card->detail, sizeof(card->detail), "no picture classifier: served models only");
+    }
     size_t at = strlen(card->detail);
     if (dev->analyze.why_not[0])
         at += (size_t)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->analyze.why_not), dev->analyze.why_not);
@@ -249,7 +264,8 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     sp_machine_read(&machine);
     o.cpus = machine.cpu_count;
     o.index = 0; /* of those that this process sees: worker/visible.h */
-    dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index };
+    dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index,
+                                      .refuse_cpu_nodes = config->refuse_cpu_nodes };
     dev->counters = &sp_worker_page_now()->counters;
     s = sp_device_cuda_open(dev, config->kind, o.index, reterr);
     (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s%s-%s-%s", dev->target.cuda ? "+" : "", probe.engine, probe.version,

@@ -77,6 +77,7 @@ static sp_status open_wide(const sp_device_target *target, sp_model *model, int 
                                           .lanes = 1,
                                           .max_batch = batch,
                                           .spin = spin,
+                                          .refuse_cpu_nodes = target->refuse_cpu_nodes,
                                           .cuda_api = target->cuda_api,
                                           .cuda = target->cuda };
     return sp_classify_open(target->engine, model, &options, ret_wide, reterr);
@@ -90,6 +91,7 @@ static sp_status open_narrow(const sp_device_target *target, sp_model *model, in
                                           .threads = 1,
                                           .lanes = lanes,
                                           .max_batch = batch,
+                                          .refuse_cpu_nodes = target->refuse_cpu_nodes,
                                           .cuda_api = target->cuda_api,
                                           .cuda = target->cuda };
     return sp_classify_open(target->engine, model, &options, ret_narrow, reterr);

@@ -41,6 +41,7 @@ typedef struct sp_device_target {
     const sp_cuda_api *cuda_api;
     sp_cuda *cuda;
     int most_batch; /* of a stand-in for a device, and taken unmeasured; 0 = a device */
+    bool refuse_cpu_nodes;
 } sp_device_target;
 
 /* Batches of a device at once: one is copied in while the other one computes. More wait in vain: computing is one stream. */
