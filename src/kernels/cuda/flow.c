@@ -7,7 +7,7 @@
  *   pair:      one launch an iteration and level (flow_march.cu); two where the window is wide (flow_wide.cu)
  *
  * An iteration reads one field of flow and writes another: a block's neighbours still read what it would overwrite. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/core.h"
 #include "kernels/cuda/flow_parts.h"
 #include "kernels/cuda_flow.h"
 
@@ -111,9 +111,10 @@ static sp_status tables_new(sp_cuda_flow *to, const sp_flow *from, sp_error *ret
     size_t bytes = p.used;
     pack_tables(&p, to, from);
     SP_ASSERT(p.used == bytes);
-    s = sp_cuda_check(cudaMemcpyAsync(device, p.memory, bytes, cudaMemcpyHostToDevice, cudaStreamLegacy), "tables of a flow", reterr);
+    cudaStream_t stream = to->cuda->stream;
+    s = sp_cuda_check(cudaMemcpyAsync(device, p.memory, bytes, cudaMemcpyHostToDevice, stream), "tables of a flow", reterr);
     if (!s)
-        s = sp_cuda_check(cudaStreamSynchronize(cudaStreamLegacy), "tables of a flow", reterr);
+        s = sp_cuda_check(cudaStreamSynchronize(stream), "tables of a flow", reterr);
     free(p.memory);
     return s;
 }
@@ -299,7 +300,8 @@ static sp_status expand(const sp_cuda_flow *flow, sp_cuda_stream *stream, sp_cud
                                                .rows = flow->rows, .tiles = flow->tiles, .wide = scratch->wide,
                                                .wide_pitch = (int)wide_pitch(flow), .heads = ret_frame->memory,
                                                .mixed = ret_frame->mixed, .poly = flow->poly };
-    return sp_cuda_check(sp_cuda_flow_launch_expansion(&expansion, stream->stream), "flow's expansion", reterr);
+    sp_status s = sp_cuda_use(flow->cuda, reterr);
+    return s ? s : sp_cuda_check(sp_cuda_flow_launch_expansion(&expansion, stream->stream), "flow's expansion", reterr);
 }
 
 /* Where iteration `left` (0 = the last) of level k leaves its flow: the last of level 0 with the caller, of others in
@@ -325,8 +327,8 @@ static sp_status pair(const sp_cuda_flow *flow, sp_cuda_stream *stream, const sp
     const field caller = { dx, dy, stride_floats };
     field from = { 0 };
     sp_cuda_flow_from kind = SP_CUDA_FLOW_ZEROS;
-    sp_status s = SP_OK;
-    if (init_dx) {
+    sp_status s = sp_cuda_use(flow->cuda, reterr);
+    if (!s && init_dx) {
         /* Anywhere but where the first iteration writes. */
         const sp_cuda_flow_level *level = &flow->level[flow->coarsest];
         field first = target_of(flow, scratch, flow->coarsest, flow->iterations - 1, caller);
