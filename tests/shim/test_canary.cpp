@@ -10,7 +10,8 @@ TEST(a_lost_flag_is_named)
 {
     if (!__builtin_cpu_supports("fma"))
         SKIP("this CPU has no fused multiply-add");
-    sp_cuda cuda = {};
+    sp_cuda cuda = {}; /* without a pool: cudaMalloc */
+    (void)pthread_mutex_init(&cuda.lock, nullptr);
     sp_error err = {};
     REQUIRE(cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking) == cudaSuccess);
     CHECK_INT(sp_cuda_canary(&cuda, &err), SP_UNSUPPORTED);

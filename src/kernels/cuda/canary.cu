@@ -39,17 +39,20 @@ extern "C" sp_status sp_cuda_canary(sp_cuda *cuda, sp_error *reterr)
     static const char *const flags[CANARIES] = { "-fmad=false", "-ftz=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true",
                                                  "fmaf" };
     uint32_t got[CANARIES] = { 0 };
-    unsigned char *device = NULL;
-    cudaError_t error = cudaMallocAsync(reinterpret_cast<void **>(&device), 512, cuda->stream);
-    if (error != cudaSuccess)
-        return sp_cuda_check(error, "the canary's memory", reterr);
-    error = cudaMemcpyAsync(device, in, sizeof(in), cudaMemcpyHostToDevice, cuda->stream);
+    void *memory = NULL;
+    sp_status s = sp_cuda_reserve(cuda, 512, &memory, reterr);
+    if (s)
+        return s;
+    float *numbers = static_cast<float *>(memory);
+    uint32_t *results = static_cast<uint32_t *>(memory) + 64;
+    cudaError_t error = cudaMemcpyAsync(numbers, in, sizeof(in), cudaMemcpyHostToDevice, cuda->stream);
     if (error == cudaSuccess)
-        error = SP_LAUNCH(canary, 1, 32, 0, cuda->stream, reinterpret_cast<uint32_t *>(device + 256), reinterpret_cast<const float *>(device));
+        error = SP_LAUNCH(canary, 1, 32, 0, cuda->stream, results, numbers);
     if (error == cudaSuccess)
-        error = cudaMemcpyAsync(got, device + 256, sizeof(got), cudaMemcpyDeviceToHost, cuda->stream);
-    cudaError_t freed = cudaFreeAsync(device, cuda->stream), waited = cudaStreamSynchronize(cuda->stream);
-    error = error != cudaSuccess ? error : waited != cudaSuccess ? waited : freed;
+        error = cudaMemcpyAsync(got, results, sizeof(got), cudaMemcpyDeviceToHost, cuda->stream);
+    cudaError_t waited = cudaStreamSynchronize(cuda->stream);
+    sp_cuda_release(cuda, memory);
+    error = error != cudaSuccess ? error : waited;
     if (error != cudaSuccess)
         return sp_cuda_check(error, "the canary kernel", reterr);
     for (int i = 0; i < CANARIES; i++) {

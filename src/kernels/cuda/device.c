@@ -134,9 +134,9 @@ static sp_status open_parts(sp_cuda *cuda, uint64_t reserve_bytes, sp_error *ret
         (void)cudaGetLastError();
     s = sp_cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", reterr);
     if (!s)
-        s = sp_cuda_canary(cuda, reterr);
-    if (!s)
         s = sp_cuda_pool_open(cuda, reserve_bytes, reterr);
+    if (!s)
+        s = sp_cuda_canary(cuda, reterr);
     return s;
 }
 

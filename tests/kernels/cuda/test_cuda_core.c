@@ -302,7 +302,7 @@ static sp_status do_everything(const sp_cuda_api *api, void *pages, sp_error *er
 
 static const char *const calls[] = {
     "cudaDriverGetVersion", "cudaRuntimeGetVersion", "cudaGetDeviceCount", "cudaSetDevice", "cudaSetDeviceFlags",
-    "cudaGetDeviceProperties", "cudaDeviceGetAttribute", "cudaMallocAsync", "cudaMallocFromPoolAsync", "cudaFreeAsync",
+    "cudaGetDeviceProperties", "cudaDeviceGetAttribute", "cudaMallocFromPoolAsync", "cudaFreeAsync",
     "cudaMemPoolCreate", "cudaMemPoolDestroy", "cudaMemPoolSetAttribute", "cudaHostAlloc", "cudaFreeHost", "cudaHostRegister",
     "cudaHostUnregister", "cudaMemcpyAsync", "cudaMemcpy2DAsync", "cudaMemsetAsync", "cudaStreamCreateWithFlags",
     "cudaStreamDestroy", "cudaStreamSynchronize", "cudaStreamQuery", "cudaStreamWaitEvent", "cudaEventCreateWithFlags",
