@@ -232,3 +232,41 @@ def test_a_sticky_error_ends_the_process_and_nothing_is_lost():
         gpu.server.wait_models(["m"])
         assert crowd(gpu.server, "m", 2, 80) == 0
         assert "illegal memory access" in gpu.server.log_text()
+
+
+# --- our kernels and the engine on one stream, both on stand-ins -------------------------------------------------------------------
+
+MODELS = os.environ.get("SPILLWAY_MODELS", os.path.join(house.ROOT, "var/models"))
+SHIM = os.path.join(house.BUILD, "tests/shim/libspillway_cuda_shim.so")
+ASSETS = os.environ.get("SPILLWAY_ASSETS", os.path.join(os.path.dirname(house.ROOT), "shared/assets"))
+
+
+@pytest.mark.skipif(bool(os.environ.get("SPILLWAY_SANITIZER")), reason="the plain build shows it; tests/task/worker_cuda.c has the sanitizers")
+def test_a_picture_is_answered_on_the_device_as_on_the_cpu(tmp_path):
+    """Pixels go in, classes come out: prepared, run as a captured graph and ranked on one stream, in the stream's order."""
+    picture = os.path.join(ASSETS, "media/images/bee.jpeg")
+    for needed in (STANDIN, SHIM, MODELS, picture):
+        if not os.path.exists(needed):
+            pytest.skip(f"there is no {needed}")
+    said, record = {}, str(tmp_path / "record")
+    gpu = {"SPILLWAY_ONNXRUNTIME": STANDIN, "SPILLWAY_STANDIN_ORT_LOG": record, "SPILLWAY_CUDA_LIBRARY": SHIM, "SPILLWAY_SHIM_FOREIGN": "1"}
+    for worker, env in (("cuda0", gpu), ("cpu0", {})):
+        server = house.Server(MODELS, workers=f"codec0,{worker}", env=env, args=("--model", "efficientnet-lite0"))
+        try:
+            end = time.monotonic() + 60
+            while workers(server)[worker]["state"] != "ready" and time.monotonic() < end:
+                time.sleep(0.05)
+            with open(picture, "rb") as file:
+                status, body = server.post("/infer", file.read(), {"Content-Type": "image/jpeg"})
+            said[worker] = json.loads(body)
+            assert status == 200 and said[worker]["provider"] == worker, body
+            detail = workers(server)[worker]["detail"]
+        finally:
+            server.stop()
+        if worker == "cuda0":
+            assert "pixels in, classes out" in detail and " 0 on the CPU" in detail, detail
+            with open(record, encoding="utf-8") as file:
+                runs = re.findall(r"^run rows=(\d+) graph=(\S+) sync=0 device=2/2$", file.read(), re.M)
+            graphs = {size: {graph for rows_, graph in runs if rows_ == size} for size, _ in runs}
+            assert "1" in graphs and all(len(g) == 1 and "-1" not in g for g in graphs.values()), graphs  # one for each size
+    assert said["cuda0"]["predictions"] == said["cpu0"]["predictions"]
