@@ -173,8 +173,8 @@ static void both_free(both *b)
 static void both_expand(const both *b, int i, const picture *p)
 {
     sp_flow_expand(b->flow, b->frame[i], p->grey, p->stride_bytes, b->scratch);
-    REQUIRE_OK(house.api->flow->expand(b->own, house.stream, b->own_frame[i], (const uint8_t *)p->device + p->skew, p->stride_bytes, b->own_scratch,
-                                 &error_));
+    REQUIRE_OK(house.api->flow->expand(b->own, house.stream, b->own_frame[i], (const uint8_t *)p->device + p->skew,
+                                       p->stride_bytes, b->own_scratch, &error_));
 }
 
 /* With `init` the pair begins where `f` stands, and in place. */
@@ -182,8 +182,8 @@ static void both_pair(const both *b, int from, int to, field *f, bool init)
 {
     float *dx = f->host, *dy = dx + f->floats, *own_dx = f->device, *own_dy = own_dx + f->floats;
     sp_flow_pair(b->flow, b->frame[from], b->frame[to], init ? dx : NULL, init ? dy : NULL, dx, dy, f->stride, b->scratch);
-    REQUIRE_OK(house.api->flow->pair(b->own, house.stream, b->own_frame[from], b->own_frame[to], init ? own_dx : NULL, init ? own_dy : NULL, own_dx,
-                               own_dy, f->stride, b->own_scratch, &error_));
+    REQUIRE_OK(house.api->flow->pair(b->own, house.stream, b->own_frame[from], b->own_frame[to], init ? own_dx : NULL,
+                                     init ? own_dy : NULL, own_dx, own_dy, f->stride, b->own_scratch, &error_));
 }
 
 static void check_pair(const sp_flow_params *params, int w, int h, bool init)
@@ -232,7 +232,9 @@ TEST(cuda_flow_of_any_size_is_the_scalar_one)
 TEST(cuda_flow_is_the_same_in_any_order)
 {
     begin();
-    static const sp_flow_params cases[] = { { 0.5, 1, 15, 2, 5, 1.2, false }, { 0.6, 1, 9, 2, 7, 1.5, true }, { 0.7, 1, 77, 1, 3, 0, false } };
+    static const sp_flow_params cases[] = {
+        { 0.5, 1, 15, 2, 5, 1.2, false }, { 0.6, 1, 9, 2, 7, 1.5, true }, { 0.7, 1, 77, 1, 3, 0, false },
+    };
     for (size_t i = 0; i < SP_ARRAY_LEN(cases); i++) {
         for (int turn = 0; turn < 6; turn++)
             check_pair(&cases[i], 69, 35, i == 1);
@@ -358,10 +360,10 @@ TEST(cuda_flow_runs_as_a_graph)
     sp_shim_counters before = { 0 }, after = { 0 };
     sp_cuda_graph *graph = NULL;
     REQUIRE_OK(house.api->graph_begin(house.stream, &error_));
-    REQUIRE_OK(house.api->flow->expand(b.own, house.stream, b.own_frame[1], (const uint8_t *)p.device + p.skew, p.stride_bytes, b.own_scratch,
-                                 &error_));
-    REQUIRE_OK(house.api->flow->pair(b.own, house.stream, b.own_frame[0], b.own_frame[1], NULL, NULL, f.device, f.device + f.floats, f.stride,
-                               b.own_scratch, &error_));
+    REQUIRE_OK(house.api->flow->expand(b.own, house.stream, b.own_frame[1], (const uint8_t *)p.device + p.skew, p.stride_bytes,
+                                       b.own_scratch, &error_));
+    REQUIRE_OK(house.api->flow->pair(b.own, house.stream, b.own_frame[0], b.own_frame[1], NULL, NULL, f.device,
+                                     f.device + f.floats, f.stride, b.own_scratch, &error_));
     REQUIRE_OK(house.api->graph_end(house.stream, &graph, &error_));
     if (shim)
         shim->counters(&before);
