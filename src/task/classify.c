@@ -4,6 +4,7 @@
 
 #include "base/machine.h"
 #include "base/view.h"
+#include "engine/bucket.h"
 #include "kernels/kernels.h"
 #include "kernels/prep_run.h"
 #include "task/classify_cuda.h"
@@ -39,10 +40,6 @@ sp_classify_options sp_classify_options_default(void)
     sp_machine_read(&machine);
     return (sp_classify_options){ .provider = "cpu", .threads = machine.cpu_count, .lanes = 1, .max_batch = 1 };
 }
-
-/* How often each size of run is tried before the first request: a device's libraries choose, compile and capture in the first
- * ones. */
-#define DEVICE_WARM_UPS 3
 
 /* 64-byte aligned and touched, so that no request pays for a first page fault. */
 static void *reserve(size_t count, size_t size_bytes)
@@ -112,7 +109,7 @@ static sp_status warm_up_device(sp_classifier *c, const void *zeros, sp_error *r
     for (int i = 0; i < c->max_batch && !s; i++)
         s = sp_classify_put_tensor(c, 0, i, zeros, false, reterr);
     for (int size = 1; !s; size = SP_MIN(size * 2, c->max_batch)) {
-        for (int turn = 0; turn < DEVICE_WARM_UPS && !s; turn++)
+        for (int turn = 0; turn < SP_BUCKET_WARM_UPS && !s; turn++)
             s = sp_classify_run_items(c, 0, 0, size, 1, reterr);
         if (size == c->max_batch)
             break;

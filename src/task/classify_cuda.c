@@ -11,6 +11,7 @@
 #include "task/classify_cuda.h"
 
 #include "base/view.h"
+#include "engine/bucket.h"
 #include "kernels/cuda_post.h"
 #include "kernels/cuda_prep.h"
 #include "kernels/prep_run.h"
@@ -305,15 +306,6 @@ sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane_index, int i
 
 /* --- computing ------------------------------------------------------------------------------------------------------- */
 
-/* Runs are of 1, 2, 4, 8 ... items, and of the largest: few shapes for the engine to be ready for. */
-static int bucket_of(const sp_classify_cuda *cuda, int count)
-{
-    int bucket = 1;
-    while (bucket < count)
-        bucket *= 2;
-    return SP_MIN(bucket, cuda->shape.max_batch);
-}
-
 /* Neighbours of one kind together: pictures are prepared, tensors moved, to their places in the input. */
 static sp_status fill_input(sp_classify_cuda *cuda, const cuda_lane *lane, int first, int count, sp_error *reterr)
 {
@@ -340,7 +332,7 @@ static sp_status run_engine(sp_classify_cuda *cuda, int count, sp_error *reterr)
 {
     const sp_engine_ports *ports = sp_session_ports(cuda->shape.session);
     const sp_prep_spec *prep = &cuda->shape.model->prep;
-    int bucket = bucket_of(cuda, count);
+    int bucket = (int)sp_bucket_of(count, cuda->shape.max_batch);
     const sp_engine_tensor input = { .data = cuda->input,
                                      .size_bytes = cuda->shape.tensor_bytes * (size_t)bucket,
                                      .dtype = prep->dtype,

@@ -194,6 +194,26 @@ TEST(a_model_with_half_weights_gets_its_layout)
     CHECK(strstr(record(), "session CUDA") && !strstr(record(), "prefer_nhwc"));
 }
 
+/* What is looked up in the file before the library has it believes nothing. */
+TEST(a_damaged_file_is_the_librarys_to_refuse)
+{
+    const sp_engine *engine = begin("");
+    uint8_t bytes[sizeof(model_bytes)];
+    sp_error err = { 0 };
+    sp_session_options options = options_for("tensorrt");
+    for (size_t i = 0; i < 2 * sizeof(bytes); i++) {
+        size_t size = i < sizeof(bytes) ? i + 1 : sizeof(bytes);
+        memcpy(bytes, model_bytes, sizeof(bytes));
+        if (i >= sizeof(bytes))
+            bytes[i - sizeof(bytes)] ^= (uint8_t)(1u << test_random_between(0, 7));
+        options.bytes = (sp_view){ bytes, size };
+        sp_session *session = NULL;
+        sp_status s = sp_session_open(engine, &options, &session, &err);
+        CHECK(s == SP_OK || s == SP_CORRUPT || s == SP_UNSUPPORTED || s == SP_INVALID);
+        sp_session_free(session);
+    }
+}
+
 /* --- where nodes are -------------------------------------------------------------------------------------------------- */
 
 TEST(nodes_on_the_cpu_are_an_error_where_that_is_asked_for)
