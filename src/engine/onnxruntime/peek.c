@@ -74,7 +74,7 @@ over:
 static bool take_text(span text, char *room, size_t size)
 {
     size_t length = (size_t)(text.end - text.at);
-    if (length >= size || memchr(text.at, 0, length))
+    if (!text.at || length >= size || memchr(text.at, 0, length)) /* NULL: a number stands there */
         return false;
     memcpy(room, text.at, length);
     room[length] = 0;
