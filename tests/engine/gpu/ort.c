@@ -8,7 +8,7 @@
  *      session config entries           recorded; the one that forbids CPU nodes is kept here, since all nodes are the CPU's
  *      CreateMemoryInfo("Cuda")         the host's
  *      run config entries               recorded (graph id, no synchronising)
- *      RunWithBinding                   what a GPU would do wrong, by script; the caller's stream is waited for first; the rules
+ *      RunWithBinding                   what a GPU would do wrong, by script; the order of the caller's stream is kept; the rules
  *                                       of CUDA graphs are watched (bindings.c)
  *
  * Over the tests' CUDA (shim/shim.h) a run that is not waited for is computed when its stream comes to it; elsewhere, at once.
