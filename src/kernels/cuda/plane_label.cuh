@@ -63,8 +63,8 @@ __device__ static inline void sp_tile_bits(uint64_t *rows, int p, bool set)
         reinterpret_cast<uint32_t *>(rows)[p / 32] = half;
 }
 
-/* label[p] = the component of each set pixel p of a tile (p = y * 64 + x): its first pixel in reading order. All threads call;
- * `rows` stands, and so does `label` behind the call. */
+/* label[p] = the component of each set pixel p of a tile (p = y * 64 + x): its first pixel in reading order. All threads call; `rows`
+ * stands. Behind the call a thread knows the labels of its own pixels (threadIdx.x, and then each SP_PLANE_THREADS on), no others. */
 __device__ static inline void sp_label_tile(const uint64_t *rows, int *label)
 {
     for (int p = (int)threadIdx.x; p < SP_TILE_PIXELS; p += SP_PLANE_THREADS) {
@@ -92,7 +92,6 @@ __device__ static inline void sp_label_tile(const uint64_t *rows, int *label)
         if (rows[p / SP_TILE_W] >> (p % SP_TILE_W) & 1)
             label[p] = sp_label_root(label, p);
     }
-    __syncthreads();
 }
 
 __device__ static inline bool sp_bit_at(const uint32_t *bits, int words, int x, int y)

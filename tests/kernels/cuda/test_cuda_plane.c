@@ -131,7 +131,7 @@ static void clear(stage *s, twin *t)
 
 /* --- pictures ------------------------------------------------------------------------------------------------------ */
 
-enum { NOISE, FLAT, BLOCKS, SPARSE, DENSE, CHECKER, SPIRAL, COMB, DOTS, FULL, EMPTY, PICTURES };
+enum { NOISE, FLAT, BUMPS, BLOCKS, SPARSE, DENSE, CHECKER, SPIRAL, COMB, DOTS, FULL, EMPTY, PICTURES };
 
 static uint8_t spiral_at(int x, int y, int w, int h)
 {
@@ -141,12 +141,21 @@ static uint8_t spiral_at(int x, int y, int w, int h)
     return ring % 4 < 3 && x == ring / 4 * 4 + ring % 4 && y == ring / 4 * 4 + 2 ? 255 : 0;
 }
 
+/* Squares apart from each other, weak ones and strong ones side by side: an edge that is joined to the wrong one shows. */
+static uint8_t bump_at(int x, int y)
+{
+    uint32_t cell = (uint32_t)(x / 7) * 2654435761u ^ (uint32_t)(y / 7) * 40503u;
+    int height = (cell >> 9) % 5 == 0 ? 40 : (cell >> 9) % 5 < 4 ? 7 : 0;
+    return (uint8_t)(100 + (x % 7 < 3 && y % 7 < 3 ? height : 0));
+}
+
 static uint8_t pixel_of(int kind, int x, int y, int w, int h)
 {
     uint64_t r = test_random();
     switch (kind) {
     case NOISE: return (uint8_t)r;
     case FLAT: return (uint8_t)(100 + r % 4);
+    case BUMPS: return bump_at(x, y);
     case BLOCKS: return (uint8_t)((x / 5 * 37 + y / 7 * 91) & 255);
     case SPARSE: return r % 12 ? 0 : (uint8_t)(1 + r % 255);
     case DENSE: return r % 5 < 2 ? 0 : 255;
@@ -337,6 +346,9 @@ TEST(edges_give_the_same_bytes)
     STAGE(s);
     CUDA_ORDERS(&s.house, order) {
         EACH_SIZE(s, order, n) {
+            paint(&s, &s.src, BUMPS);
+            check_canny(&s, 15, 60, 3, false);
+            check_canny(&s, 200, 900, 5, true);
             for (int kind = 0; kind < PICTURES; kind += 1 + (int)(test_random() % 3)) {
                 int aperture = 3 + 2 * (int)(test_random() % 3);
                 double scale = aperture == 3 ? 1 : aperture == 5 ? 12 : 160;
