@@ -238,6 +238,8 @@ static sp_status open_hall(sp_device *dev, const opening *o, uint64_t memory_byt
                                         .places = dev->places,
                                         .memory_bytes = memory_bytes,
                                         .refuse_cpu_nodes = o->config->refuse_cpu_nodes,
+                                        .cuda_api = dev->target.cuda_api,
+                                        .cuda = dev->target.cuda,
                                         .sim = dev->sim,
                                         .counters = dev->counters };
     if (o->config->data_dir)

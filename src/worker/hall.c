@@ -316,7 +316,7 @@ static void run_load(sp_hall *hall, sp_hall_batch *own)
         s = sp_hall_model_warm(hall, model, err);
         loaded.warmup_ns = sp_clock_now_ns() - warm_ns;
         if (!s)
-            sp_hall_detector_open(model);
+            sp_hall_detector_open(hall, model);
         if (s)
             sp_hall_settle(hall, model, 0);
     }
@@ -379,6 +379,8 @@ static void run_inference(sp_hall *hall, int executor, sp_hall_batch *own)
         sp_worker_stage(executor, SP_STAGE_PREPROCESS, SP_HALL_OPEN_NS);
         s = sp_hall_open_here(hall, model, deadline_ns, &err);
     }
+    if (!s && sp_hall_detect_on_device(hall, model, own->lane, executor, own->requests, own->count))
+        return;
     for (int i = 0; i < own->count; i++) {
         sp_work_item *item = own->requests[i]->item;
         if (own->requests[i]->step)

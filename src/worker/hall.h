@@ -17,6 +17,7 @@
 #ifndef SP_WORKER_HALL_H
 #define SP_WORKER_HALL_H
 
+#include "kernels/cuda.h"
 #include "worker/sim.h"
 #include "worker/worker.h"
 
@@ -32,6 +33,8 @@ typedef struct sp_hall_settings {
     uint64_t memory_bytes; /* of all loaded models together */
     bool refuse_cpu_nodes;    /* of a device's models */
     char cache_directory[600]; /* of what is built for a device; "" = none */
+    const sp_cuda_api *cuda_api; /* borrowed, both or none: the device of `provider` */
+    sp_cuda *cuda;
     sp_sim *sim;           /* borrowed; NULL = a real device */
     sp_device_counters *counters; /* borrowed; NULL = nobody reads them */
 } sp_hall_settings;

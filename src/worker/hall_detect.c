@@ -25,6 +25,7 @@ struct sp_hall_detector {
     uint64_t tensor_bytes;
     int lane_count;
     detect_lane *lanes;
+    sp_hall_detect_cuda *cuda; /* NULL: pixels are prepared, and boxes found, on the host */
 };
 
 void sp_hall_detector_free(sp_hall_model *model)
@@ -32,6 +33,7 @@ void sp_hall_detector_free(sp_hall_model *model)
     sp_hall_detector *d = SP_STEAL(model->detector);
     if (!d)
         return;
+    sp_hall_detect_cuda_free(d->cuda);
     for (int i = 0; d->lanes && i < d->lane_count; i++) {
         sp_detect_decoder_free(d->lanes[i].decoder);
         sp_prep_scratch_free(d->lanes[i].scratch);
@@ -76,7 +78,7 @@ static sp_status open_lanes(sp_hall_model *model, sp_hall_detector *d, sp_error 
     return SP_OK;
 }
 
-void sp_hall_detector_open(sp_hall_model *model)
+void sp_hall_detector_open(const sp_hall *hall, sp_hall_model *model)
 {
     sp_error err = { 0 };
     sp_hall_detector *d = NULL;
@@ -95,6 +97,29 @@ void sp_hall_detector_open(sp_hall_model *model)
                SP_LOG_TEXT("error", err.message));
     if (!is_one || s)
         sp_hall_detector_free(model);
+    else
+        d->cuda = sp_hall_detect_cuda_new(hall, model, d->model, d->lanes[0].decoder);
+}
+
+bool sp_hall_detect_on_device(const sp_hall *hall, sp_hall_model *model, int lane, int executor, sp_hall_request **requests, int count)
+{
+    sp_hall_detector *d = model->detector;
+    return d && d->cuda && sp_hall_detect_cuda_run(d->cuda, hall, model, d->lanes[lane].decoder, lane, executor, requests, count);
+}
+
+void sp_hall_detect_put(const sp_hall_model *model, sp_work_item *item, const sp_detect_box *boxes, int count)
+{
+    sp_answer_boxes *answer = (sp_answer_boxes *)(void *)item->answer; /* page-aligned */
+    _Static_assert(SP_LIMIT_DETECT_BOXES <= SP_ARRAY_LEN(answer->boxes), "the most boxes fit an answer");
+    answer->count = (uint32_t)count;
+    answer->reserved = 0;
+    for (int i = 0; i < count; i++) {
+        sp_answer_box *box = &answer->boxes[i];
+        *box = (sp_answer_box){ .x0 = boxes[i].x0, .y0 = boxes[i].y0, .x1 = boxes[i].x1, .y1 = boxes[i].y1,
+                                .score = boxes[i].score, .class_id = boxes[i].class_id };
+        (void)snprintf(box->label, sizeof(box->label), "%s", sp_model_label(model->detector->model, boxes[i].class_id));
+    }
+    item->done.answer_bytes = (uint32_t)(offsetof(sp_answer_boxes, boxes) + (size_t)count * sizeof(sp_answer_box));
 }
 
 /* The shape in the client's terms: what an INFER with the same tensor would say. */
@@ -150,25 +175,15 @@ sp_status sp_hall_detect_answer(sp_hall_model *model, int lane, const sp_engine_
 {
     sp_hall_detector *d = model->detector;
     sp_work_item *item = request->item;
-    sp_answer_boxes *answer = (sp_answer_boxes *)(void *)item->answer; /* page-aligned */
     const sp_detect_params params = { .threshold = item->request->threshold, .iou = item->request->iou,
                                       .top_k = (int)SP_MIN(item->request->top_k, SP_LIMIT_DETECT_BOXES) };
     sp_detect_box boxes[SP_LIMIT_DETECT_BOXES];
     int count = 0;
-    _Static_assert(SP_LIMIT_DETECT_BOXES <= SP_ARRAY_LEN(answer->boxes), "the most boxes fit an answer");
     sp_status s = sp_detect_decode(d->lanes[lane].decoder, outputs, row, item->submission->image_w, item->submission->image_h,
                                    &params, boxes, &count, reterr);
     if (s)
         return s;
     /* The outputs may have lain where this goes: nothing reads them any more. */
-    answer->count = (uint32_t)count;
-    answer->reserved = 0;
-    for (int i = 0; i < count; i++) {
-        sp_answer_box *box = &answer->boxes[i];
-        *box = (sp_answer_box){ .x0 = boxes[i].x0, .y0 = boxes[i].y0, .x1 = boxes[i].x1, .y1 = boxes[i].y1,
-                                .score = boxes[i].score, .class_id = boxes[i].class_id };
-        (void)snprintf(box->label, sizeof(box->label), "%s", sp_model_label(d->model, boxes[i].class_id));
-    }
-    item->done.answer_bytes = (uint32_t)(offsetof(sp_answer_boxes, boxes) + (size_t)count * sizeof(sp_answer_box));
+    sp_hall_detect_put(model, item, boxes, count);
     return SP_OK;
 }

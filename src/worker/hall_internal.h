@@ -8,6 +8,7 @@
 #include "model/card.h"
 #include "policy/batcher.h"
 #include "policy/sequence.h"
+#include "task/detect.h"
 #include "worker/batch_limit.h"
 #include "worker/hall.h"
 
@@ -27,6 +28,7 @@ typedef struct sp_hall_course sp_hall_course;
 typedef struct sp_hall_ensemble sp_hall_ensemble;
 typedef struct sp_hall_kept sp_hall_kept;     /* hall_sequence.c */
 typedef struct sp_hall_detector sp_hall_detector; /* hall_detect.c */
+typedef struct sp_hall_detect_cuda sp_hall_detect_cuda; /* hall_detect_cuda.c */
 
 /* --- tensors -------------------------------------------------------------------------------------------------------- */
 
@@ -249,7 +251,7 @@ sp_status sp_hall_check_inputs(const sp_hall_model *model, sp_hall_request *requ
 sp_status sp_hall_locate(sp_hall_request *request, sp_error *reterr);
 
 /* hall_detect.c. At its load, while it is open: makes model->detector if it is described as one. */
-void sp_hall_detector_open(sp_hall_model *model);
+void sp_hall_detector_open(const sp_hall *hall, sp_hall_model *model);
 void sp_hall_detector_free(sp_hall_model *model);
 /* Under the lock: what the request will be. SP_INVALID, code "no_detector". */
 sp_status sp_hall_detect_check(const sp_hall_model *model, sp_hall_request *request, sp_error *reterr);
@@ -285,6 +287,19 @@ void sp_hall_describe(const sp_hall *hall, const sp_hall_model *model, sp_answer
 
 /* hall_run.c: every request of the batch gets its status. */
 void sp_hall_run_batch(sp_hall *hall, sp_hall_model *model, int lane, int executor, sp_hall_request **requests, int count);
+
+/* True: the device has run the batch, each item has its status; false: nothing of it was done. */
+bool sp_hall_detect_on_device(const sp_hall *hall, sp_hall_model *model, int lane, int executor, sp_hall_request **requests, int count);
+void sp_hall_detect_put(const sp_hall_model *model, sp_work_item *item, const sp_detect_box *boxes, int count);
+
+/* hall_detect_cuda.c. NULL: this model, or this worker, has no such way. `decoder`: any lane's. */
+sp_hall_detect_cuda *sp_hall_detect_cuda_new(const sp_hall *hall, const sp_hall_model *model, const sp_model *description,
+                                             const sp_detect_decoder *decoder);
+void sp_hall_detect_cuda_free(sp_hall_detect_cuda *cuda); /* NULL is fine */
+bool sp_hall_detect_cuda_run(sp_hall_detect_cuda *cuda, const sp_hall *hall, sp_hall_model *model, sp_detect_decoder *decoder,
+                             int lane, int executor, sp_hall_request **requests, int count);
+
+void sp_hall_mxcsr_repair(void); /* hall_run.c: after an engine's run, on its thread */
 
 /* hall_answer.c */
 typedef struct sp_hall_writer {

@@ -441,6 +441,11 @@ static sp_metric *repaired_metric(void)
                          "Times an engine left denormals flushed on the thread that called it");
 }
 
+void sp_hall_mxcsr_repair(void)
+{
+    sp_mxcsr_repair(repaired_metric());
+}
+
 static int64_t budget_of(sp_hall_model *model)
 {
     int64_t slowest_ns = atomic_load_explicit(&model->slowest_ns, memory_order_relaxed);
@@ -470,7 +475,7 @@ static sp_status compute(batch_run *run, sp_error *reterr)
     }
     if (!s && sim)
         sp_sim_end(sim, &simulated);
-    sp_mxcsr_repair(repaired_metric());
+    sp_hall_mxcsr_repair();
     return s;
 }
 

@@ -2,17 +2,22 @@
 """A worker "cuda0" in a whole server, without a GPU: its device is the tests' stand-in (tests/shim: slow, and out of order wherever
 order is not asked for), its engine's provider another (tests/engine/gpu). Pictures of all sizes in one batch are answered as by
 the CPU; a device that is killed, that fails, that is not there costs no request and says why."""
+import http.client
+import json
 import os
+import pathlib
+import re
 import signal
+import subprocess
 import sys
 import threading
+import time
 
 import house
 import pytest
 
 SHIM = house.BUILD / "tests" / "shim" / "libspillway_cuda_shim.so"
 ENGINE = house.BUILD / "tests" / "engine" / "gpu" / "libspillway_standin_ort.so.1"
-PLUGIN = house.BUILD / "src" / "kernels" / "cuda" / "libspillway_cuda.so"
 once = pytest.mark.skipif(bool(os.environ.get("SPILLWAY_SANITIZER")), reason="once without a sanitizer is enough")
 
 
@@ -122,17 +127,79 @@ def test_without_the_plugin_the_engine_copies_by_itself(serve, labels, gpu, tmp_
 
 
 @once
-def test_without_a_driver_the_link_is_skipped_and_says_so(labels, gpu, tmp_path):
-    if not PLUGIN.exists():
-        pytest.skip(f"no {PLUGIN.name} in this build")
-    server = house.Server(tmp_path, workers="codec0,cuda0,cpu0", env={**gpu, "SPILLWAY_CUDA_LIBRARY": str(PLUGIN), "SPILLWAY_DEVICE_PAUSE_MS": "60000"},
+def test_a_device_that_is_not_there_is_skipped_and_says_so(labels, gpu, tmp_path):
+    server = house.Server(tmp_path, workers="codec0,cuda0,cpu0",
+                          env={**gpu, "SPILLWAY_SHIM_DEVICES": "0", "SPILLWAY_DEVICE_PAUSE_MS": "60000"},
                           args=["--data-dir", tmp_path / "data"])
     try:
         server.wait_worker_ready("cpu0")
         assert len(by(crowd(server, labels, 4, 2), "cpu0")) == 4
         worker = server.worker("cuda0")
-        if worker["state"] == "ready":
-            pytest.skip("this machine has a GPU")
-        assert worker["reason"].startswith("no driver: ") and worker["code"] == "no_driver" and "driver" in worker["remedy"], worker
+        assert worker["reason"].startswith("no GPU: ") and worker["code"] == "no_gpu" and "GPU" in worker["remedy"], worker
     finally:
         server.stop()
+
+
+DETECTORS = {
+    "yolox-nano": ("yolox_nano.onnx", {"head": "yolox", "threshold": 0.3, "nms": "agnostic"}),
+    "ultraface": ("ultraface-RFB-320.onnx", {"head": "ssd", "units": "fractions", "background": 0, "threshold": 0.7, "iou": 0.3}),
+}
+
+
+@pytest.fixture
+def detectors(tmp_path):
+    path = tmp_path / "models"
+    for name, (asset, settings) in DETECTORS.items():
+        file = house.ASSETS / "models" / asset
+        if not file.exists():
+            pytest.skip(f"SPILLWAY_ASSETS has no models/{asset}")
+        (path / name / "1").mkdir(parents=True)
+        (path / name / "1" / "model.onnx").symlink_to(file)
+        (path / name / "spillway.json").write_text(json.dumps({"task": "detect", "detect": settings}))
+    return path
+
+
+def boxes(answer):
+    """A server tells three decimals of a pixel."""
+    return [(b["class_id"], b["score"], [round(x, 3) for x in b["box"]]) for b in answer["detections"]]
+
+
+def assert_same_boxes(told, want):
+    assert [b[:2] for b in told] == [b[:2] for b in want]
+    assert all(abs(x - y) < 0.0015 for a, b in zip(told, want) for x, y in zip(a[2], b[2])), (told, want)
+
+
+@once
+def test_boxes_are_found_on_the_device(gpu, detectors, tmp_path):
+    """Those of the command, which runs on the CPU; all of a run's tensors stay on the device."""
+    pictures = [house.ASSETS / "media" / "images" / name for name in ("yolox_dog.jpg", "coco.jpg", "road1.jpg")]
+    server = house.Server(tmp_path, workers="codec0,cuda0", env={**gpu, "SPILLWAY_STANDIN_ORT_LOG": str(tmp_path / "ort.log")},
+                          args=["--data-dir", tmp_path / "data", "--model-repository", detectors])
+    try:
+        server.wait_worker_ready("cuda0")
+        for model in DETECTORS:
+            done = subprocess.run([house.PROGRAM, "detect", "--model-repository", detectors, "-m", model, "--json", *pictures],
+                                  capture_output=True, text=True, timeout=120, check=True)
+            want = {pathlib.Path(x["file"]): boxes(x) for x in map(json.loads, done.stdout.splitlines())}
+            for picture in pictures:
+                for _ in range(100):
+                    status, answer = post_to(server, f"/v1/detect?model={model}", picture.read_bytes())
+                    if status == 200:
+                        break
+                    time.sleep(0.1)  # it is being loaded
+                assert status == 200, answer
+                assert_same_boxes(boxes(answer), want[picture])
+        runs = [line for line in (tmp_path / "ort.log").read_text().splitlines() if line.startswith("run ")]
+        assert [line for line in runs if re.search(r"device=(\d+)/\1\b", line)], runs[-5:]
+    finally:
+        server.stop()
+
+
+def post_to(server, path, body):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "image/jpeg"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"null")
+    finally:
+        connection.close()
