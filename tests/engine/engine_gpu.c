@@ -4,6 +4,7 @@
 #include "engine/engine.h"
 #include "test.h"
 
+#include <glob.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +26,15 @@ static const uint8_t model_bytes[] = {
 
 static char record_path[] = "/tmp/spillway-standin-XXXXXX";
 
+static char profiles_path[] = "/tmp/spillway-profiles-XXXXXX"; /* where the library's go */
+
 static void remove_record(void)
 {
+    char own[64]; /* the library's own, of whatever it does there */
+    (void)snprintf(own, sizeof(own), "%s/.ses", profiles_path);
+    (void)unlink(own);
     (void)unlink(record_path);
+    (void)rmdir(profiles_path);
 }
 
 /* The stand-in's words for this test, and an empty record. */
@@ -43,6 +50,8 @@ static const sp_engine *begin(const char *words)
         int fd = mkstemp(record_path);
         REQUIRE(fd >= 0);
         (void)close(fd);
+        REQUIRE(mkdtemp(profiles_path) != NULL);
+        (void)setenv("TMPDIR", profiles_path, 1);
         made = atexit(remove_record) == 0;
     }
     (void)truncate(record_path, 0);
@@ -441,6 +450,17 @@ TEST(a_models_memory_is_what_the_device_lost)
     CHECK_INT(sp_session_memory(session, &memory, &err), SP_OK);
     CHECK_INT(memory.device_bytes, 0);
     sp_session_free(session);
+}
+
+/* Whatever became of a session. */
+TEST(z_no_profile_is_left_behind)
+{
+    (void)begin("");
+    char pattern[64];
+    glob_t found;
+    (void)snprintf(pattern, sizeof(pattern), "%s/spillway-ort-*", profiles_path);
+    CHECK_INT(glob(pattern, 0, NULL, &found), GLOB_NOMATCH);
+    globfree(&found);
 }
 
 /* The last test: after it the stand-in's device is gone for good. */

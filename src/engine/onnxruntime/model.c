@@ -50,7 +50,7 @@ static bool is_host(const sp_engine_load_options *options)
 }
 
 static sp_engine_status make_options(const ort_library *lib, const sp_engine_load_options *options, bool graphs,
-                                     OrtSessionOptions **ret_options, sp_engine_error *reterr)
+                                     char prefix[ORT_WATCH_PREFIX_BYTES], OrtSessionOptions **ret_options, sp_engine_error *reterr)
 {
     OrtSessionOptions *so = NULL;
     sp_engine_status s = ort_check(lib, lib->api->CreateSessionOptions(&so), ORT_PHASE_LOAD, reterr);
@@ -62,7 +62,7 @@ static sp_engine_status make_options(const ort_library *lib, const sp_engine_loa
     if (!s)
         s = ort_provider_append(lib, so, options, graphs, reterr);
     if (!s && !is_host(options))
-        ort_watch_begin(lib, so);
+        ort_watch_begin(lib, so, prefix);
     if (s)
         lib->api->ReleaseSessionOptions(so);
     else
@@ -75,7 +75,8 @@ static sp_engine_status open_session_as(sp_engine_model *model, const sp_engine_
 {
     const ort_library *lib = model->library;
     OrtSessionOptions *so = NULL;
-    sp_engine_status s = make_options(lib, options, graphs, &so, reterr);
+    char prefix[ORT_WATCH_PREFIX_BYTES] = "";
+    sp_engine_status s = make_options(lib, options, graphs, prefix, &so, reterr);
     if (s)
         return s;
     /* Two things that were measured and left out (EfficientNet-Lite0): a prepacked-weights container shared between
@@ -86,6 +87,8 @@ static sp_engine_status open_session_as(sp_engine_model *model, const sp_engine_
                                                                      (size_t)options->byte_count, so, &model->session);
     s = ort_check(lib, st, ORT_PHASE_LOAD, reterr);
     lib->api->ReleaseSessionOptions(so);
+    if (s)
+        ort_watch_drop(prefix);
     return s;
 }
 

@@ -137,7 +137,10 @@ sp_engine_status ort_thread_run(ort_thread *thread, ort_call *call);
 
 /* watch.c */
 #define ORT_WATCHED_RUNS 3
-void ort_watch_begin(const ort_library *library, OrtSessionOptions *so); /* before the session is made */
+#define ORT_WATCH_PREFIX_BYTES 256
+/* Before the session is made; `prefix` is the beginning of the profile's file name then, or "". */
+void ort_watch_begin(const ort_library *library, OrtSessionOptions *so, char prefix[ORT_WATCH_PREFIX_BYTES]);
+void ort_watch_drop(const char *prefix); /* no session was made of it: removes what it left */
 void ort_watch_run_over(sp_engine_model *model);
 void ort_watch_close(sp_engine_model *model); /* before the session is released */
 sp_engine_status ort_model_report(const sp_engine_model *model, sp_engine_report *ret_report, sp_engine_error *reterr);

@@ -9,6 +9,7 @@
  * share can be told. Nothing fails for want of a profile: then there is nothing to report. */
 #include "ort.h"
 
+#include <glob.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,14 +28,30 @@ typedef struct run_seen {
     } operators[OPERATORS_MAX]; /* of the host's nodes */
 } run_seen;
 
-void ort_watch_begin(const ort_library *lib, OrtSessionOptions *so)
+void ort_watch_begin(const ort_library *lib, OrtSessionOptions *so, char prefix[ORT_WATCH_PREFIX_BYTES])
 {
     static atomic_int number;
     const char *directory = getenv("TMPDIR");
-    char prefix[512];
-    (void)snprintf(prefix, sizeof(prefix), "%s/spillway-ort-%ld-%d", directory && *directory ? directory : "/tmp", (long)getpid(),
-                   atomic_fetch_add(&number, 1));
-    (void)ort_check(lib, lib->api->EnableProfiling(so, prefix), ORT_PHASE_LOAD, NULL); /* without it there is no report */
+    if (!directory || !*directory || strlen(directory) > ORT_WATCH_PREFIX_BYTES - 64)
+        directory = "/tmp";
+    (void)snprintf(prefix, ORT_WATCH_PREFIX_BYTES, "%s/spillway-ort-%ld-%d", directory, (long)getpid(), atomic_fetch_add(&number, 1));
+    if (ort_check(lib, lib->api->EnableProfiling(so, prefix), ORT_PHASE_LOAD, NULL)) /* without it there is no report */
+        prefix[0] = 0;
+}
+
+/* The library adds the time to the name, and tells it only of a session that was made. */
+void ort_watch_drop(const char *prefix)
+{
+    char pattern[ORT_WATCH_PREFIX_BYTES + 8];
+    glob_t found;
+    if (!*prefix)
+        return;
+    (void)snprintf(pattern, sizeof(pattern), "%s_*.json", prefix);
+    if (glob(pattern, GLOB_NOSORT, NULL, &found))
+        return; /* there is none */
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        (void)unlink(found.gl_pathv[i]); /* a leftover is no failure */
+    globfree(&found);
 }
 
 /* What stands behind `key` in the line, up to `end`; NULL = it is not there. */
