@@ -241,10 +241,13 @@ static sp_status ensure_space(sp_hall_detect_cuda *d, size_t bytes, sp_error *re
 {
     if (bytes <= d->space_bytes)
         return SP_OK;
+    sp_status s = d->api->stream_sync(d->stream, reterr); /* pictures before these may still be in it */
+    if (s)
+        return s;
     d->api->release(d->cuda, d->space);
     d->space = NULL;
     d->space_bytes = 0;
-    sp_status s = d->api->reserve(d->cuda, bytes, (void **)&d->space, reterr);
+    s = d->api->reserve(d->cuda, bytes, (void **)&d->space, reterr);
     if (!s)
         d->space_bytes = bytes;
     return s;

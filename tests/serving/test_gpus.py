@@ -157,7 +157,8 @@ class Gpu:
         self.server = house.Server(
             repository, workers=workers, args=("--model-control-mode", "explicit", "--load-model", "*", *args),
             env={"SPILLWAY_ONNXRUNTIME": STANDIN, "SPILLWAY_STANDIN_ORT_LOG": self.record_path, "SPILLWAY_STANDIN_ORT": words,
-                 "SPILLWAY_STANDIN_GPUS": str(gpus)})
+                 "SPILLWAY_STANDIN_GPUS": str(gpus),
+                 "SPILLWAY_CUDA_LIBRARY": "/nonexistent"})  # the provider alone: a real one would ask the stand-in's driver for more
 
     def __enter__(self):
         return self

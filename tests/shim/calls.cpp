@@ -43,6 +43,7 @@ const char *cudaGetErrorName(cudaError_t error)
         NAME(cudaErrorInvalidValue);
         NAME(cudaErrorMemoryAllocation);
         NAME(cudaErrorInsufficientDriver);
+        NAME(cudaErrorCallRequiresNewerDriver);
         NAME(cudaErrorNoDevice);
         NAME(cudaErrorInvalidDevice);
         NAME(cudaErrorNoKernelImageForDevice);

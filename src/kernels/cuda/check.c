@@ -42,6 +42,7 @@ static sp_status classify(cudaError_t error, const char **ret_code)
         *ret_code = "no_code";
         return SP_UNSUPPORTED;
     case cudaErrorInsufficientDriver:
+    case cudaErrorCallRequiresNewerDriver:
     case cudaErrorSystemDriverMismatch:
     case cudaErrorCompatNotSupportedOnDevice:
         *ret_code = "mismatch";
