@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The CUDA device of a worker of kind "cuda" or "tensorrt": opened once a process, shared by all that it runs (classify's lanes,
- * detectors, chunks of videos). Where the plug-in is missing the worker goes on without: the engine's provider copies by itself,
- * pixels are prepared on the CPU, and the card says so. Where it is there and does not run, the worker cannot start. */
+ * detectors, chunks of videos). Where the plug-in is missing, or the GPU or its driver is too old for it, the worker goes on
+ * without: the engine's provider copies by itself, pixels are prepared on the CPU, and the card says so. Where it should run and
+ * does not, the worker cannot start. */
 #include "worker/device.h"
 
 #include "base/clock.h"
@@ -72,11 +73,18 @@ sp_status sp_device_cuda_open(sp_device *dev, const char *kind, int index, sp_er
         go_without(dev, kind, &why);
         return SP_OK;
     }
-    sp_status s = api->describe(index, &dev->cuda_info, reterr);
+    sp_status s = api->describe(index, &dev->cuda_info, &why);
+    if (s && (strcmp(why.code, "no_code") == 0 || strcmp(why.code, "mismatch") == 0)) { /* the engine may be built for them */
+        go_without(dev, kind, &why);
+        return SP_OK;
+    }
     if (!s)
-        s = api->open(index, 0, &dev->target.cuda, reterr);
-    if (s)
+        s = api->open(index, 0, &dev->target.cuda, &why);
+    if (s) {
+        if (reterr)
+            *reterr = why;
         return s;
+    }
     dev->target.cuda_api = api;
     dev->target.most_batch = dev->cuda_info.simulated ? SIMULATED_BATCH : 0;
     dev->registers = sp_cuda_registers_slots(api, dev->target.cuda, &why);
