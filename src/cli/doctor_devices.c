@@ -8,42 +8,27 @@
 #include "worker/sampler.h"
 
 #include <math.h>
-#include <pthread.h>
-#include <time.h>
 
 #define PATIENCE_S 5 /* NVML's first call of a machine without persistence mode takes a second or two */
 
+static sp_doctor_ask ask = SP_DOCTOR_ASK;
 static struct {
-    pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t done_bell;
-    bool done;
     sp_status status;
     sp_error error;
     int count;
     sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES];
-} ask = { .lock = PTHREAD_MUTEX_INITIALIZER, .done_bell = PTHREAD_COND_INITIALIZER };
+} found;
 
 static void *ask_nvml(void *argument)
 {
     void *state = NULL;
-    sp_error err = { 0 };
-    sp_device_sample samples[SP_LIMIT_DEVICE_SAMPLES];
-    int count = 0;
-    sp_status s = sp_sample_source_nvml.open(&state, &err);
-    if (!s)
-        s = sp_sample_source_nvml.sample(state, samples, SP_LIMIT_DEVICE_SAMPLES, &count, &err);
+    found.status = sp_sample_source_nvml.open(&state, &found.error);
+    if (!found.status)
+        found.status = sp_sample_source_nvml.sample(state, found.samples, SP_LIMIT_DEVICE_SAMPLES, &found.count, &found.error);
     if (state)
         sp_sample_source_nvml.close(state);
-    (void)pthread_mutex_lock(&ask.lock);
-    ask.status = s;
-    ask.error = err;
-    ask.count = count;
-    for (int i = 0; i < count; i++)
-        ask.samples[i] = samples[i];
-    ask.done = true;
-    (void)pthread_cond_signal(&ask.done_bell);
-    (void)pthread_mutex_unlock(&ask.lock);
-    return NULL;
+    sp_doctor_tell(&ask);
+    return argument;
 }
 
 static void add_number(json_t *device, const char *key, double value)
@@ -67,24 +52,17 @@ static json_t *device_of(const sp_device_sample *sample)
 
 json_t *sp_doctor_devices(void)
 {
-    pthread_t thread;
-    struct timespec until;
     json_t *devices = json_array();
-    char reason[256] = "no thread to ask NVML";
-    const char *remedy = "";
-    if (pthread_create(&thread, NULL, ask_nvml, NULL) == 0) {
-        (void)pthread_detach(thread);
-        (void)clock_gettime(CLOCK_REALTIME, &until); /* what pthread_cond_timedwait counts in */
-        until.tv_sec += PATIENCE_S;
-        (void)pthread_mutex_lock(&ask.lock);
-        int code = 0;
-        while (!ask.done && code == 0)
-            code = pthread_cond_timedwait(&ask.done_bell, &ask.lock, &until);
-        (void)snprintf(reason, sizeof(reason), "%s", ask.done ? ask.error.message : "NVML does not answer: the driver hangs");
-        remedy = ask.done ? sp_device_remedy(ask.error.code) : sp_device_remedy("hang");
-        for (int i = 0; ask.done && !ask.status && i < ask.count; i++)
-            json_array_append_new(devices, device_of(&ask.samples[i]));
-        (void)pthread_mutex_unlock(&ask.lock);
+    const char *reason = "no thread to ask NVML", *remedy = "";
+    sp_doctor_answer answer = sp_doctor_wait(&ask, ask_nvml, PATIENCE_S);
+    if (answer == SP_DOCTOR_HANGS) {
+        reason = "NVML does not answer: the driver hangs";
+        remedy = sp_device_remedy("hang");
+    } else if (answer == SP_DOCTOR_ANSWERED) {
+        reason = found.error.message;
+        remedy = sp_device_remedy(found.error.code);
+        for (int i = 0; !found.status && i < found.count; i++)
+            json_array_append_new(devices, device_of(&found.samples[i]));
     }
     return json_pack("{s:b, s:s, s:s, s:o}", "present", json_array_size(devices) > 0, "reason", reason, "remedy", remedy,
                      "devices", devices);
