@@ -167,6 +167,15 @@ class Gpu:
         self.server.stop()
         self.folder.cleanup()
 
+    def told(self, text):
+        """The first line of the server's log with that text, which may still be on its way."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end and text not in self.server.log_text():
+            time.sleep(0.05)
+        line = next((line for line in self.server.log_text().splitlines() if text in line), None)
+        assert line, f"nobody says {text!r}: {self.server.log_text()}"
+        return json.loads(line)
+
     def record(self):
         with open(self.record_path, encoding="utf-8") as file:
             return file.read()
@@ -191,7 +200,7 @@ def test_batches_are_filled_up_to_buckets_that_were_warmed():
 def test_nodes_on_the_cpu_are_told():
     with Gpu(words="host=Softmax") as gpu:
         gpu.server.wait_models(["m"])
-        line = next(json.loads(line) for line in gpu.server.log_text().splitlines() if "nodes are on the CPU" in line)
+        line = gpu.told("nodes are on the CPU")
         assert line["worker"] == "cuda0" and line["operators"] == "Softmax 1" and line["on_cpu"] == 1 and line["nodes"] == 2
 
 
@@ -200,10 +209,10 @@ def test_nodes_on_the_cpu_are_refused(tmp_path):
     yaml.write_text("refuse_cpu_nodes: true\n")
     with Gpu(words="host=Softmax", workers="codec0,cuda0,cpu0", args=("--config", str(yaml))) as gpu:
         gpu.server.wait_models(["m"])  # the CPU has it: no device is needed for that
+        gpu.told("assigned to the default CPU EP")
         x = rows(2)
         assert close(infer(gpu.server, "m", {"X": x}), x, 2)
         assert leases(gpu.server, "cuda0") == 0 and leases(gpu.server, "cpu0") > 0
-        assert "assigned to the default CPU EP" in gpu.server.log_text()
 
 
 def test_a_batch_that_the_gpu_has_no_memory_for_is_halved():
