@@ -164,8 +164,8 @@ static sp_status file_take(sp_form_stream *form, const uint8_t *data, size_t siz
 {
     const sp_multipart *p = &form->parser;
     const uint8_t *found = memmem(data, size_bytes, p->delimiter, p->delimiter_bytes);
-    /* An empty file: its delimiter lacks the line end that was the header's. */
-    if (!found && !form->tail_bytes && size_bytes >= p->delimiter_bytes - 2 && form->at + 2 == form->kept.size_bytes &&
+    /* An empty file: its delimiter lacks the line end that was the header's. It comes before any that is found behind it. */
+    if (!form->tail_bytes && size_bytes >= p->delimiter_bytes - 2 && form->at + 2 == form->kept.size_bytes &&
         memcmp(data, p->delimiter + 2, p->delimiter_bytes - 2) == 0) {
         form->at = form->kept.size_bytes + p->delimiter_bytes - 2;
         form->state = SP_FORM_LINE;

@@ -100,6 +100,20 @@ TEST(a_form_is_the_same_however_it_is_cut)
     }
 }
 
+TEST(an_empty_file_ends_at_its_header)
+{
+    static const char text[] = "--xYz\r\nContent-Disposition: form-data; name=file\r\n\r\n--xYz--e\r\n\r\n--xYz--";
+    for (size_t most = 1; most <= sizeof(text); most++) {
+        sp_form_stream form;
+        sp_buf file;
+        sp_error err = { 0 };
+        REQUIRE(feed(&form, sp_view_make(text, sizeof(text) - 1), most, &file, &err) == SP_OK);
+        CHECK_INT(file.size_bytes, 0); /* though another delimiter comes behind its own */
+        sp_form_stream_done(&form);
+        sp_buf_done(&file);
+    }
+}
+
 TEST(a_form_cut_short_is_told)
 {
     static const char text[] = "--xYz\r\nContent-Disposition: form-data; name=\"file\"; filename=a\r\n\r\nbytes\r\n--xYz--";
