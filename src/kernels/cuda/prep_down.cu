@@ -118,6 +118,14 @@ SP_DEVICE int32_t weight_of(uint4 digits, int tap)
                      ((uint32_t)(int32_t)(int8_t)(digits.z >> shift) << 16));
 }
 
+/* One resampled pixel, rounded to bytes, into the sums of the other direction. */
+SP_DEVICE void add_pixel(uint32_t sums[3], uint32_t red, uint32_t green, uint32_t blue, int32_t weight)
+{
+    sums[0] += sp_resize_clip((int32_t)red) * (uint32_t)weight;
+    sums[1] += sp_resize_clip((int32_t)green) * (uint32_t)weight;
+    sums[2] += sp_resize_clip((int32_t)blue) * (uint32_t)weight;
+}
+
 /* Source row y across, at output column i. */
 SP_DEVICE void pixel_across(const sp_prep_job *job, const sp_prep_picture *p, int y, int i, int32_t weight, uint32_t sums[3])
 {
@@ -134,9 +142,7 @@ SP_DEVICE void pixel_across(const sp_prep_job *job, const sp_prep_picture *p, in
             blue += pixel[2] * w;
         }
     }
-    sums[0] += sp_resize_clip((int32_t)red) * (uint32_t)weight;
-    sums[1] += sp_resize_clip((int32_t)green) * (uint32_t)weight;
-    sums[2] += sp_resize_clip((int32_t)blue) * (uint32_t)weight;
+    add_pixel(sums, red, green, blue, weight);
 }
 
 /* Source column x down, at output row j. */
@@ -153,9 +159,7 @@ SP_DEVICE void pixel_down(const sp_prep_job *job, const sp_prep_picture *p, int 
         green += pixel[1] * w;
         blue += pixel[2] * w;
     }
-    sums[0] += sp_resize_clip((int32_t)red) * (uint32_t)weight;
-    sums[1] += sp_resize_clip((int32_t)green) * (uint32_t)weight;
-    sums[2] += sp_resize_clip((int32_t)blue) * (uint32_t)weight;
+    add_pixel(sums, red, green, blue, weight);
 }
 
 /* A tile is as many pixels of the covered part, counted row by row, as the block has warps. */
