@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The loop's side of tests/worker/hall.c, its models and its requests. Included there and nowhere else: it defines the calls of
- * worker.c that a hall makes. */
+ * The loop's side of tests/worker/hall.c and hall_detect.c, their models and requests. Included there and nowhere else: it defines
+ * the calls of worker.c that a hall makes. */
 #ifndef SP_TESTS_WORKER_HALL_HARNESS_H
 #define SP_TESTS_WORKER_HALL_HARNESS_H
 

@@ -52,6 +52,7 @@ static sp_status classify(cudaError_t error, const char **ret_code)
         return SP_UNSUPPORTED;
     case cudaErrorNotSupported:
     case cudaErrorNotPermitted:
+    case cudaErrorLaunchOutOfResources: /* this kernel on this device: it stays well, another way does the work */
         return SP_UNSUPPORTED;
     case cudaErrorInvalidValue:
     case cudaErrorInvalidConfiguration:
