@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The analysis on a GPU (task/analyze_cuda.h) against the one on the CPU, record by record, byte by byte: on the stand-in for a GPU, in
  * its orders of threads, blocks and streams; in one piece and in several; from memory that the device reads and from memory that is
- * staged; and when memory or a call fails. */
+ * staged; with graphs and where none can be drawn; and when memory or a call fails. */
 #include <stdio.h>
 
 #include "house.h"
@@ -26,7 +26,7 @@ typedef struct film {
 
 /* A background of soft bumps, two squares that move over it (one leaves no trace in some frames), three spots that stay, noise; frame 5
  * is another picture. */
-static uint8_t pixel(int x, int y, int t, uint32_t noise)
+static uint8_t pixel(int x, int y, int t, uint32_t noise, bool spotted)
 {
     int v = 90 + (x * 3 / 2 + y) % 40 + (int)(noise % 5);
     int sx = 6 + 5 * t, sy = 10 + 2 * t;
@@ -36,12 +36,14 @@ static uint8_t pixel(int x, int y, int t, uint32_t noise)
         v = 250;
     if (x / 2 == 8 && (y / 2 == 25 || y / 2 == 4))
         v = 5;
+    if (spotted && x % 20 < (y < 80 ? 3 : 2) && y % 20 < 2) /* 32 of six pixels, 8 of four; further apart than the rectangle */
+        v = 250;
     if (t == 5)
         v = 255 - v;
     return (uint8_t)v;
 }
 
-static void film_open(film *f, int w, int h, size_t gap)
+static void film_open_with(film *f, int w, int h, size_t gap, bool spotted)
 {
     sp_error err = { 0 };
     memset(f, 0, sizeof(*f));
@@ -57,7 +59,7 @@ static void film_open(film *f, int w, int h, size_t gap)
         f->grey[t] = to;
         for (int y = 0; y < h; y++) {
             for (int x = 0; x < w; x++)
-                to[(size_t)y * f->stride + (size_t)x] = pixel(x, y, t, (uint32_t)test_random());
+                to[(size_t)y * f->stride + (size_t)x] = pixel(x, y, t, (uint32_t)test_random(), spotted);
         }
         f->frames[t].number = (uint32_t)(t < 7 ? t + 3 : t + 4); /* frame 10 is lost */
         f->frames[t].pts = 40 * t;
@@ -68,10 +70,17 @@ static void film_open(film *f, int w, int h, size_t gap)
     f->count = FRAMES - 1;
     f->params = sp_analyze_params_default();
     f->params.motion_min_area = 12;
+    if (spotted)
+        f->params.defect_max_area = 5;
     REQUIRE(sp_analyze_plan_new(&f->params, w, h, &f->plan, &err) == SP_OK);
     SP_CLEANUP(sp_analyzer_freep) sp_analyzer *cpu = NULL;
     REQUIRE(sp_analyzer_new(f->plan, &cpu, &err) == SP_OK);
     sp_analyzer_run(cpu, f->grey, f->stride, f->frames, f->count, true, f->expected);
+}
+
+static void film_open(film *f, int w, int h, size_t gap)
+{
+    film_open_with(f, w, h, gap, false);
 }
 
 static void film_close(film *f)
@@ -219,9 +228,142 @@ TEST(no_memory_is_told_and_nothing_stays)
     cuda_house_done(&house);
 }
 
-/* A call that fails in the middle: the run says so, and the next one is as good as ever. */
+/* The large ones come first in a frame's list, and are not told: what is told lies behind what is copied out with each frame. */
+TEST(regions_beyond_those_copied_at_once)
+{
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    film f;
+    sp_error err = { 0 };
+    sp_frame_record got[FRAMES];
+    sp_analyze_cuda *a = NULL;
+    film_open_with(&f, 148, 84, 3, true);
+    uint32_t told = 0;
+    for (int i = 0; i < f.count; i++)
+        told += f.expected[i].defect_count;
+    CHECK(told > 20);
+    REQUIRE(sp_analyze_cuda_new(house.api, house.cuda, f.plan, 5, &a, &err) == SP_OK);
+    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+    same_records(&f, got, "many regions");
+    if (house.shim) {
+        uint64_t copies = house.shim->calls("cudaMemcpyAsync");
+        CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+        copies = house.shim->calls("cudaMemcpyAsync") - copies;
+        house.shim->fail("cudaMemcpyAsync", copies, 1, 1); /* the last one is of those regions */
+        CHECK(run(a, &f, FRAMES, false, got, &err) != SP_OK);
+        house.shim->reset();
+        CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+        same_records(&f, got, "after a failure");
+    }
+    sp_analyze_cuda_free(a);
+    film_close(&f);
+    cuda_house_done(&house);
+}
+
+/* From the second run on a frame is two launches: one for itself, one for it and the next. Beside them only what a run begins and ends
+ * with: the first frame's expansion (and the one behind the gap), the last one's histogram. */
+TEST(a_frame_is_two_launches)
+{
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    film f;
+    sp_error err = { 0 };
+    sp_frame_record got[FRAMES];
+    sp_analyze_cuda *a = NULL;
+    sp_shim_counters before, after;
+    if (!house.shim)
+        SKIP("a real GPU counts no calls");
+    film_open(&f, 64, 40, 0);
+    REQUIRE(sp_analyze_cuda_new(house.api, house.cuda, f.plan, FRAMES, &a, &err) == SP_OK);
+    house.shim->counters(&before);
+    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK); /* the slot that the gap left out */
+    house.shim->counters(&after);
+    uint64_t drawn = after.graphs - before.graphs;
+    CHECK(drawn > 0 && drawn <= 8);
+    before = after;
+    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+    house.shim->counters(&after);
+    same_records(&f, got, "from graphs");
+    CHECK_INT(after.graphs - before.graphs, 0);
+    CHECK_INT(after.graph_launches - before.graph_launches, 2 * f.count - 1); /* the gap's pair is none */
+    CHECK(after.launches - before.launches <= 6);
+    CHECK_INT(after.syncs - before.syncs, 3);
+    sp_analyze_cuda_free(a);
+    house.shim->counters(&after);
+    CHECK_INT(after.graphs, 0);
+    film_close(&f);
+    cuda_house_done(&house);
+}
+
+/* A device that draws no graphs, or loses one while it is drawn, gives the same records by plain launches. */
+TEST(without_graphs_it_is_launched_plainly)
+{
+    static const struct {
+        const char *call;
+        uint64_t nth, times;
+        int code;
+    } refusals[] = {
+        { "cudaStreamBeginCapture", 1, 1000, 801 }, /* cudaErrorNotSupported */
+        { "cudaStreamEndCapture", 1, 1000, 901 },   /* cudaErrorStreamCaptureInvalidated */
+        { "cudaGraphInstantiate", 1, 1, 2 },        /* cudaErrorMemoryAllocation */
+        { "cudaLaunchKernel", 6, 1, 900 },          /* cudaErrorStreamCaptureUnsupported: two are the first frame's expansion */
+    };
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    film f;
+    sp_error err = { 0 };
+    sp_frame_record got[FRAMES];
+    sp_shim_counters before, after;
+    if (!house.shim)
+        SKIP("a real GPU does not fail when asked to");
+    film_open(&f, 64, 40, 0);
+    for (size_t i = 0; i < SP_ARRAY_LEN(refusals); i++) {
+        sp_analyze_cuda *a = NULL;
+        house.shim->reset();
+        house.shim->counters(&before);
+        REQUIRE(sp_analyze_cuda_new(house.api, house.cuda, f.plan, FRAMES, &a, &err) == SP_OK);
+        /* Both lanes are warm behind this: the next frames are drawn. */
+        CHECK_INT(sp_analyze_cuda_run(a, f.grey, f.stride, false, f.frames, 1, true, got, &err), SP_OK);
+        house.shim->fail(refusals[i].call, refusals[i].nth, refusals[i].code, refusals[i].times);
+        CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+        CHECK(house.shim->failed() > 0);
+        same_records(&f, got, refusals[i].call);
+        house.shim->reset();
+        CHECK_INT(run(a, &f, 4, false, got, &err), SP_OK);
+        same_records(&f, got, "afterwards");
+        sp_analyze_cuda_free(a);
+        house.shim->counters(&after);
+        CHECK_INT(after.graphs, before.graphs);
+    }
+    film_close(&f);
+    cuda_house_done(&house);
+}
+
+/* Each of some calls of `name` of a run fails: the run says so, and the next one is as good as ever. */
+static void check_failures(const cuda_house *house, sp_analyze_cuda *a, const film *f, const char *name, uint64_t tries)
+{
+    sp_error err = { 0 };
+    sp_frame_record got[FRAMES];
+    house->shim->reset();
+    CHECK_INT(run(a, f, FRAMES, false, got, &err), SP_OK);
+    uint64_t calls = house->shim->calls(name);
+    CHECK(calls > 0);
+    for (uint64_t i = 1; i <= tries; i++) {
+        house->shim->reset();
+        house->shim->fail(name, SP_MAX(calls * i / (tries + 1), 1u), 701, 1); /* cudaErrorLaunchOutOfResources */
+        sp_status s = run(a, f, FRAMES, false, got, &err);
+        CHECK_INT(house->shim->failed(), 1);
+        CHECK(s != SP_OK);
+        house->shim->reset();
+        CHECK_INT(run(a, f, FRAMES, false, got, &err), SP_OK);
+        same_records(f, got, name);
+    }
+}
+
 TEST(a_call_that_fails_is_told)
 {
+    static const char *const calls[] = { "cudaGraphLaunch", "cudaLaunchKernel", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent" };
     cuda_house house;
     CUDA_HOUSE(&house);
     film f;
@@ -231,20 +373,18 @@ TEST(a_call_that_fails_is_told)
     if (!house.shim)
         SKIP("a real GPU does not fail when asked to");
     film_open(&f, 64, 40, 0);
+    /* A launch of the first frame's, of which there is no graph yet. */
     REQUIRE(sp_analyze_cuda_new(house.api, house.cuda, f.plan, FRAMES, &a, &err) == SP_OK);
     house.shim->reset();
-    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
-    uint64_t launches = house.shim->calls("cudaLaunchKernel");
-    for (uint64_t nth = 1; nth <= launches; nth += SP_MAX(launches / 6, 1u)) {
-        house.shim->reset();
-        house.shim->fail("cudaLaunchKernel", nth, 701, 1); /* cudaErrorLaunchOutOfResources */
-        sp_status s = run(a, &f, FRAMES, false, got, &err);
-        CHECK_INT(house.shim->failed(), 1);
-        CHECK(s != SP_OK);
-        house.shim->reset();
+    house.shim->fail("cudaLaunchKernel", 9, 701, 1);
+    CHECK(run(a, &f, FRAMES, false, got, &err) != SP_OK);
+    house.shim->reset();
+    for (int i = 0; i < 2; i++) { /* now all are drawn */
         CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
-        same_records(&f, got, "after a failure");
+        same_records(&f, got, "after the first failure");
     }
+    for (size_t i = 0; i < SP_ARRAY_LEN(calls); i++)
+        check_failures(&house, a, &f, calls[i], i ? 1 : 3);
     house.shim->fail("run:copy", 12, 700, 1); /* cudaErrorIllegalAddress: sticky */
     CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_UNAVAILABLE);
     CHECK_TEXT(err.code, "sticky");

@@ -46,9 +46,18 @@ def test_the_same_report_from_memory_that_is_staged(analyze, film, report, gpu):
     assert set(who(run)) == {"cuda0"}
 
 
+@clips.once
+def test_the_same_report_without_graphs(analyze, film, report, gpu):
+    refused = {"SPILLWAY_SHIM_FAIL": "cudaStreamBeginCapture:1:801:1000000"}
+    run = analyze(film, "--workers", "codec0,cuda0", "--link", "cuda0", env={**gpu, **refused})
+    assert run.report_bytes() == report
+    assert set(who(run)) == {"cuda0"}
+
+
 @pytest.mark.parametrize("fault", [
     pytest.param({"SPILLWAY_SHIM_FAIL": "run:copy:90:700"}, id="sticky"),
-    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaLaunchKernel:700:701"}, id="a launch", marks=clips.once),
+    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaGraphLaunch:60:701"}, id="a graph"),
+    pytest.param({"SPILLWAY_SHIM_FAIL": "cudaLaunchKernel:20:701"}, id="a launch", marks=clips.once),
     pytest.param({"SPILLWAY_SHIM_FAIL": "cudaMemcpyAsync:50:1"}, id="a copy", marks=clips.once),
     pytest.param({"SPILLWAY_SHIM_FAIL": "cudaMallocFromPoolAsync:6:2:100000"}, id="no memory", marks=clips.once),
 ])
