@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "task/analyze_cuda.h"
 #include "worker/device_fault.h"
 #include "worker/kinds.h"
 #include "worker/mxcsr.h"
@@ -70,7 +71,8 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
                       sp_worker_card *card)
 {
     (void)snprintf(card->device, sizeof(card->device), "%s", kind);
-    (void)snprintf(card->engine, sizeof(card->engine), "%.15s %.15s", probe->engine, probe->version);
+    (void)snprintf(card->engine, sizeof(card->engine), "%.15s%s%.15s", dev->no_engine[0] ? "none" : probe->engine,
+                   dev->no_engine[0] ? "" : " ", dev->no_engine[0] ? "" : probe->version);
     (void)snprintf(card->sandbox, sizeof(card->sandbox), "none");
     card->max_batch = 1;
     card->executors = (uint32_t)dev->places;
@@ -80,6 +82,8 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
     if (dev->model) {
         fill_task(dev, engine_key, card);
         tell_placement(dev, card);
+    } else if (dev->no_engine[0]) {
+        (void)snprintf(card->detail, sizeof(card->detail), "videos only, no models: %.*s", (int)sizeof(dev->no_engine), dev->no_engine);
     } else {
         (void)snprintf(card->detail, sizeof(card->detail), "no picture classifier: served models only");
     }
@@ -247,18 +251,45 @@ static sp_status open_hall(sp_device *dev, const opening *o, uint64_t memory_byt
     return sp_hall_new(&settings, &dev->hall, reterr);
 }
 
-static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_worker_card *card, sp_error *reterr)
+static sp_status open_engine(sp_device *dev, const char *provider, sp_engine_probe_result *ret_probe, sp_error *reterr)
 {
-    sp_engine_probe_result probe;
-    sp_machine machine;
-    opening o = { .config = config };
     sp_status s = sp_engine_open(sp_engine_name_at(0), &dev->engine, reterr);
     if (!s)
-        s = sp_engine_probe(dev->engine, &probe, reterr);
+        s = sp_engine_probe(dev->engine, ret_probe, reterr);
+    return s ? s : check_provider(ret_probe, provider, reterr);
+}
+
+/* A GPU without an engine for it still analyses videos, which use none: then models are refused, each with that reason. Without
+ * our kernels either there is nothing that it could do. */
+static sp_status go_on_for_videos(sp_device *dev, const sp_worker_config *config, sp_status status, const sp_error *why, sp_error *reterr)
+{
+    (void)snprintf(dev->no_engine, sizeof(dev->no_engine), "%.*s", (int)sizeof(dev->no_engine) - 1, why->message);
+    if (strcmp(config->kind, "cuda") == 0 && sp_device_cuda_open(dev, config->kind, 0, NULL) == SP_OK && dev->target.cuda &&
+        sp_analyze_cuda_check(dev->target.cuda_api, NULL) == SP_OK) {
+        sp_log(SP_LOG_WARN, "a GPU for videos only", SP_LOG_TEXT("worker", config->name), SP_LOG_TEXT("reason", why->message));
+        return SP_OK;
+    }
+    if (reterr)
+        *reterr = *why;
+    return status;
+}
+
+static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_worker_card *card, sp_error *reterr)
+{
+    sp_engine_probe_result probe = { 0 };
+    sp_machine machine;
+    sp_error why = { 0 };
+    opening o = { .config = config };
     bool simulated = strcmp(config->kind, "sim") == 0;
     o.provider = simulated ? "cpu" : config->kind;
-    if (!s)
-        s = check_provider(&probe, o.provider, reterr);
+    sp_status s = open_engine(dev, o.provider, &probe, &why);
+    dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = 0,
+                                      .refuse_cpu_nodes = config->refuse_cpu_nodes };
+    dev->counters = &sp_worker_page_now()->counters;
+    if (s)
+        s = go_on_for_videos(dev, config, s, &why, reterr);
+    else
+        s = sp_device_cuda_open(dev, config->kind, 0, reterr);
     if (!s && simulated)
         s = sp_sim_new(getenv("SPILLWAY_SIM"), config->name, &dev->sim, reterr);
     if (s)
@@ -266,13 +297,9 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     sp_machine_read(&machine);
     o.cpus = machine.cpu_count;
     o.index = 0; /* of those that this process sees: worker/visible.h */
-    dev->target = (sp_device_target){ .engine = dev->engine, .provider = o.provider, .index = o.index,
-                                      .refuse_cpu_nodes = config->refuse_cpu_nodes };
-    dev->counters = &sp_worker_page_now()->counters;
-    s = sp_device_cuda_open(dev, config->kind, o.index, reterr);
     (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s%s-%s-%s", dev->target.cuda ? "+" : "", probe.engine, probe.version,
                    config->kind); /* a plan of lanes on the device suits none without */
-    if (!s)
+    if (!dev->no_engine[0])
         s = open_own_task(dev, &o, reterr);
     uint64_t memory_bytes = machine.memory_limit_bytes / 100 * MODEL_MEMORY_PERCENT;
     if (!s)

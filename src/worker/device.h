@@ -39,6 +39,7 @@ typedef struct sp_device_analyze {
 
 typedef struct sp_device {
     const sp_engine *engine;
+    char no_engine[256];     /* why no engine runs on the device, which analyses videos only; "" = one does */
     sp_model *model; /* NULL: no task of its own */
     sp_device_target target; /* its cuda_api and cuda: NULL where there is no CUDA device, or no plug-in for it */
     sp_cuda_info cuda_info;

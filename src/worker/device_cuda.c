@@ -52,8 +52,9 @@ static void go_without(sp_device *dev, const char *kind, const sp_error *why)
 static void describe(sp_device *dev, const sp_error *not_registered)
 {
     const sp_cuda_info *info = &dev->cuda_info;
-    (void)snprintf(dev->cuda_note, sizeof(dev->cuda_note), "pixels in, classes out on %.60s (sm_%d%d)%s; slots: %s%.80s", info->name,
-                   info->major, info->minor, info->simulated ? ", which is simulated" : "",
+    (void)snprintf(dev->cuda_note, sizeof(dev->cuda_note), "%s on %.60s (sm_%d%d)%s; slots: %s%.80s",
+                   dev->no_engine[0] ? "frames in, sums out" : "pixels in, classes out", info->name, info->major, info->minor,
+                   info->simulated ? ", which is simulated" : "",
                    dev->registers ? "registered memory, copied in place" : "registered memory refused, staging used: ",
                    dev->registers ? "" : not_registered->message);
     if (!dev->registers)

@@ -140,6 +140,16 @@ def test_a_device_that_is_not_there_is_skipped_and_says_so(labels, gpu, tmp_path
         server.stop()
 
 
+@once
+def test_a_gpu_without_the_engines_provider_is_for_videos_and_says_so(serve, labels, gpu):
+    server = serve({"SPILLWAY_CUDA_LIBRARY": gpu["SPILLWAY_CUDA_LIBRARY"]})
+    card = server.worker("cuda0")
+    assert card["detail"].startswith("videos only, no models: cuda: ") and "which is simulated" in card["detail"], card
+    answers = crowd(server, labels, 6, 2)
+    assert len(by(answers, "cpu0")) == 6
+    assert_same(answers)
+
+
 DETECTORS = {
     "yolox-nano": ("yolox_nano.onnx", {"head": "yolox", "threshold": 0.3, "nms": "agnostic"}),
     "ultraface": ("ultraface-RFB-320.onnx", {"head": "ssd", "units": "fractions", "background": 0, "threshold": 0.7, "iou": 0.3}),

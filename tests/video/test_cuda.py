@@ -69,6 +69,13 @@ def test_a_device_that_fails_in_the_middle(analyze, film, report, gpu, fault):
 
 
 @clips.once
+def test_a_gpu_without_the_engines_provider_analyses_all_the_same(analyze, film, report, gpu):
+    run = analyze(film, "--workers", "codec0,cuda0", "--link", "cuda0", env={"SPILLWAY_CUDA_LIBRARY": gpu["SPILLWAY_CUDA_LIBRARY"]})
+    assert run.report_bytes() == report
+    assert set(who(run)) == {"cuda0"} and run.run()["mode"] == "gpu"
+
+
+@clips.once
 def test_a_gpu_without_its_kernels_is_passed_over(analyze, film, report, gpu, tmp_path):
     bare = {**gpu, "SPILLWAY_CUDA_LIBRARY": str(tmp_path / "libspillway_cuda.so")}
     run = analyze(film, "--workers", "codec0,cuda0,cpu0", "--preset", "gpu-for-all", env=bare)
