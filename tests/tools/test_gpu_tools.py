@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gpu-pack thins a library and touches nothing else in it, refuses what would not go through one call, and what it packed is what
-gpu-check runs: on a made-up build whose programs are scripts, and, where they are built, on our own libraries."""
+gpu-check runs: on a made-up build whose programs are scripts, and, where they are built, on our own libraries. What gpu-check does with
+what it runs: test_gpu_check.py."""
 import ctypes
 import importlib.machinery
 import importlib.util
@@ -152,32 +153,32 @@ def test_what_is_packed_is_run(made_up, capsys):
     path = pack(made_up)
     first = path.read_bytes()
     assert pack(made_up).read_bytes() == first  # the same input, the same pack
-    assert check(path, made_up) == 0
+    assert check(path, made_up, "--only", "there,twins,kernels") == 0
     told = capsys.readouterr().out
     assert "test_cuda_core: 1 passed, 0 failed, 1 skipped" in told and "cudnn" in told
-    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
-    assert result["good"] and result["tests"][0]["passed"] == 1 and "well" in result["doctor"]["output"]
-    assert result["loads"] == {"libspillway_cuda.so": "ok", "libspillway_media.so": "ok"}
-    assert [r["case"] for r in result["rows"]] == ["a picture, class-wise"]
-    assert [r["why"] for r in result["unpublished"]] == ["no floor_us, share", "simulated"]
-    assert result["goals"] == [{"goal": "NMS, a picture's usual output", "at_most_us": 80, "median_us": 40.0, "passed": True}]
-    text = (made_up / "results/gpu-simulated-A.md").read_text()
-    assert "| nms | a picture, class-wise | 20 | 40 | 39 | 50 % |" in text and "2 rows" in text and "rehearsal" in text
+    result = json.loads((made_up / "results/gpu-simulated-A-there-twins-kernels.json").read_text())
+    assert result["good"] and result["parts"]["twins"]["tests"][0]["passed"] == 1 and "well" in result["parts"]["there"]["doctor"]["output"]
+    assert result["parts"]["there"]["loads"] == {"libspillway_cuda.so": "ok", "libspillway_media.so": "ok"}
+    assert result["rows"] == [] and len(result["unpublished"]) == 3  # whatever rows say: it was a rehearsal
+    assert {r["why"] for r in result["unpublished"]} == {"simulated"}
+    text = (made_up / "results/gpu-simulated-A-there-twins-kernels.md").read_text()
+    assert "rehearsal" in text and "3 rows" in text and "pass" not in text.replace("| passed |", "")
 
 
 def test_what_fails_is_told(made_up, capsys):
     script(made_up / "build/tests/kernels/cuda/test_cuda_core", 'echo "not ok 1 - one"\nexit 1\n')
     (made_up / "build/src/media/libspillway_media.so").write_bytes(elf())
-    assert check(pack(made_up), made_up) == 1
+    assert check(pack(made_up), made_up, "--only", "there,twins") == 1
     told = capsys.readouterr().out
     assert "NOT GOOD" in told and "libspillway_media.so does not load" in told
 
 
 def test_time_that_is_up_is_told(made_up):
     script(made_up / "build/bench/gpu/bench-gpu-nms", "sleep 60\n")
-    assert check(pack(made_up), made_up, "--budget", "3") == 1
-    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
-    assert result["benches"][0]["status"] == 124 and result["doctor"]["status"] is None
+    assert check(pack(made_up), made_up, "--budget", "3", "--only", "there,kernels,soak,sanitizer") == 1
+    parts = json.loads((made_up / "results/gpu-simulated-A-there-kernels-soak-sanitizer.json").read_text())["parts"]
+    assert parts["kernels"]["benches"][0]["status"] == 124 and parts["there"]["good"]
+    assert "no time was left" in parts["soak"]["notes"][0]
 
 
 def test_a_pack_that_changed_on_its_way_is_refused(made_up, capsys):
@@ -192,9 +193,9 @@ def test_pieces_are_one_pack(made_up, capsys):
     assert gpu_pack.main([*arguments, "--pieces", "3", "--no-media"]) == 0
     pieces = sorted((made_up / "out").iterdir())
     assert [p.name for p in pieces] == ["pack-A.tar.xz.0", "pack-A.tar.xz.1", "pack-A.tar.xz.2"]
-    assert check(pieces[0], made_up, str(pieces[1]), str(pieces[2])) == 0
-    result = json.loads((made_up / "results/gpu-simulated-A.json").read_text())
-    assert list(result["loads"]) == ["libspillway_cuda.so"]
+    assert check(pieces[0], made_up, str(pieces[1]), str(pieces[2]), "--only", "there") == 0
+    result = json.loads((made_up / "results/gpu-simulated-A-there.json").read_text())
+    assert list(result["parts"]["there"]["loads"]) == ["libspillway_cuda.so"]
     assert check(pieces[0], made_up, str(pieces[2])) == 2
 
 
@@ -206,25 +207,30 @@ def test_the_engines_pack_has_a_thin_provider_and_makes_its_model(made_up, monke
     shutil.copy(library, engine / "libspillway_engine_onnxruntime.so")
     for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
         shutil.copy(library, directory / name)
-    script(made_up / "build/bench/gpu/bench-gpu-ort", f"test $(wc -c < $1) -gt 100000000 && test -e \"$SPILLWAY_ONNXRUNTIME\" && echo '{row(bench='ort')}'\n")
+    script(made_up / "build/bench/gpu/bench-gpu-ort",
+           f"test $(wc -c < $1) -gt 50000 && test -e \"$SPILLWAY_ONNXRUNTIME\" && echo '{row(bench='ort', case='plain, batch 8')}'\n")
     assert gpu_pack.main(["B", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--onnxruntime", str(directory)]) == 0
-    assert check(made_up / "out/pack-B.tar.xz", made_up) == 0
-    result = json.loads((made_up / "results/gpu-simulated-B.json").read_text())
-    assert len(result["rows"]) == 1 and "libonnxruntime_providers_cuda.so" in result["loads"]
-    assert result["loads"]["libonnxruntime.so.1"] == "ok"
+    assert check(made_up / "out/pack-B.tar.xz", made_up, "--only", "there,engine") == 0
+    parts = json.loads((made_up / "results/gpu-simulated-B-there-engine.json").read_text())["parts"]
+    assert [(r["model"], r["batch"]) for r in parts["engine"]["rows"]] == [("resnet50", 8), ("resnet50-half", 8), ("resnet18", 8)]
+    assert parts["there"]["loads"]["libonnxruntime.so.1"] == parts["there"]["loads"]["libonnxruntime_providers_cuda.so"] == "ok"
 
 
-def test_the_made_up_resnet50_is_one():
+def test_the_made_up_resnet_is_one():
     sys.path.insert(0, str(ROOT / "tools"))
-    import make_resnet50
+    import make_resnet
     import numpy as np
     import onnxruntime
-    model = make_resnet50.resnet50()
+    model = make_resnet.resnet(50)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 53
     assert sum(int(np.prod(t.dims)) for t in model.graph.initializer) == 25530472
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    answer = session.run(None, {"input": np.ones((1, 3, 224, 224), np.float32)})[0]
-    assert answer.shape == (1, 1000) and np.isfinite(answer).all()
+    assert sum(int(np.prod(t.dims)) for t in make_resnet.resnet(18).graph.initializer) == 11684712
+    for how, shape, dtype in (({}, (1, 3, 224, 224), np.float32), ({"half": True}, (1, 3, 224, 224), np.float16),
+                              ({"half": True, "pixels": True}, (1, 224, 224, 3), np.uint8), ({"pixels": True}, (1, 224, 224, 3), np.uint8)):
+        session = onnxruntime.InferenceSession(make_resnet.resnet(18, width=8, **how).SerializeToString())
+        answer = session.run(None, {"input": np.ones(shape, dtype)})[0]
+        assert answer.shape == (1, 1000) and np.isfinite(answer).all()
+        assert answer.dtype == (np.float16 if how == {"half": True} else np.float32)
 
 
 def test_what_is_not_built_is_refused(made_up, capsys):
