@@ -65,6 +65,13 @@ int sp_exif_orientation(sp_view exif);
 /* The same from an XMP packet: tiff:Orientation as attribute or element; 0 when absent. */
 int sp_xmp_orientation(sp_view xmp);
 
+/* What the APP1 segments of a JPEG say of it: of several EXIF blocks the first counts, of several XMP packets the last. */
+typedef struct sp_turns {
+    int exif, xmp;
+    bool exif_seen;
+} sp_turns;
+void sp_turns_app1(sp_turns *turns, sp_view body);
+
 /* Pillow's rule: the EXIF tag counts, XMP only where EXIF has none, and values outside 2..8 turn nothing. */
 int sp_orientation_pick(int exif_orientation, int xmp_orientation);
 

@@ -94,6 +94,18 @@ int sp_xmp_orientation(sp_view xmp)
     return 0;
 }
 
+void sp_turns_app1(sp_turns *turns, sp_view body)
+{
+    static const char xmp_name[] = "http://ns.adobe.com/xap/1.0/";
+    if (sp_view_starts_with(body, "Exif\0\0", 6)) {
+        if (!turns->exif_seen)
+            turns->exif = sp_exif_orientation(body);
+        turns->exif_seen = true;
+    } else if (sp_view_starts_with(body, xmp_name, sizeof(xmp_name))) {
+        turns->xmp = sp_xmp_orientation(sp_view_make(body.data + sizeof(xmp_name), body.size_bytes - sizeof(xmp_name)));
+    }
+}
+
 int sp_orientation_pick(int exif_orientation, int xmp_orientation)
 {
     int orientation = exif_orientation ? exif_orientation : xmp_orientation;

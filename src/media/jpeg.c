@@ -30,8 +30,7 @@ static bool has_no_length(int marker)
 typedef struct jpeg_marks {
     sp_image_header *header;
     bool frame_seen;
-    int exif_orientation, xmp_orientation;
-    bool exif_seen;
+    sp_turns turns;
 } jpeg_marks;
 
 static sp_status read_frame(jpeg_marks *marks, int marker, sp_view body, size_t offset, sp_error *reterr)
@@ -54,19 +53,6 @@ static sp_status read_frame(jpeg_marks *marks, int marker, sp_view body, size_t 
     marks->header->width = sp_be16(body.data + 3);
     marks->frame_seen = true;
     return SP_OK;
-}
-
-static void read_app1(jpeg_marks *marks, sp_view body)
-{
-    static const char xmp_name[] = "http://ns.adobe.com/xap/1.0/";
-    if (sp_view_starts_with(body, "Exif\0\0", 6)) {
-        if (!marks->exif_seen)
-            marks->exif_orientation = sp_exif_orientation(body);
-        marks->exif_seen = true;
-    } else if (sp_view_starts_with(body, xmp_name, sizeof(xmp_name))) {
-        marks->xmp_orientation =
-            sp_xmp_orientation(sp_view_make(body.data + sizeof(xmp_name), body.size_bytes - sizeof(xmp_name)));
-    }
 }
 
 static sp_status truncated(sp_error *reterr, size_t offset, const char *what)
@@ -110,14 +96,14 @@ static sp_status jpeg_probe(sp_view file, sp_image_header *ret_header, sp_error 
             if (s)
                 return s;
         } else if (marker == MARKER_APP1) {
-            read_app1(&marks, body);
+            sp_turns_app1(&marks.turns, body);
         }
         at += length;
     }
     if (!marks.frame_seen)
         return SP_FAIL_CODE(reterr, SP_INVALID, "bad_header", "jpeg: the image data at byte %zu come before any frame "
                             "header", at);
-    ret_header->orientation = sp_orientation_pick(marks.exif_orientation, marks.xmp_orientation);
+    ret_header->orientation = sp_orientation_pick(marks.turns.exif, marks.turns.xmp);
     return SP_OK;
 }
 
