@@ -27,6 +27,7 @@ int sp_command_worker(int argc, char **argv)
         { .name = "plan", .kind = SP_OPTION_TEXT, .target = &config.plan },
         { .name = "require-sandbox", .kind = SP_OPTION_FLAG, .target = &config.require_sandbox },
         { .name = "refuse-cpu-nodes", .kind = SP_OPTION_FLAG, .target = &config.refuse_cpu_nodes },
+        { .name = "nvjpeg", .kind = SP_OPTION_FLAG, .target = &config.nvjpeg },
         { .name = "data-dir", .kind = SP_OPTION_TEXT, .target = &config.data_dir },
         { .name = "again", .kind = SP_OPTION_FLAG, .target = &config.again },
         { .name = "spin-us", .kind = SP_OPTION_INT, .target = &spin_us, .most = 1000000 },

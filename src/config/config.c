@@ -501,6 +501,7 @@ void sp_config_restart_keys(const sp_config *from, const sp_config *to, char *re
         { "drain_delay", from->drain_delay_s != to->drain_delay_s },
         { "require_sandbox", from->require_sandbox != to->require_sandbox },
         { "refuse_cpu_nodes", from->refuse_cpu_nodes != to->refuse_cpu_nodes },
+        { "nvjpeg", from->nvjpeg != to->nvjpeg },
         { "access_log", strcmp(from->access_log, to->access_log) != 0 },
         { "spin_us", from->spin_us != to->spin_us },
         { "shared_memory_anywhere", from->shared_memory_anywhere != to->shared_memory_anywhere },

@@ -174,6 +174,7 @@ typedef struct sp_config {
     char data_dir[512]; /* default "var/data" */
     bool require_sandbox;
     bool refuse_cpu_nodes; /* a model of which a device would leave nodes to the CPU is not loaded there */
+    bool nvjpeg; /* cuda workers decode JPEG files of who asks for it (decode=nvjpeg) on the device */
     int drain_delay_s; /* -1 = by the place: none on a terminal, else 5 s */
     int spin_us, link_timeout_ms;
     char log_level[16];

@@ -608,6 +608,7 @@ static const sp_key keys[] = {
     { SP_ROW(sp_config, "data_dir", SP_KEY_TEXT, data_dir), FLAT, .size = sizeof(((sp_config *)0)->data_dir) },
     { SP_ROW(sp_config, "require_sandbox", SP_KEY_BOOL, require_sandbox), FLAT },
     { SP_ROW(sp_config, "refuse_cpu_nodes", SP_KEY_BOOL, refuse_cpu_nodes), FLAT },
+    { SP_ROW(sp_config, "nvjpeg", SP_KEY_BOOL, nvjpeg), FLAT },
     { SP_ROW(sp_config, "drain_delay", SP_KEY_CUSTOM, drain_delay_s), FLAT, .read = drain_read, .write = drain_write },
     { SP_ROW(sp_config, "log_level", SP_KEY_CUSTOM, log_level), FLAT, .read = level_read, .write = level_write },
     { SP_ROW(sp_config, "access_log", SP_KEY_TEXT, access_log), FLAT, .size = sizeof(((sp_config *)0)->access_log) },

@@ -105,7 +105,7 @@ void gw_answer_write_cache(sp_buf *out, const char *request_id, const sp_answer 
         out,
         ",\"cost_usd\":%.6f,\"simpler\":%s,\"cache\":\"%s\",\"decode\":\"%s\",\"latency_ms\":{\"queue\":%.3f,\"decode\":%.3f,"
         "\"preprocess\":%.3f,\"inference\":%.3f,\"postprocess\":%.3f,\"total\":%.3f},\"throughput\":%.2f,\"batch_size\":%u}\n",
-        (double)answer->microdollars / 1e6, answer->simpler ? "true" : "false", cache, answer->decode_fast ? "fast" : "exact",
+        (double)answer->microdollars / 1e6, answer->simpler ? "true" : "false", cache, sp_decode_name(answer->decode),
         ms(answer->queue_ns), ms(answer->decode_ns), ms(answer->preprocess_ns), ms(answer->inference_ns),
         ms(answer->postprocess_ns), ms(answer->total_ns),
         run_s > 0 ? (double)answer->batch_size / run_s : 0.0, answer->batch_size);

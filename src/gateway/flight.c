@@ -101,9 +101,9 @@ static bool hash_begin(member *m)
     digest_find(conn->server, o->model, m->digest);
     if (o->task != SP_TASK_NOOP && !*m->digest)
         return false;
-    int n = snprintf(text, sizeof(text), "spillway answer 1\n%zu %s\n%s\n%s\n%s\ntop_k=%u fast=%d local=%d generation=%llu\n",
+    int n = snprintf(text, sizeof(text), "spillway answer 1\n%zu %s\n%s\n%s\n%s\ntop_k=%u decode=%d local=%d generation=%llu\n",
                      strlen(conn->access.tenant), conn->access.tenant, sp_task_name(o->task), o->model, m->digest,
-                     o->top_k, o->decode_fast, o->local_only, (unsigned long long)m->generation);
+                     o->top_k, (int)o->decode, o->local_only, (unsigned long long)m->generation);
     if (!m->hash)
         m->hash = EVP_MD_CTX_new();
     return n > 0 && (size_t)n < sizeof(text) && m->hash && EVP_DigestInit_ex(m->hash, EVP_sha256(), NULL) == 1 &&

@@ -7,7 +7,7 @@
 typedef struct value_head {
     char magic[8];
     uint32_t head_bytes, class_bytes; /* sizes of this struct and of one class: other versions differ */
-    uint32_t task, decode_fast;
+    uint32_t task, decode;
     uint32_t class_count, payload_bytes;
     char link[32], device[32], precision[16], model[64], version[16], engine[32];
 } value_head;
@@ -19,7 +19,7 @@ void gw_value_write(sp_buf *out, const sp_answer *answer, sp_task task)
     value_head head = { .head_bytes = sizeof(head), .class_bytes = sizeof(sp_answer_class) };
     memcpy(head.magic, magic, sizeof(magic));
     head.task = task;
-    head.decode_fast = answer->decode_fast;
+    head.decode = answer->decode;
     head.class_count = answer->classes ? answer->classes->count : 0;
     head.payload_bytes = (uint32_t)answer->payload.size_bytes;
     memcpy(head.link, answer->link, sizeof(head.link));
@@ -47,7 +47,7 @@ bool gw_value_read(sp_view value, sp_task task, sp_answer *ret_answer, sp_answer
         return false;
     memcpy(&head, value.data, sizeof(head));
     if (memcmp(head.magic, magic, sizeof(magic)) != 0 || head.head_bytes != sizeof(head) ||
-        head.class_bytes != sizeof(sp_answer_class) || head.task != (uint32_t)task ||
+        head.class_bytes != sizeof(sp_answer_class) || head.task != (uint32_t)task || head.decode >= SP_DECODE_COUNT ||
         head.class_count > SP_ARRAY_LEN(ret_classes->classes) || head.payload_bytes > SP_LIMIT_ANSWER_BYTES)
         return false;
     size_t classes_bytes = head.class_count * sizeof(sp_answer_class);
@@ -60,7 +60,7 @@ bool gw_value_read(sp_view value, sp_task task, sp_answer *ret_answer, sp_answer
     text_take(ret_answer->model, head.model, sizeof(head.model));
     text_take(ret_answer->version, head.version, sizeof(head.version));
     text_take(ret_answer->engine, head.engine, sizeof(head.engine));
-    ret_answer->decode_fast = head.decode_fast != 0;
+    ret_answer->decode = (sp_decode)head.decode;
     ret_classes->count = head.class_count;
     memcpy(ret_classes->classes, value.data + sizeof(head), classes_bytes);
     for (uint32_t i = 0; i < head.class_count; i++) {

@@ -187,6 +187,7 @@ static sp_status start(gw_server *server, sp_error *reterr)
         .model_memory_bytes = server->snapshot->model_memory_bytes,
         .require_sandbox = config->require_sandbox,
         .refuse_cpu_nodes = server->snapshot->refuse_cpu_nodes,
+        .nvjpeg = server->snapshot->nvjpeg,
         .data_dir = server->snapshot->data_dir,
         .spin_us = config->spin_us,
         .link_timeout_ns = config->link_timeout_ms * SP_NS_PER_MS,

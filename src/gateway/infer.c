@@ -100,7 +100,7 @@ static sp_status open_request(gw_conn *conn, const char *url, sp_request **ret_r
         .deadline_ns = gw_deadline_ns(conn),
         .received_ns = conn->received_ns,
         .top_k = conn->options.top_k,
-        .decode_fast = conn->options.decode_fast && !detect, /* boxes are in pixels of the picture as it is */
+        .decode = detect ? SP_DECODE_EXACT : conn->options.decode, /* boxes are in pixels of the picture as it is */
         .only_link = *conn->options.link ? conn->options.link : NULL,
         .force_cpu = conn->options.force_cpu,
         .tier = conn->access.tier,
@@ -308,7 +308,7 @@ void gw_infer_run(gw_conn *conn)
             sp_request_set_payload(conn->request, file.offset, file.size_bytes);
             sp_request_set_deadline(conn->request, gw_deadline_ns(conn));
             sp_request_set_options(conn->request, conn->options.top_k,
-                                   conn->options.decode_fast && conn->options.task != SP_TASK_DETECT);
+                                   conn->options.task == SP_TASK_DETECT ? SP_DECODE_EXACT : conn->options.decode);
             sp_request_set_detect(conn->request, conn->options.threshold, conn->options.iou);
             body = sp_request_body(conn->request);
             body = sp_view_make(body.data + file.offset, file.size_bytes);

@@ -211,9 +211,8 @@ sp_status gw_option_set(gw_options *options, const char *key, sp_view value, con
         if (!gw_share_read(value, *key == 't' ? &options->threshold : &options->iou))
             return bad_option(value, where, key, "a number from 0 to 1", reterr);
     } else if (strcmp(key, "decode") == 0) {
-        if (!sp_view_equals(value, "fast") && !sp_view_equals(value, "exact"))
-            return bad_option(value, where, key, "\"exact\" or \"fast\"", reterr);
-        options->decode_fast = sp_view_equals(value, "fast");
+        if (!sp_decode_parse(value, &options->decode))
+            return bad_option(value, where, key, "\"exact\", \"fast\" or \"nvjpeg\"", reterr);
     } else if (strcmp(key, "force_cpu") == 0 || strcmp(key, "local_only") == 0) {
         bool yes = sp_view_equals(value, "1") || sp_view_equals(value, "true");
         if (!yes && !sp_view_equals(value, "0") && !sp_view_equals(value, "false"))

@@ -66,6 +66,8 @@ static void worker_write(sp_buf *out, const sp_worker_info *w)
         text_field(out, "engine", w->card->engine);
         text_field(out, "sandbox", w->card->sandbox);
         text_field(out, "detail", w->card->detail);
+        if (w->card->nvjpeg[0])
+            text_field(out, "nvjpeg", w->card->nvjpeg);
         sp_buf_printf(out, ",\"classes\":%u,\"max_batch\":%u,\"executors\":%u,\"p50_ms\":%.3f,\"p99_ms\":%.3f",
                       w->card->class_count, w->card->max_batch, w->card->executors, (double)w->card->p50_ns / 1e6,
                       (double)w->card->p99_ns / 1e6);

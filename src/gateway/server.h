@@ -144,7 +144,7 @@ typedef struct gw_options {
     sp_task task;
     uint32_t top_k; /* 0 = default */
     float threshold, iou; /* detect; < 0 = the model's own */
-    bool decode_fast;
+    sp_decode decode;
     char model[64];     /* "" = default */
     char link[32];      /* this link or none; "" = the chain. Admins only: it goes around policy */
     bool force_cpu;

@@ -479,12 +479,15 @@ static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_re
     const sp_job *job = &run->job;
     int64_t now = sp_clock_now_ns();
     int64_t ms = json_integer_value(json_object_get(parameters, "timeout_ms"));
-    const char *decode = json_string_value(json_object_get(parameters, "decode"));
+    const char *decode_text = json_string_value(json_object_get(parameters, "decode"));
+    sp_decode decode = SP_DECODE_EXACT;
     const char *model = json_string_value(json_object_get(parameters, "model"));
     const sp_runner_config *config = &run->runner->config;
     bool detect = run->task == SP_TASK_DETECT;
     sp_served_model served = { 0 };
     sp_status s = SP_OK;
+    if (decode_text && !detect)
+        (void)sp_decode_parse(sp_view_of(decode_text), &decode); /* it was looked at when the job was accepted */
     if (detect && !config->find_model)
         s = SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_model", "this server serves no models");
     else if (detect)
@@ -500,7 +503,7 @@ static sp_status request_open(sp_run *run, const json_t *parameters, int *ret_re
         .received_ns = now,
         .deadline_ns = now + SP_CLAMP(ms > 0 ? ms : RUN_TRY_MS, 1, SP_LIMIT_DEADLINE_MAX_MS) * SP_NS_PER_MS,
         .top_k = (uint32_t)json_integer_value(json_object_get(parameters, "top_k")),
-        .decode_fast = !detect && decode && strcmp(decode, "fast") == 0,
+        .decode = decode,
         .body_limit_bytes = SP_LIMIT_IMAGE_BODY_BYTES,
         .tier = job->tier,
         .tenant = job->tenant,

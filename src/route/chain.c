@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "route/devices.h"
+#include "route/direct.h"
 #include "route/models.h"
 #include "route/quota.h"
 
@@ -104,7 +105,9 @@ static sp_skip judge_live(const sp_house *house, const sp_request *request, cons
 
 bool sp_chain_wants_output(const sp_request *request, int entry)
 {
-    return (request->task == SP_TASK_CLASSIFY && !request->chain->entries[entry].spillway) || sp_infer_wants_pixels(request);
+    if (request->task == SP_TASK_CLASSIFY)
+        return !request->chain->entries[entry].spillway && !sp_direct_may(request, entry);
+    return sp_infer_wants_pixels(request);
 }
 
 /* Of a served model: who has it, or will; of a sequence: the one that has its state. A remote is asked by any net worker that

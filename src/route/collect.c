@@ -3,6 +3,7 @@
  * try. */
 #include "base/clock.h"
 #include "route/chain.h"
+#include "route/direct.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
 #include "route/models.h"
@@ -274,7 +275,10 @@ static void succeeded(sp_worker *worker, sp_request *request, const sp_lease *gi
             sp_metric_add(request->house->links[given->link].hedge_won_metric, 1);
         if (request->live_count)
             sp_hedge_settle(request);
-        sp_guard_look(request, given);
+        if (given->direct)
+            sp_direct_answered(worker, request);
+        else
+            sp_guard_look(request, given); /* other pixels are no fault */
     }
     request->answer.error = (sp_error){ 0 };
     sp_request_answer_now(request);
@@ -297,11 +301,17 @@ static void returned(sp_worker *worker, sp_request *request, const sp_completion
     sp_lease_returned(worker, request, verdict_of(status), t.begun_ns);
     if (request->suspect)
         sp_poison_clear(&house->poison, sp_poison_hash(request)); /* it ran to its end after all */
+    if (given->direct && status == SP_UNAVAILABLE)
+        sp_direct_ended(worker);
     const char *name = given->link >= 0 ? house->links[given->link].name : worker->name;
     if (status || given->op != SP_OP_REMOTE) /* a remote's own attempts say more (remote.c) */
         sp_request_attempt_add(request, name, status, given->given_ns, status ? request->answer.error.message : "");
     if (!status) {
         succeeded(worker, request, given, done);
+        return;
+    }
+    if (given->direct && status == SP_UNSUPPORTED) {
+        sp_direct_refused(worker, request);
         return;
     }
     if (given->link >= 0 && (status == SP_BUSY || status == SP_UNAVAILABLE))

@@ -3,6 +3,7 @@
  * leaving. */
 #include "base/clock.h"
 #include "route/chain.h"
+#include "route/direct.h"
 #include "route/dispatch.h"
 #include "route/lease.h"
 #include "route/models.h"
@@ -96,6 +97,8 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
             continue;
         sp_request *request = &worker->house->requests[slot];
         bool in_hand = sp_lease_in_hand(worker, slot, given.number);
+        if (given.direct && in_hand && (is_suspicious(cause) || cause == SP_DEATH_EXIT))
+            sp_direct_ended(worker);
         sp_lease_returned(worker, request, SP_VERDICT_SILENT, 0);
         if (request->state == SP_REQUEST_LEASED && given.live)
             orphaned(worker, request, &given, cause, in_hand, reason);

@@ -36,6 +36,7 @@ typedef struct sp_house_config {
     const char *model;            /* default model, NULL = the repository's only or first */
     bool require_sandbox;
     bool refuse_cpu_nodes;        /* of devices' models: they are not loaded there */
+    bool nvjpeg;                  /* cuda workers decode JPEG files of who asks for it */
     const char *data_dir;         /* where devices' builds are kept (TensorRT's engines); NULL = nowhere */
     int spin_us;                  /* handed to workers */
     int64_t link_timeout_ns;      /* longest attempt on one link; 0 = the deadline */
@@ -74,6 +75,30 @@ typedef struct sp_pin {
     uint32_t incarnation;
 } sp_pin;
 
+/* How a JPEG file becomes pixels. All but EXACT give other pixels, so the answer names it, and a cache keeps it apart. */
+typedef enum sp_decode {
+    SP_DECODE_EXACT,
+    SP_DECODE_FAST,   /* at a reduced size, where the model wants no more */
+    SP_DECODE_NVJPEG, /* by the GPU's own decoder, where it is there and takes the file; else EXACT */
+    SP_DECODE_COUNT
+} sp_decode;
+static inline const char *sp_decode_name(sp_decode decode)
+{
+    static const char *const names[SP_DECODE_COUNT] = { "exact", "fast", "nvjpeg" };
+    return names[decode];
+}
+/* False: it is none of them. */
+static inline bool sp_decode_parse(sp_view text, sp_decode *ret_decode)
+{
+    for (int i = 0; i < SP_DECODE_COUNT; i++) {
+        if (sp_view_equals(text, sp_decode_name((sp_decode)i))) {
+            *ret_decode = (sp_decode)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 typedef struct sp_answer {
     sp_status status;
     sp_error error;          /* when status is not SP_OK */
@@ -81,7 +106,7 @@ typedef struct sp_answer {
     /* Who answered: */
     char link[32];           /* "" when nobody did */
     char device[32], precision[16], model[64], version[16], engine[32];
-    bool decode_fast;        /* decode=fast was used */
+    sp_decode decode;        /* that was used */
     /* What: */
     const sp_answer_classes *classes; /* classify; borrowed until the callback returns */
     sp_view payload;                  /* noop; borrowed likewise */
@@ -125,7 +150,7 @@ typedef struct sp_request_params {
     int64_t deadline_ns;     /* absolute */
     int64_t received_ns;     /* first header byte */
     uint32_t top_k;          /* 0 = 5 */
-    bool decode_fast;
+    sp_decode decode;
     uint64_t body_bytes_hint; /* Content-Length; 0 = unknown */
     uint64_t body_limit_bytes; /* append beyond it fails; 0 = SP_LIMIT_IMAGE_BODY_BYTES */
     /* What policy asks about; texts are copied or only read inside open: */
@@ -177,7 +202,7 @@ sp_view sp_request_body(const sp_request *request);
 /* Which part of the body is the file. Without it: all. Also sets what the form's other fields said. */
 void sp_request_set_payload(sp_request *request, size_t offset, size_t size_bytes);
 void sp_request_set_deadline(sp_request *request, int64_t deadline_ns);
-void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast);
+void sp_request_set_options(sp_request *request, uint32_t top_k, sp_decode decode);
 /* detect: what else was asked for; < 0 = the model's own, as it is without this call. */
 void sp_request_set_detect(sp_request *request, float threshold, float iou);
 

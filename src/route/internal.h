@@ -56,6 +56,7 @@ typedef struct sp_lease {
     uint32_t number;    /* 0 = none */
     bool live;          /* its answer is still wanted */
     bool hedge;         /* asked beside another one */
+    bool direct;        /* of a JPEG file as it was sent (direct.h) */
     bool has_ticket;    /* of the link's breaker */
     uint8_t op;         /* what was asked for: sp_op */
     int8_t entry;       /* of the request's chain; -1 = a codec's or a net worker's own step */
@@ -98,6 +99,7 @@ typedef struct sp_worker {
     int restarts;
     int early_deaths; /* in a row, before the first completed item */
     bool cannot_start;  /* it said why, and trying again will not change it */
+    bool direct_off;     /* it died of a file that it decoded itself (direct.h) */
     int strikes;         /* quarantine.c: faults of its device in a row */
     int pauses;          /* quarantines in a row: how long the next one is */
     int64_t again_at_ns; /* > 0: quarantined until then, or being tried again after it */
@@ -164,6 +166,7 @@ struct sp_request {
     int pinned;            /* entry that gets its retry; -1 = none */
     int only;              /* the only entry that may answer; -1 = any, -2 = one that is not there */
     bool local_only, force_cpu, wants_fetch, no_decode, internal;
+    bool direct_tried; /* once a request (direct.h) */
     int priority;
     double duration_s;
 

@@ -88,7 +88,8 @@ static uint32_t output_kind_of(const sp_request *request, sp_op op, int entry)
 static sp_status give_descriptors(sp_worker *worker, sp_request *request, sp_op op, uint32_t output_kind, sp_error *reterr)
 {
     sp_status s = SP_OK;
-    bool wants_body = op != SP_OP_CLASSIFY && op != SP_OP_FETCH && (op != SP_OP_REMOTE || output_kind == SP_OUTPUT_NONE);
+    bool either = op == SP_OP_CLASSIFY || op == SP_OP_REMOTE; /* an output, or the body itself */
+    bool wants_body = op != SP_OP_FETCH && (!either || output_kind == SP_OUTPUT_NONE);
     if (request->body_fd >= 0 && wants_body) {
         sp_control word = { .kind = SP_CONTROL_BODY, .slot = request->slot, .serial = request->shared->body_memfd_serial };
         s = sp_control_send(worker->control_fd, &word, &request->body_fd, 1, reterr);
@@ -160,7 +161,11 @@ sp_status sp_lease_give(sp_worker *worker, sp_request *request, int entry, int k
     if (!sp_submissions_push(&worker->page->submissions, &worker->submission_tail, &submission))
         return SP_FAIL(reterr, SP_BUSY, "the ring of %s is full", worker->name);
     sp_lease *lease = &worker->leases[request->slot];
-    *lease = (sp_lease){ .number = submission.lease, .live = true, .hedge = hedge, .op = (uint8_t)op, .entry = (int8_t)entry,
+    bool direct = op == SP_OP_CLASSIFY && output_kind == SP_OUTPUT_NONE;
+    request->direct_tried |= direct;
+    if (direct)
+        sp_text_copy(request->answer.model, sizeof(request->answer.model), worker->card.model);
+    *lease = (sp_lease){ .number = submission.lease, .live = true, .hedge = hedge, .direct = direct, .op = (uint8_t)op, .entry = (int8_t)entry,
                          .key = (int8_t)key, .link = -1, .given_ns = now_ns, .deadline_ns = submission.attempt_deadline_ns };
     if (entry >= 0)
         engage_link(request, lease, now_ns);

@@ -164,7 +164,7 @@ static void take_facts(sp_request *request, const sp_request_params *params)
     request->local_only = params->local_only;
     request->force_cpu = params->force_cpu;
     request->wants_fetch = params->url && params->task != SP_TASK_SEND;
-    request->no_decode = request->internal = false;
+    request->no_decode = request->internal = request->direct_tried = false;
     request->guard.sampled = request->guard.held = false;
     request->priority = SP_CLAMP(params->priority, -10, 10);
     request->duration_s = SP_MAX(params->duration_s, 0.0);
@@ -175,6 +175,11 @@ static void take_facts(sp_request *request, const sp_request_params *params)
 static void copy_text(char *dst, size_t size, const char *src)
 {
     sp_text_copy(dst, size, src ? src : "");
+}
+
+static uint32_t decode_flags(sp_decode decode)
+{
+    return decode == SP_DECODE_FAST ? SP_SLOT_DECODE_FAST : decode == SP_DECODE_NVJPEG ? SP_SLOT_DECODE_NVJPEG : 0u;
 }
 
 static void fill_shared(sp_request *request, const sp_request_params *params)
@@ -193,7 +198,7 @@ static void fill_shared(sp_request *request, const sp_request_params *params)
     const sp_config *config = request->snapshot->config;
     shared->deadline_ns = params->deadline_ns;
     shared->top_k = params->top_k || params->task == SP_TASK_DETECT ? params->top_k : 5; /* a detector has a number of its own */
-    shared->flags = (params->decode_fast ? SP_SLOT_DECODE_FAST : 0u) | (params->local_only ? SP_SLOT_LOCAL_ONLY : 0u) |
+    shared->flags = decode_flags(params->decode) | (params->local_only ? SP_SLOT_LOCAL_ONLY : 0u) |
                     (params->private_ok ? SP_SLOT_PRIVATE_OK : 0u) | (params->send_put ? SP_SLOT_SEND_PUT : 0u) |
                     (params->send_s3 ? SP_SLOT_SEND_S3 : 0u);
     shared->task = params->task;
@@ -429,10 +434,10 @@ void sp_request_extend_deadline(sp_request *request, int64_t deadline_ns)
         sp_dispatch_arm(request);
 }
 
-void sp_request_set_options(sp_request *request, uint32_t top_k, bool decode_fast)
+void sp_request_set_options(sp_request *request, uint32_t top_k, sp_decode decode)
 {
     request->shared->top_k = top_k || request->task == SP_TASK_DETECT ? top_k : 5;
-    request->shared->flags = (request->shared->flags & ~SP_SLOT_DECODE_FAST) | (decode_fast ? SP_SLOT_DECODE_FAST : 0u);
+    request->shared->flags = (request->shared->flags & ~(SP_SLOT_DECODE_FAST | SP_SLOT_DECODE_NVJPEG)) | decode_flags(decode);
 }
 
 void sp_request_set_detect(sp_request *request, float threshold, float iou)
@@ -619,7 +624,8 @@ static void settle(sp_request *request, sp_status status)
         sp_loaded_leave(request);
     request->answer.status = status;
     request->answer.total_ns = sp_clock_now_ns() - request->answer.received_ns;
-    request->answer.decode_fast = (request->shared->flags & SP_SLOT_DECODE_FAST) != 0;
+    if (request->shared->flags & SP_SLOT_DECODE_FAST)
+        request->answer.decode = SP_DECODE_FAST; /* NVJPEG is known when its lease is back */
 }
 
 void sp_request_answer_now(sp_request *request)

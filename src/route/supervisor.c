@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/machine.h"
 #include "route/devices.h"
+#include "route/direct.h"
 #include "route/dispatch.h"
 #include "route/quarantine.h"
 #include "worker/control.h"
@@ -78,6 +79,8 @@ static sp_status spawn_process(sp_worker *worker, int child_fd, sp_error *reterr
         argv[n++] = "--require-sandbox";
     if (config->refuse_cpu_nodes)
         argv[n++] = "--refuse-cpu-nodes";
+    if (config->nvjpeg)
+        argv[n++] = "--nvjpeg";
     if (config->data_dir && *config->data_dir) {
         argv[n++] = "--data-dir";
         argv[n++] = config->data_dir;
@@ -218,7 +221,9 @@ static sp_status take_card(sp_worker *worker, sp_error *reterr)
     seal_text(card.engine, sizeof(card.engine));
     seal_text(card.sandbox, sizeof(card.sandbox));
     seal_text(card.detail, sizeof(card.detail));
+    seal_text(card.nvjpeg, sizeof(card.nvjpeg));
     seal_text(card.plan, sizeof(card.plan));
+    sp_direct_judge(worker, &card);
     if (card.executors < 1 || card.executors > SP_LIMIT_EXECUTORS || card.max_batch < 1 || card.max_batch > SP_LIMIT_BATCH)
         return SP_FAIL(reterr, SP_INTERNAL, "%s offers %u executors and batches of %u", worker->name, card.executors,
                        card.max_batch);

@@ -26,6 +26,7 @@ struct sp_classifier {
     sp_model *model;
     sp_session *session;
     int lane_count, max_batch;
+    bool nvjpeg;
     size_t tensor_bytes;
     size_t row_bytes; /* of the output, one item */
     int output_count;
@@ -157,6 +158,7 @@ static sp_status reserve_device(sp_classifier *c, int device_index, sp_error *re
                                            .device_index = device_index,
                                            .lanes = c->lane_count,
                                            .max_batch = c->max_batch,
+                                           .nvjpeg = c->nvjpeg,
                                            .tensor_bytes = c->tensor_bytes,
                                            .row_bytes = c->row_bytes,
                                            .output = &c->output_port };
@@ -199,6 +201,7 @@ sp_status sp_classify_open(const sp_engine *engine, sp_model *model, const sp_cl
     sp_kernels_init();
     c->model = model;
     c->max_batch = options->max_batch;
+    c->nvjpeg = options->nvjpeg;
     sp_session_options session = sp_session_options_default(model->path);
     session.provider = options->provider;
     session.device_index = options->device_index;
@@ -323,6 +326,14 @@ sp_status sp_classify_put_tensor(sp_classifier *c, int lane, int index, const vo
         return sp_classify_cuda_tensor(c->cuda, lane, index, tensor, pinned, reterr);
     memcpy(sp_classify_input(c, lane, index), tensor, c->tensor_bytes);
     return SP_OK;
+}
+
+sp_status sp_classify_put_jpeg(sp_classifier *c, int lane, int index, sp_view file, sp_error *reterr)
+{
+    if (!c->cuda)
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "off", "no device decodes pictures here");
+    SP_ASSERT(lane >= 0 && lane < c->lane_count && index >= 0 && index < c->max_batch);
+    return sp_classify_cuda_jpeg(c->cuda, lane, index, file, reterr);
 }
 
 sp_status sp_classify_run_items(sp_classifier *c, int lane, int first, int count, int top_k, sp_error *reterr)

@@ -16,6 +16,7 @@
 #ifndef SP_TASK_CLASSIFY_H
 #define SP_TASK_CLASSIFY_H
 
+#include "base/view.h"
 #include "engine/engine.h"
 #include "kernels/cuda.h"
 #include "task/model.h"
@@ -34,6 +35,7 @@ typedef struct sp_classify_options {
     /* Both or none: the device that `provider` runs on. Borrowed; closed after the classifier. */
     const sp_cuda_api *cuda_api;
     sp_cuda *cuda;
+    bool nvjpeg; /* of a device: JPEG files are taken as well (sp_classify_put_jpeg) */
 } sp_classify_options;
 
 /* One lane, one item, as many threads as the machine grants. */
@@ -61,6 +63,11 @@ sp_status sp_classify_put_picture(sp_classifier *classifier, int lane, int index
                                   sp_error *reterr);
 sp_status sp_classify_put_tensor(sp_classifier *classifier, int lane, int index, const void *tensor, bool pinned,
                                  sp_error *reterr);
+
+/* The same of a JPEG file, which is decoded on the device, to other pixels than ours. SP_UNSUPPORTED, with a code of
+ * media/jpeg_plain.h's or media/nvjpeg.h's, "off" or "no_room": whoever has it decoded otherwise may put the picture. SP_UNAVAILABLE:
+ * the device failed. `file` stays as it is until a run of the batch has ended; after a failure nothing reads from it any more. */
+sp_status sp_classify_put_jpeg(sp_classifier *classifier, int lane, int index, sp_view file, sp_error *reterr);
 
 /* Runs items first .. first + count - 1 of them; sp_classify_answer then counts from `first`, and is asked for at most `top_k`.
  * Nothing reads a request's memory any more when it is back. As sp_session_run. */

@@ -15,6 +15,7 @@
 #include "kernels/cuda_post.h"
 #include "kernels/cuda_prep.h"
 #include "kernels/prep_run.h"
+#include "media/nvjpeg.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@ typedef struct cuda_lane {
     size_t most;   /* no more than this is tried for */
     place places[SP_LIMIT_BATCH];
     sp_prep_scratch *scratch;
+    sp_nvjpeg *nvjpeg; /* NULL: it takes no JPEG files */
     int answered_k, answered_count; /* of the last run; k = 0: ranked on the host */
     uint8_t *answers;               /* pinned */
 } cuda_lane;
@@ -132,6 +134,8 @@ static sp_status reserve_lane(sp_classify_cuda *cuda, cuda_lane *lane, sp_error 
         return s;
     lane->answers = answers;
     lane->most = SP_MAX(LANE_BYTES_MOST, lane->capacity);
+    if (cuda->shape.nvjpeg)
+        (void)sp_nvjpeg_new(&lane->nvjpeg, NULL); /* this lane goes without; the worker has tried one and said so */
     lane->scratch = sp_prep_scratch_new();
     return lane->scratch ? SP_OK : SP_FAIL(reterr, SP_NOMEM, "no memory to prepare pictures");
 }
@@ -187,6 +191,7 @@ static void free_lane(sp_classify_cuda *cuda, cuda_lane *lane)
     const sp_cuda_api *api = cuda->api;
     if (lane->copies)
         (void)api->stream_sync(lane->copies, NULL); /* whatever it says, it is over */
+    sp_nvjpeg_free(lane->nvjpeg);
     api->release(cuda->device, lane->device);
     api->pinned_free(cuda->device, lane->staging);
     api->pinned_free(cuda->device, lane->answers);
@@ -302,6 +307,34 @@ sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane_index, int i
     at->w = w;
     at->h = h;
     return take_in(cuda, lane, at, rgb, (size_t)w * (size_t)h * 3, pinned, reterr);
+}
+
+/* Into the lane's memory, on its stream: behind it the picture lies there as a copied one does. */
+sp_status sp_classify_cuda_jpeg(sp_classify_cuda *cuda, int lane_index, int index, sp_view file, sp_error *reterr)
+{
+    cuda_lane *lane = &cuda->lanes[lane_index];
+    sp_jpeg_plain plain;
+    sp_prep_geometry geometry;
+    if (!lane->nvjpeg)
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "off", "nvJPEG is not at hand here");
+    sp_status s = sp_jpeg_plain_read(file, &plain, reterr);
+    if (s)
+        return s;
+    if (sp_prep_geometry_of(&cuda->shape.model->prep, plain.width, plain.height, &geometry, NULL))
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "unusual", "a picture of %d x %d", plain.width, plain.height);
+    size_t bytes = (size_t)plain.width * (size_t)plain.height * 3;
+    place *at = find_place(cuda, lane, index, bytes);
+    if (!at)
+        return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_room", "no room in this batch for a picture of %d x %d", plain.width, plain.height);
+    s = sp_nvjpeg_decode(lane->nvjpeg, file, &plain, lane->device + at->offset, cuda->api->stream_raw(lane->copies), reterr);
+    if (s && cuda->api->stream_sync(lane->copies, NULL) == SP_UNAVAILABLE) /* half a picture may be on its way */
+        return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "sticky", "the device failed while it decoded a picture");
+    if (s)
+        return s;
+    at->w = plain.width;
+    at->h = plain.height;
+    lane->used = at->offset + SP_ALIGN_UP(bytes, ALIGN);
+    return SP_OK;
 }
 
 /* --- computing ------------------------------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  * The lanes of a classifier whose pixels are prepared, and whose answers are ranked, on a CUDA device. Private to this room:
  * classify.c calls it where a classifier was opened with a device.
  *
- *   lane 0   copies  ....|          |....                       a stream of the lane's own
+ *   lane 0   copies  ....|          |....                       a stream of the lane's own; it may decode JPEG files, too
  *   lane 1   copies      |....      |
  *   one      computes    |prep engine rank out|prep engine ...  one stream: input, outputs and their like lie there once
  *
@@ -11,6 +11,7 @@
 #ifndef SP_TASK_CLASSIFY_CUDA_H
 #define SP_TASK_CLASSIFY_CUDA_H
 
+#include "base/view.h"
 #include "engine/engine.h"
 #include "kernels/cuda.h"
 #include "task/model.h"
@@ -24,6 +25,7 @@ typedef struct sp_classify_cuda_shape {
     sp_session *session;
     int device_index;
     int lanes, max_batch;
+    bool nvjpeg; /* lanes decode JPEG files too, if they can */
     size_t tensor_bytes, row_bytes; /* of one item's input and output */
     const sp_engine_port *output;
 } sp_classify_cuda_shape;
@@ -35,9 +37,10 @@ void *sp_classify_cuda_stream(const sp_classify_cuda *cuda);
 sp_status sp_classify_cuda_reserve(sp_classify_cuda *cuda, const sp_classify_cuda_shape *shape, sp_error *reterr);
 void sp_classify_cuda_free(sp_classify_cuda *cuda); /* before the session; NULL is fine */
 
-/* Item `index` of the lane's next batch, which index 0 begins: see sp_classify_put_picture and _put_tensor. */
+/* Item `index` of the lane's next batch, which index 0 begins: see sp_classify_put_picture, _put_tensor and _put_jpeg. */
 sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane, int index, const uint8_t *rgb, int w, int h, bool pinned,
                                    sp_error *reterr);
+sp_status sp_classify_cuda_jpeg(sp_classify_cuda *cuda, int lane, int index, sp_view file, sp_error *reterr);
 sp_status sp_classify_cuda_tensor(sp_classify_cuda *cuda, int lane, int index, const void *tensor, bool pinned, sp_error *reterr);
 
 /* Items first .. first + count - 1 of the batch; the `top_k` best classes of each are kept. Comes back when the answers are

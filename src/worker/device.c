@@ -91,6 +91,8 @@ static void fill_card(const sp_device *dev, const char *kind, const sp_engine_pr
     if (dev->analyze.why_not[0])
         at += (size_t)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->analyze.why_not), dev->analyze.why_not);
     at = SP_MIN(at, sizeof(card->detail) - 1);
+    (void)snprintf(card->nvjpeg, sizeof(card->nvjpeg), "%s", dev->nvjpeg);
+    card->takes_jpeg = dev->model && dev->target.nvjpeg;
     if (dev->cuda_note[0])
         (void)snprintf(card->detail + at, sizeof(card->detail) - at, "; %.*s", (int)sizeof(dev->cuda_note), dev->cuda_note);
 }
@@ -297,6 +299,8 @@ static sp_status open_device(sp_device *dev, const sp_worker_config *config, sp_
     sp_machine_read(&machine);
     o.cpus = machine.cpu_count;
     o.index = 0; /* of those that this process sees: worker/visible.h */
+    if (config->nvjpeg && (strcmp(config->kind, "cuda") == 0 || strcmp(config->kind, "tensorrt") == 0))
+        sp_device_cuda_open_nvjpeg(dev);
     (void)snprintf(o.engine_key, sizeof(o.engine_key), "%s%s-%s-%s", dev->target.cuda ? "+" : "", probe.engine, probe.version,
                    config->kind); /* a plan of lanes on the device suits none without */
     if (!dev->no_engine[0])

@@ -45,6 +45,7 @@ typedef struct sp_device {
     sp_cuda_info cuda_info;
     bool registers;          /* slots' memory can be made known to the device */
     char cuda_note[320];     /* for the card; "" = of a kind without CUDA */
+    char nvjpeg[192];        /* likewise; "" = it is not to be used. target.nvjpeg says whether it is there */
     _Atomic int64_t cuda_publish_ns;
     sp_device_plan plan;
     sp_device_sessions sessions;
@@ -69,6 +70,7 @@ void sp_device_publish_simulated(sp_device *dev);
 
 /* device_cuda.c. Opens what `kind` wants; SP_OK without a device where none is wanted, or the plug-in is missing. */
 sp_status sp_device_cuda_open(sp_device *dev, const char *kind, int index, sp_error *reterr);
+void sp_device_cuda_open_nvjpeg(sp_device *dev); /* after it, if it is wanted: it is there, or the log and the card say why not */
 void sp_device_cuda_close(sp_device *dev); /* after all that uses it */
 bool sp_device_cuda_mapped(sp_device *dev, void *memory, size_t bytes);
 void sp_device_cuda_unmapped(sp_device *dev, void *memory);

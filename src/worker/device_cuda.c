@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernels/cuda_prep.h"
+#include "media/nvjpeg.h"
 #include "worker/cuda_slots.h"
 #include "worker/device_fault.h"
 
@@ -97,6 +98,22 @@ sp_status sp_device_cuda_open(sp_device *dev, const char *kind, int index, sp_er
     describe(dev, &why);
     sp_device_cuda_publish(dev);
     return SP_OK;
+}
+
+/* One is made and let go of, so that what is wrong with it shows now and not at the first picture. */
+void sp_device_cuda_open_nvjpeg(sp_device *dev)
+{
+    sp_nvjpeg *trial = NULL;
+    sp_error why = { 0 };
+    if (!dev->target.cuda)
+        (void)SP_FAIL(&why, SP_UNSUPPORTED, "pixels are prepared on the CPU");
+    else if (sp_nvjpeg_find(dev->nvjpeg, sizeof(dev->nvjpeg), &why) == SP_OK)
+        dev->target.nvjpeg = sp_nvjpeg_new(&trial, &why) == SP_OK;
+    sp_nvjpeg_free(trial);
+    if (dev->target.nvjpeg)
+        return;
+    (void)snprintf(dev->nvjpeg, sizeof(dev->nvjpeg), "off: %.180s", why.message);
+    sp_log(SP_LOG_WARN, "nvJPEG is off: JPEG files are decoded on the CPU", SP_LOG_TEXT("reason", why.message));
 }
 
 void sp_device_cuda_close(sp_device *dev)

@@ -79,7 +79,8 @@ static sp_status open_wide(const sp_device_target *target, sp_model *model, int 
                                           .spin = spin,
                                           .refuse_cpu_nodes = target->refuse_cpu_nodes,
                                           .cuda_api = target->cuda_api,
-                                          .cuda = target->cuda };
+                                          .cuda = target->cuda,
+                                          .nvjpeg = target->nvjpeg };
     return sp_classify_open(target->engine, model, &options, ret_wide, reterr);
 }
 
@@ -93,7 +94,8 @@ static sp_status open_narrow(const sp_device_target *target, sp_model *model, in
                                           .max_batch = batch,
                                           .refuse_cpu_nodes = target->refuse_cpu_nodes,
                                           .cuda_api = target->cuda_api,
-                                          .cuda = target->cuda };
+                                          .cuda = target->cuda,
+                                          .nvjpeg = target->nvjpeg };
     return sp_classify_open(target->engine, model, &options, ret_narrow, reterr);
 }
 

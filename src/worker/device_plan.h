@@ -40,6 +40,7 @@ typedef struct sp_device_target {
     int index; /* of the device */
     const sp_cuda_api *cuda_api;
     sp_cuda *cuda;
+    bool nvjpeg;    /* lanes take JPEG files too */
     int most_batch; /* of a stand-in for a device, and taken unmeasured; 0 = a device */
     bool refuse_cpu_nodes;
 } sp_device_target;

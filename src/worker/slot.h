@@ -26,7 +26,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SP_SLOT_ABI 7u
+#define SP_SLOT_ABI 8u
 #define SP_RING_ENTRIES 512u /* power of two, more than all slots */
 #define SP_LIMIT_REQUEST_ID_BYTES 64
 
@@ -38,7 +38,7 @@
 typedef enum sp_op {
     SP_OP_NOOP = 1,     /* answer = body */
     SP_OP_DECODE = 2,   /* body -> output: RGB8 pixels, or the tensor of `prep` when flagged */
-    SP_OP_CLASSIFY = 3, /* output (pixels or tensor) -> top-k */
+    SP_OP_CLASSIFY = 3, /* output (pixels or tensor) -> top-k; without an output, where the card says takes_jpeg: body -> top-k */
     /* The net worker's: */
     SP_OP_FETCH = 4,  /* target (a URL) -> output: its bytes; written with pwrite, never mapped, so that the gateway can
                        * seal it and make it the request's body */
@@ -73,6 +73,7 @@ typedef enum sp_output_kind {
 #define SP_SLOT_PRIVATE_OK 4u  /* the target may lie in a private address range: configuration says so */
 #define SP_SLOT_SEND_PUT 8u    /* SEND: PUT, else POST */
 #define SP_SLOT_SEND_S3 16u    /* SEND: signed (SigV4) with the configuration's s3 keys */
+#define SP_SLOT_DECODE_NVJPEG 32u /* decode=nvjpeg was asked for */
 
 #define SP_LIMIT_TARGET_BYTES 2048
 #define SP_LIMIT_SEND_HEADERS_BYTES 1024
@@ -258,6 +259,8 @@ typedef struct sp_worker_card {
     char engine[32];        /* "onnxruntime 1.31.1" */
     char sandbox[16];       /* "full", "partial", "none" */
     char detail[512];       /* free text for doctor: what was measured, sandbox notes */
+    char nvjpeg[192];       /* a cuda device's that is told to use it: which it is, or "off: " and why; "" = it is not */
+    uint32_t takes_jpeg;    /* 1: CLASSIFY may be given a JPEG file */
     char plan[256];         /* what a restarted worker needs to skip measuring (--plan); opaque to the route */
     uint32_t class_count;
     uint32_t max_batch;     /* items it wants at once */

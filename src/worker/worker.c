@@ -196,7 +196,9 @@ static bool wants_body(const sp_submission *submission)
 {
     if (submission->op == SP_OP_REMOTE)
         return submission->output_kind == SP_OUTPUT_NONE; /* else an earlier link's output is what it takes */
-    return submission->op != SP_OP_CLASSIFY && submission->op != SP_OP_FETCH;
+    if (submission->op == SP_OP_CLASSIFY)
+        return submission->output_kind == SP_OUTPUT_NONE; /* likewise */
+    return submission->op != SP_OP_FETCH;
 }
 
 /* Tensors and load specifications are found by offsets into the whole body. */

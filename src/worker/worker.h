@@ -33,6 +33,7 @@ typedef struct sp_worker_config {
     uint64_t model_memory_bytes;  /* of all served models; 0 = a share of the machine's */
     bool require_sandbox;
     bool refuse_cpu_nodes;        /* of a device's models: spillway_engine.h, host_nodes */
+    bool nvjpeg;                  /* cuda: JPEG files of who asks for it are decoded on the device */
     const char *data_dir;         /* what is built for a device is kept below it; NULL = nowhere */
     bool again;                   /* it is tried again after it failed: the same failure is not logged again */
     int spin_us;                  /* look at the ring this long before sleeping; 0 = sleep at once */

@@ -37,7 +37,7 @@ struct sp_request {
     size_t size_bytes, capacity_bytes, limit_bytes, offset, payload_bytes;
     int64_t received_ns, deadline_ns;
     uint32_t top_k;
-    bool decode_fast;
+    sp_decode decode;
     sp_status fails;
     sp_timer timer;
     sp_request_done_fn *done;
@@ -126,7 +126,7 @@ static void gate_open(const sp_request *opener)
 
 static void answer(sp_request *r)
 {
-    sp_answer a = { .output_fd = -1, .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode_fast = r->decode_fast };
+    sp_answer a = { .output_fd = -1, .batch_size = 1, .batch_run_ns = 1000000, .attempt_count = 2, .decode = r->decode };
     int64_t now = sp_clock_now_ns();
     char text[200] = "";
     a.received_ns = r->received_ns;
@@ -377,7 +377,7 @@ sp_status sp_request_open(sp_house *house, const sp_request_params *p, sp_reques
     r->received_ns = p->received_ns;
     r->deadline_ns = p->deadline_ns;
     r->top_k = p->top_k;
-    r->decode_fast = p->decode_fast;
+    r->decode = p->decode;
     r->unpacked = p->unpacked;
     r->unpacked_context = p->unpacked_context;
     r->head.model = p->model_id;
@@ -441,10 +441,10 @@ void sp_request_extend_deadline(sp_request *r, int64_t deadline_ns)
     r->deadline_ns = SP_MAX(r->deadline_ns, deadline_ns);
 }
 
-void sp_request_set_options(sp_request *r, uint32_t top_k, bool decode_fast)
+void sp_request_set_options(sp_request *r, uint32_t top_k, sp_decode decode)
 {
     r->top_k = top_k;
-    r->decode_fast = decode_fast;
+    r->decode = decode;
 }
 
 void sp_request_set_detect(sp_request *r, float threshold, float iou)
