@@ -119,6 +119,11 @@ TEST(the_stand_in_makes_both_providers_present)
     REQUIRE(sp_engine_probe(engine, &probe, &err) == SP_OK);
     CHECK(probe.providers[1].present && !probe.providers[2].present);
     CHECK(strstr(probe.providers[2].reason, "without TensorrtExecutionProvider") != NULL);
+    (void)setenv("SPILLWAY_STANDIN_DRIVER", "12040", 1);
+    REQUIRE(sp_engine_probe(engine, &probe, &err) == SP_OK);
+    (void)unsetenv("SPILLWAY_STANDIN_DRIVER");
+    CHECK(!probe.providers[1].present);
+    CHECK_TEXT(probe.providers[1].reason, "driver/CUDA mismatch: the driver offers CUDA 12.4, the provider needs 13");
 }
 
 /* --- runs ------------------------------------------------------------------------------------------------------------- */

@@ -40,6 +40,11 @@ sp_engine_status ort_check(const ort_library *library, OrtStatus *status, ort_ph
 /* Fills the providers of *result from what this machine has. */
 void ort_probe_providers(const ort_library *library, sp_engine_probe_result *result);
 
+/* (needed.c) The names of the shared libraries that the ELF file at `path` asks for: how many; 0 = none, or no such file. */
+#define ORT_NEEDED_MAX 64
+#define ORT_NEEDED_NAME 128
+size_t ort_needed(const char *path, char names[][ORT_NEEDED_NAME]);
+
 /* The entries of the ABI table (model.c). */
 sp_engine_status ort_model_load(const sp_engine_load_options *options, sp_engine_model **ret_model,
                                 sp_engine_error *reterr);

@@ -84,52 +84,50 @@ static void probe_cuda(cuda_state *state)
         (void)dlclose(driver); /* the provider opens it again; until then it is not kept */
 }
 
-/* A provider's own .so lies beside libonnxruntime and needs libraries of its own; dlopen names the one that is missing. */
-static bool provider_file_opens(const ort_library *library, const char *file, char *reason, size_t reason_size)
+/* CUDA runtimes of a newer major version than the driver's do not start on it. */
+static bool runtime_fits(const cuda_state *cuda, const char *needed, char *reason, size_t reason_size)
 {
-    char path[512];
+    int major = 0;
+    if (sscanf(needed, "libcudart.so.%d", &major) != 1 || !cuda->driver_version || cuda->driver_version / 1000 >= major)
+        return true; /* linked statically: the load will tell */
+    (void)snprintf(reason, reason_size, "driver/CUDA mismatch: the driver offers CUDA %d.%d, the provider needs %d",
+                   cuda->driver_version / 1000, cuda->driver_version % 1000 / 10, major);
+    return false;
+}
+
+/* A provider's own .so lies beside libonnxruntime and needs libraries of its own; each is opened in turn, and dlopen names the one that
+ * is missing. The provider itself is left to ONNX Runtime (needed.c says why). */
+static bool provider_file_fits(const ort_library *library, const cuda_state *cuda, const char *file, char *reason, size_t reason_size)
+{
+    char path[512], names[ORT_NEEDED_MAX][ORT_NEEDED_NAME];
     const char *slash = strrchr(library->path, '/');
     int dir_length = slash ? (int)(slash - library->path) + 1 : 0;
-    (void)snprintf(path, sizeof(path), "%.*slibonnxruntime_providers_shared.so", dir_length, library->path);
-    void *shared = dlopen(path, RTLD_LAZY | RTLD_GLOBAL);
     (void)snprintf(path, sizeof(path), "%.*s%s", dir_length, library->path, file);
     if (access(path, R_OK) != 0) {
         (void)snprintf(reason, reason_size, "library missing: %s is not beside %.150s", file, library->path);
-        if (shared)
-            (void)dlclose(shared);
         return false;
     }
-    void *handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-    if (!handle) {
-        const char *why = dlerror();
-        (void)snprintf(reason, reason_size, "library missing: %s", why ? why : file);
-    } else {
-        (void)dlclose(handle);
+    size_t count = ort_needed(path, names);
+    if (!count) {
+        (void)snprintf(reason, reason_size, "library missing: %.150s is no shared library", path);
+        return false;
     }
-    if (shared)
-        (void)dlclose(shared);
-    return handle != NULL;
-}
-
-/* CUDA runtimes of a newer major version than the driver's do not start on it. */
-static bool runtime_fits(const cuda_state *cuda, char *reason, size_t reason_size)
-{
-    for (int major = 13; major >= 11; major--) {
-        char file[32];
-        (void)snprintf(file, sizeof(file), major == 11 ? "libcudart.so.11.0" : "libcudart.so.%d", major);
-        void *runtime = dlopen(file, RTLD_LAZY | RTLD_LOCAL | RTLD_NOLOAD);
-        if (!runtime)
-            continue;
-        (void)dlclose(runtime);
-        if (cuda->driver_version && cuda->driver_version / 1000 < major) {
-            (void)snprintf(reason, reason_size,
-                           "driver/CUDA mismatch: the driver offers CUDA %d.%d, the provider needs %d",
-                           cuda->driver_version / 1000, cuda->driver_version % 1000 / 10, major);
+    for (size_t i = 0; i < count; i++) {
+        if (!runtime_fits(cuda, names[i], reason, reason_size))
+            return false;
+        char beside[512 + ORT_NEEDED_NAME]; /* for files that name their own directory ($ORIGIN) */
+        (void)snprintf(beside, sizeof(beside), "%.*s%s", dir_length, path, names[i]);
+        void *handle = dir_length && access(beside, R_OK) == 0 ? dlopen(beside, RTLD_LAZY | RTLD_LOCAL) : NULL;
+        if (!handle)
+            handle = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
+        if (!handle) {
+            const char *why = dlerror();
+            (void)snprintf(reason, reason_size, "library missing: %s (%s needs it)", why ? why : names[i], file);
             return false;
         }
-        return true;
+        (void)dlclose(handle);
     }
-    return true; /* linked statically: the load will tell */
+    return true;
 }
 
 static void probe_gpu_provider(const ort_library *library, const cuda_state *cuda, const char *ort_name,
@@ -150,8 +148,7 @@ static void probe_gpu_provider(const ort_library *library, const cuda_state *cud
                        "install the GPU build of ONNX Runtime; SPILLWAY_ONNXRUNTIME names its libonnxruntime.so.1");
         return;
     }
-    if (!provider_file_opens(library, file, provider->reason, sizeof(provider->reason)) ||
-        !runtime_fits(cuda, provider->reason, sizeof(provider->reason)))
+    if (!provider_file_fits(library, cuda, file, provider->reason, sizeof(provider->reason)))
         return;
     provider->present = 1;
     provider->device_count = cuda->device_count;

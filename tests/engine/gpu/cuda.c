@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A library that passes for libcuda.so.1 as far as a probe goes: it counts devices and tells a version. No memory, no context.
  *
- * SPILLWAY_STANDIN_GPUS: how many devices there are (1). Of CUDA_VISIBLE_DEVICES one number is understood. */
+ * SPILLWAY_STANDIN_GPUS: how many devices there are (1). SPILLWAY_STANDIN_DRIVER: what CUDA the driver offers (13000). Of CUDA_VISIBLE_DEVICES one number is understood. */
 #include <stdlib.h>
 
 #define CALL __attribute__((visibility("default"))) int
@@ -24,7 +24,8 @@ CALL cuInit(unsigned flags)
 CALL cuDriverGetVersion(int *version);
 CALL cuDriverGetVersion(int *version)
 {
-    *version = 13000;
+    const char *own = getenv("SPILLWAY_STANDIN_DRIVER");
+    *version = own ? (int)strtol(own, NULL, 10) : 13000;
     return 0;
 }
 
