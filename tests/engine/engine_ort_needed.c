@@ -37,12 +37,11 @@ TEST(a_damaged_one_is_survived)
     char path[] = "/tmp/spillway-needed-XXXXXX";
     int fd = mkstemp(path);
     REQUIRE(fd >= 0 && size > 4096);
-    srand(1);
     for (int round = 0; round < 400; round++) {
-        size_t part = round % 2 ? size : (size_t)rand() % size, at = (size_t)rand() % 1024;
+        size_t part = round % 2 ? size : (size_t)test_random() % size, at = (size_t)test_random() % 1024;
         uint8_t was = whole[at];
         if (round % 2)
-            whole[at] = (uint8_t)rand();
+            whole[at] = (uint8_t)test_random();
         REQUIRE(ftruncate(fd, 0) == 0 && pwrite(fd, whole, part, 0) == (ssize_t)part);
         whole[at] = was;
         size_t count = ort_needed(path, names);
