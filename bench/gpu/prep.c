@@ -164,6 +164,56 @@ static void run(gpu *g, const recipe *how, int w, int h, int count, int repeats)
     free(j.host);
 }
 
+/* Whole pictures to RGB8 of 224x224, one behind the other: resizing alone. */
+static void run_resize(gpu *g, int w, int h, int count, int repeats)
+{
+    enum { SIDE = 224 };
+    const sp_prep_spec *spec = &hows[0].spec;
+    sp_error error = { 0 };
+    size_t from = (size_t)w * (size_t)h * 3, to = (size_t)SIDE * SIDE * 3;
+    int batches = g->info.simulated ? 1 : (int)(ROTATE_BYTES / (from * (size_t)count)) + 1;
+    size_t all = (size_t)batches * (size_t)count;
+    uint8_t *host = room(from), *want = room(to), *got = room(to), *pictures = gpu_reserve(g, all * from), *dst = gpu_reserve(g, all * to);
+    sp_cuda_prep *prep = NULL;
+    sp_cuda_graph *graph = NULL;
+    double median_us, best_us;
+    char name[80];
+    fill(host, from);
+    gpu_need(g->api->prep->prep_new(g->cuda, spec, count, &prep, &error), &error);
+    for (size_t i = 0; i < all; i++)
+        gpu_need(g->api->copy_in(g->stream, pictures + i * from, host, from, &error), &error);
+    for (int turn = 0; turn < 2; turn++) { /* the first makes the tables */
+        if (turn)
+            gpu_need(g->api->graph_begin(g->stream, &error), &error);
+        for (size_t i = 0; i < (turn ? all : 1); i++) {
+            const sp_cuda_picture picture = { pictures + i * from, w, h, (size_t)w * 3 };
+            gpu_need(g->api->prep->resize_rgb8(prep, g->stream, &picture, dst + i * to, SIDE, SIDE, (size_t)SIDE * 3, &error), &error);
+        }
+    }
+    gpu_need(g->api->graph_end(g->stream, &graph, &error), &error);
+    gpu_time(g, graph, repeats, &median_us, &best_us);
+    gpu_need(g->api->copy_out(g->stream, got, dst + (all - 1) * to, to, &error), &error);
+    gpu_need(g->api->stream_sync(g->stream, &error), &error);
+    sp_prep_scratch *scratch = sp_prep_scratch_new();
+    if (!scratch)
+        exit(1);
+    gpu_need(sp_resize_rgb8(spec->filter, host, w, h, (size_t)w * 3, want, SIDE, SIDE, (size_t)SIDE * 3, scratch, &error), &error);
+    if (memcmp(want, got, to) != 0) {
+        (void)fprintf(stderr, "the GPU's resized picture is not the CPU's\n");
+        exit(1);
+    }
+    (void)snprintf(name, sizeof(name), "resize 224x224 RGB8, %d of %dx%d", count, w, h);
+    gpu_row(g, "prep", name, repeats, (double)count * (double)(from + to), median_us / batches, best_us / batches);
+    sp_prep_scratch_free(scratch);
+    g->api->graph_free(graph);
+    g->api->prep->prep_free(prep);
+    g->api->release(g->cuda, pictures);
+    g->api->release(g->cuda, dst);
+    free(host);
+    free(want);
+    free(got);
+}
+
 /* NV12 frames, one behind the other. */
 static void run_yuv(gpu *g, int w, int h, int repeats)
 {
@@ -219,6 +269,7 @@ int main(int argc, char **argv)
     gpu g = gpu_open();
     for (size_t i = 0; i < SP_ARRAY_LEN(hows); i++)
         run(&g, &hows[i], w, h, count, repeats);
+    run_resize(&g, w, h, count, repeats);
     run_yuv(&g, w, h, repeats);
     gpu_close(&g);
     return 0;

@@ -35,7 +35,8 @@ from gpu import clips, mission, peers, report, sanitizer, server  # noqa: E402
 
 # --- all of it, on the stand-ins -------------------------------------------------------------------------------------------------
 
-FILES = {"bin": ["spillway", "tests/kernels/cuda/test_cuda_pipe", "bench/gpu/bench-gpu-flow", "bench/gpu/bench-gpu-nms", "bench/gpu/bench-gpu-ort"],
+FILES = {"bin": ["spillway", "tests/kernels/cuda/test_cuda_pipe", "bench/gpu/bench-gpu-flow", "bench/gpu/bench-gpu-nms", "bench/gpu/bench-gpu-ort",
+                 "bench/gpu/bench-gpu-pipe"],
          "lib": ["src/media/libspillway_media.so", "src/engine/onnxruntime/libspillway_engine_onnxruntime.so"]}
 
 
@@ -59,7 +60,7 @@ def whole_pack(tmp_path):
     shutil.copy(picture, pack / "clips")
     subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=66x34:rate=25", "-frames:v", "12", "-c:v", "libx264",
                     "-pix_fmt", "yuv420p", pack / "clips/test.mp4"], check=True, timeout=60)
-    benches = [[name, "200"] for name in ("bench-gpu-flow", "bench-gpu-nms", "bench-gpu-ort")]
+    benches = [[name, "200"] for name in ("bench-gpu-flow", "bench-gpu-nms", "bench-gpu-ort", "bench-gpu-pipe")]
     (pack / "manifest.json").write_text(json.dumps({"part": "AB", "commit": "none", "arch": 90, "tests": ["test_cuda_pipe"], "benches": benches}))
     tool = tmp_path / "tools/compute-sanitizer"
     tool.parent.mkdir()
@@ -202,6 +203,9 @@ class House:
 
     def rows(self):
         return [row for part in self.parts.values() for row in part.get("rows", [])]
+
+    def head(self, *_):
+        return []
 
     def files(self, *patterns):
         return sorted(p for pattern in patterns for p in self.pack.glob(pattern))

@@ -10,8 +10,9 @@ dict with "good" and perhaps "rows", "peers", "measured"; None = the pack has no
 What a part needs of a pack (tools/gpu-pack): the files that are not there are said, and their part is left out.
 
     twins, sanitizer   bin/test_cuda_*, lib/libspillway_cuda.so
-    kernels            bin/bench-gpu-*, by the manifest's "benches"
+    kernels            bin/bench-gpu-*, by the manifest's "benches"; clips/yolox-head.f32 (tools/make_head.py) for a real output
     engine             bin/bench-gpu-ort, lib/libonnxruntime*
     server, soak       bin/spillway, lib/libspillway_engine_onnxruntime.so, lib/libonnxruntime*, lib/libspillway_cuda.so;
                        lib/libspillway_media.so (JPEG alone will do) and a picture in clips/*.jp*g for the rows from JPEG
+    there              the manifest's "wants": libraries that the engine's provider wants of the machine
     clips              bin/spillway, lib/libspillway_media.so with its codecs, clips/*.mp4"""

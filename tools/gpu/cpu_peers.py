@@ -4,8 +4,9 @@
 case, flushed as it comes. A peer that cannot be imported is a row with "absent". The data are as the benches': pictures of random
 bytes, 8,400 x 85 numbers of a YOLOX head with a dozen boxes over the threshold for each of 30 objects, and 8,400 scattered boxes.
 
-    tools/gpu/cpu_peers.py [--small] [--seconds 2]
+    tools/gpu/cpu_peers.py [--small] [--seconds 2] [--head NUMBERS.f32]
 
+--head: a real head's numbers instead of made-up ones, f32 [8400][85] (tools/make_head.py), the same that the bench is given.
 Each case runs with OpenCV's own number of threads and with one; peers allocate their results, as their users' code does."""
 import argparse
 import json
@@ -59,17 +60,23 @@ def nms_numpy(np, corners, score, threshold, iou, label=None, gap=4096.0):
     return index[kept]
 
 
-def head(np, n, classes=80):
+def head(np, n, path=None, classes=80):
     """(corners, best score, class) of a picture's usual output, by the law of bench/gpu/nms.c: a grid's cells in their order."""
+    if path:
+        n = 8400
     random, i = np.random.default_rng(8400), np.arange(n)
     level = (i >= 6400) * 1 + (i >= 8000) if n == 8400 else np.zeros(n, int)
     within, across = i - np.array([0, 6400, 8000])[level], 80 >> level if n == 8400 else np.full(n, n)
     stride = (8 << level)[:, None]
-    centre = (np.stack([within % across, within // across], 1) + random.uniform(0, 1, (n, 2))) * stride
-    size = np.exp(random.uniform(1, 2, (n, 2))) * stride
-    score = np.where(i % 280 < 12, random.uniform(0.5, 1, n), random.uniform(0, 0.05, n)) * random.uniform(0.7, 1, n)
+    if path:
+        numbers = np.fromfile(path, "<f4").reshape(n, 5 + classes)
+        place, shape, score, label = numbers[:, :2], numbers[:, 2:4], numbers[:, 4] * numbers[:, 5:].max(1), numbers[:, 5:].argmax(1)
+    else:
+        place, shape, label = random.uniform(0, 1, (n, 2)), random.uniform(1, 2, (n, 2)), i // 280 % classes
+        score = np.where(i % 280 < 12, random.uniform(0.5, 1, n), random.uniform(0, 0.05, n)) * random.uniform(0.7, 1, n)
+    centre, size = (np.stack([within % across, within // across], 1) + place) * stride, np.exp(shape) * stride
     corners = np.concatenate([centre - size / 2, centre + size / 2], 1).astype(np.float32)
-    return corners, score.astype(np.float32), (i // 280 % classes).astype(np.int32)
+    return corners, score.astype(np.float32), label.astype(np.int32)
 
 
 def scattered(np, n):
@@ -113,8 +120,8 @@ def prep(np, cv2, threads, seconds, count, w, h):
     say(note=f"resize, normalise, fused: {name}, a batch")
 
 
-def suppression(np, cv2, seconds, n):
-    corners, score, label = head(np, n)
+def suppression(np, cv2, seconds, n, path):
+    corners, score, label = head(np, n, path)
     loose, loose_score = scattered(np, n)
     row("numpy", np.__version__, "nms, a picture", 1, lambda: nms_numpy(np, corners, score, 0.3, 0.45, label.astype(np.float32)), seconds)
     row("numpy", np.__version__, "nms, one class", 1, lambda: nms_numpy(np, loose, loose_score, 0, 0.45), seconds)
@@ -132,6 +139,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a rehearsal")
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--head")
     args = parser.parse_args(argv)
     try:
         import numpy as np
@@ -145,7 +153,7 @@ def main(argv=None):
         say(peer="cv2", case="all", absent=str(error))
     threads = len(os.sched_getaffinity(0))
     prep(np, cv2, threads, args.seconds, *((2, 64, 48) if args.small else (32, 1280, 720)))
-    suppression(np, cv2, args.seconds, 100 if args.small else 8400)
+    suppression(np, cv2, args.seconds, 100 if args.small else 8400, args.head)
     return 0
 
 

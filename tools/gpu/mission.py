@@ -68,7 +68,7 @@ def hidden(found):
     shares = [row["hidden"] for row in found.rows if row.get("bench") == "pipe" and isinstance(row.get("hidden"), (int, float))]
     if not shares:
         raise Missing("no published row of bench pipe")
-    return f"{100 * max(shares):.0f} %", max(shares) >= 0.9
+    return f"{100 * min(shares):.0f} %", min(shares) >= 0.9
 
 
 def latency(model, p50_ms, p99_ms):

@@ -21,14 +21,14 @@ def cpu(house):
     """OpenCV and numpy, in the run that times the kernels."""
     if not house.manifest["benches"] or all(words[0] == "bench-gpu-ort" for words in house.manifest["benches"]):
         return None
-    return rows_of(house, "cpu_peers.py", ["--small", "--seconds", "0.01"] if house.simulated else [], 90)
+    return rows_of(house, "cpu_peers.py", ["--small", "--seconds", "0.01"] if house.simulated else house.head("--head"), 90)
 
 
 def torch_kernels(house):
     """torchvision on the GPU, in the run that times the kernels."""
     if not house.manifest["benches"] or all(words[0] == "bench-gpu-ort" for words in house.manifest["benches"]):
         return None
-    return rows_of(house, "torch_peers.py", ["--part", "prep,nms", *small(house)], 90)
+    return rows_of(house, "torch_peers.py", ["--part", "prep,nms", *(small(house) or house.head("--head"))], 90)
 
 
 def torch_models(house):
