@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Spillway's own CUDA kernels, for `spillway doctor`: is the plug-in there, does it have code for these GPUs, does its first
- * kernel give the right numbers, can slots' memory be copied from in place. Asked on a thread that is left behind when a driver
+ * kernel give the right numbers, can slots' memory be copied from in place; and is nvJPEG there. Asked on a thread that is left behind when a driver
  * does not answer. */
 #include "cli/doctor.h"
 
 #include "kernels/cuda.h"
+#include "media/nvjpeg.h"
 #include "worker/cuda_slots.h"
 #include "worker/device_fault.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define PATIENCE_S 20 /* a context of a machine without persistence mode takes seconds */
@@ -27,6 +29,8 @@ static struct {
     const sp_cuda_api *api;
     int count;
     device_finding devices[MOST_DEVICES];
+    bool nvjpeg;
+    char nvjpeg_text[192]; /* which it is, or why it is not */
 } found;
 
 static void try_device(const sp_cuda_api *api, int index, device_finding *finding)
@@ -49,6 +53,10 @@ static void *ask_plugin(void *argument)
     found.count = s ? 0 : SP_MIN(found.count, MOST_DEVICES);
     for (int i = 0; i < found.count; i++)
         try_device(found.api, i, &found.devices[i]);
+    sp_error why = { 0 };
+    found.nvjpeg = sp_nvjpeg_find(found.nvjpeg_text, sizeof(found.nvjpeg_text), &why) == SP_OK;
+    if (!found.nvjpeg)
+        (void)snprintf(found.nvjpeg_text, sizeof(found.nvjpeg_text), "%.190s", why.message);
     sp_doctor_tell(&ask);
     return argument;
 }
@@ -67,8 +75,8 @@ static json_t *device_of(const device_finding *finding)
 json_t *sp_doctor_cuda(void)
 {
     json_t *devices = json_array();
-    bool usable = false;
-    const char *reason = "no thread to ask the plug-in", *code = "", *codes = "", *version = "";
+    bool usable = false, nvjpeg = false;
+    const char *reason = "no thread to ask the plug-in", *code = "", *codes = "", *version = "", *nvjpeg_text = "";
     sp_doctor_answer answer = sp_doctor_wait(&ask, ask_plugin, PATIENCE_S);
     if (answer == SP_DOCTOR_HANGS) {
         reason = "CUDA does not answer: the driver hangs";
@@ -78,11 +86,14 @@ json_t *sp_doctor_cuda(void)
         code = found.error.code;
         version = found.api ? found.api->version : "";
         codes = found.api ? found.api->codes : "";
+        nvjpeg = found.nvjpeg;
+        nvjpeg_text = found.nvjpeg_text;
         for (int i = 0; i < found.count; i++) {
             usable |= found.devices[i].status == SP_OK;
             json_array_append_new(devices, device_of(&found.devices[i]));
         }
     }
-    return json_pack("{s:b, s:s, s:s, s:s, s:s, s:s, s:o}", "present", usable, "reason", reason, "reason_code", code, "remedy",
-                     sp_device_remedy(code), "version", version, "codes", codes, "devices", devices);
+    return json_pack("{s:b, s:s, s:s, s:s, s:s, s:s, s:o, s:{s:b, s:s}}", "present", usable, "reason", reason, "reason_code", code, "remedy",
+                     sp_device_remedy(code), "version", version, "codes", codes, "devices", devices, "nvjpeg", "present",
+                     nvjpeg, "detail", nvjpeg_text);
 }

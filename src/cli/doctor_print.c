@@ -124,6 +124,10 @@ static void print_cuda(const json_t *cuda, FILE *out)
                 strcmp(text(cuda, "reason_code"), "missing_plugin") == 0 ? "plug-in missing: " : "", text(cuda, "reason"));
     json_array_foreach(json_object_get(cuda, "devices"), index, device)
         print_cuda_device(device, index, out);
+    const json_t *nvjpeg = json_object_get(cuda, "nvjpeg");
+    if (*text(cuda, "version")) /* without the plug-in nobody would use it */
+        fprintf(out, "           JPEG files: %s%s\n", text(nvjpeg, "detail"),
+                flag(nvjpeg, "present") ? ", for nvjpeg: true and decode=nvjpeg" : "");
     print_remedy(text(cuda, "remedy"), out);
 }
 

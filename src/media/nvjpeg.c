@@ -24,19 +24,23 @@ static struct {
     int (*info)(nvj_handle handle, const uint8_t *file, size_t bytes, int *components, int *sampling, int *widths, int *heights);
     int (*decode)(nvj_handle handle, nvj_state state, const uint8_t *file, size_t bytes, int output, nvj_image *image, void *stream);
     bool there;
-    char text[192]; /* which it is, or why it is not */
+    char text[240]; /* which it is, or why it is not */
 } library;
 
+/* What SPILLWAY_NVJPEG_LIBRARY names, or the first of those that the toolkits have. NULL: library.text says why. */
 static void *open_first(const char **ret_name)
 {
-    static const char *const names[] = { "libnvjpeg.so.13", "libnvjpeg.so.12" };
+    const char *names[] = { "libnvjpeg.so.13", "libnvjpeg.so.12" }, *own = getenv("SPILLWAY_NVJPEG_LIBRARY");
+    size_t count = own && *own ? 1 : SP_ARRAY_LEN(names), used = 0;
     void *found = NULL;
-    *ret_name = getenv("SPILLWAY_NVJPEG_LIBRARY");
-    if (*ret_name && **ret_name)
-        return dlopen(*ret_name, RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; i < SP_ARRAY_LEN(names) && !found; i++) {
+    if (count == 1)
+        names[0] = own;
+    for (size_t i = 0; i < count && !found; i++) {
         *ret_name = names[i];
         found = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+        const char *why = found ? NULL : dlerror();
+        if (!found)
+            used += (size_t)snprintf(library.text + used, sizeof(library.text) - used, "%s%.100s", i ? "; " : "no nvJPEG: ", why ? why : names[i]);
     }
     return found;
 }
@@ -58,11 +62,8 @@ static void load(void)
 {
     const char *name;
     void *opened = open_first(&name);
-    if (!opened) {
-        const char *why = dlerror();
-        (void)snprintf(library.text, sizeof(library.text), "no nvJPEG: %.160s", why ? why : name);
+    if (!opened)
         return;
-    }
     const struct {
         const char *name;
         void *function;

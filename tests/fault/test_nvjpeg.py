@@ -4,6 +4,8 @@ whose pixels are a little brighter than ours. Who asks for it is told that it wa
 does not take, fails at or dies of is decoded the ordinary way."""
 import io
 import json
+import os
+import subprocess
 
 import house
 import pytest
@@ -124,8 +126,10 @@ def test_each_call_fails_once_and_then_it_dies_and_no_request_is_lost(serve, zeb
     pytest.param({"SPILLWAY_STANDIN_NVJPEG": "nvjpegCreateSimple:1:7"}, "off: nvJPEG: no decoder: code 7",
                  marks=pytest.mark.skipif(not house.FULL, reason="the same way as without a library: SPILLWAY_FULL=1 runs it")),
 ])
-def test_where_it_is_not_the_start_says_why_and_nobody_is_refused(serve, zebra, env, why):
+def test_where_it_is_not_the_start_says_why_and_nobody_is_refused(serve, zebra, gpu, env, why):  # noqa: F811
     server = serve(env)
+    told = subprocess.run([house.PROGRAM, "doctor", "--json"], env={**os.environ, **gpu, **env}, capture_output=True, timeout=60)
+    assert env.get("SPILLWAY_NVJPEG_LIBRARY", "") in json.loads(told.stdout)["cuda"]["nvjpeg"]["detail"]
     assert server.worker("cuda0")["nvjpeg"].startswith(why), server.worker("cuda0")
     assert "nvJPEG is off" in server.log_text()
     answer = ask(server, jpeg(zebra[0]))

@@ -2,7 +2,9 @@
  * libFuzzer target for one decoder (SP_FUZZ_FORMAT, a sp_image_format) or, with SP_IMAGE_UNKNOWN, for sniffing and the
  * header walks of all. Bytes that sniff as another format get this one's magic, so that no run is wasted.
  * Also linked into the replay test, which feeds it the kept seeds. */
+#include "base/limits.h"
 #include "media/image.h"
+#include "media/jpeg_plain.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +60,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes)
     sp_image_info info;
     sp_error err = { 0 };
 
+    sp_jpeg_plain plain;
+    if (sp_jpeg_plain_read(file, &plain, &err))
+        SP_ASSERT(err.status == SP_UNSUPPORTED && err.code[0] && err.message[0]);
+    else
+        SP_ASSERT(plain.file_bytes <= size_bytes && (uint64_t)plain.width * (uint64_t)plain.height <= SP_LIMIT_IMAGE_PIXELS);
+    err = (sp_error){ 0 };
     sp_status s = sp_image_probe(file, &options, &info, &err);
     if (s) {
         check_error(s, &err);

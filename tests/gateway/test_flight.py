@@ -93,6 +93,7 @@ def test_pictures_are_kept_and_forms_have_the_same_key_as_raw_bodies(cached):
 
 @pytest.mark.parametrize("path, body, headers", [
     (ASK + "&top_k=3", b"hello", None), (ASK + "&model=other", b"hello", None), (ASK + "&decode=fast", b"hello", None),
+    (ASK + "&decode=nvjpeg", b"hello", None),
     (ASK + "&local_only=1", b"hello", None), (ASK, b"hello ", None),
 ])
 def test_another_question_is_another_key(cached, path, body, headers):

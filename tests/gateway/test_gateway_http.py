@@ -114,6 +114,7 @@ def test_request_id_is_echoed_or_made(gateway):
     ("?top_k=3", [], {}, lambda a: len(a["predictions"]) == 3),
     ("", [("top_k", 7)], {}, lambda a: len(a["predictions"]) == 7),
     ("?decode=fast", [], {}, lambda a: a["decode"] == "fast"),
+    ("?decode=nvjpeg", [], {}, lambda a: a["decode"] == "nvjpeg"),
     ("", [("decode", "fast")], {}, lambda a: a["decode"] == "fast"),
     ("", [], {}, lambda a: a["decode"] == "exact"),
     ("?model=other", [], {}, lambda a: a["model"] == "other"),

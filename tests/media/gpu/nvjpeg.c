@@ -3,7 +3,8 @@
  * writes to "device" memory when the stream gets there. Pixels are a little brighter than ours, as the real one's are others.
  *
  * SPILLWAY_STANDIN_NVJPEG steers it:  NAME:NTH:CODE,...   the nth call of NAME (of this process) returns CODE: "nvjpegDecode:3:6";
- *                                     NAME:NTH:abort      or ends the process. */
+ *                                     NAME:NTH:abort      or ends the process
+ *                                     NAME:every:CODE     each of them */
 #include "base/attr.h"
 #include "media/nvjpeg_api.h"
 #include "shim.h"
@@ -43,6 +44,10 @@ static int called(int call)
     const char *orders = getenv("SPILLWAY_STANDIN_NVJPEG");
     int length = snprintf(order, sizeof(order), "%s:%d:", names[call], nth);
     const char *found = orders ? strstr(orders, order) : NULL;
+    if (orders && !found) {
+        length = snprintf(order, sizeof(order), "%s:every:", names[call]);
+        found = strstr(orders, order);
+    }
     if (found && strncmp(found + length, "abort", 5) == 0)
         abort();
     if (found)
