@@ -4,7 +4,7 @@
  * What a lane keeps of a batch, the same places on the device and, for what cannot be copied from where it lies, in pinned
  * memory:
  *
- *   | picture 0 | picture 1 | tensor 2 | ...      ALIGN apart; never less than max_batch tensors
+ *   | picture 0 | picture 1 | tensor 2 | ...      cuda_places.h; never less than max_batch tensors
  *
  * A picture for which there is no room, because the batch before it was of smaller ones, is prepared on the host, to the same
  * bits; the next batch finds more room. So nothing is allocated while pictures are of sizes that were seen before. */
@@ -12,6 +12,7 @@
 
 #include "base/view.h"
 #include "engine/bucket.h"
+#include "kernels/cuda_places.h"
 #include "kernels/cuda_post.h"
 #include "kernels/cuda_prep.h"
 #include "kernels/prep_run.h"
@@ -21,11 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN ((size_t)256)
-
-/* Of one lane's batch. A picture of the largest size that is decoded has 192 MB. */
-#define LANE_BYTES_MOST ((size_t)256 * 1024 * 1024)
-
 typedef struct place {
     size_t offset;
     int w, h; /* 0: a tensor */
@@ -34,8 +30,8 @@ typedef struct place {
 typedef struct cuda_lane {
     sp_cuda_stream *copies;
     sp_cuda_event *arrived, *answered;
-    uint8_t *device, *staging;
-    size_t capacity, used;
+    sp_cuda_places room;
+    size_t used;
     size_t asked;  /* what would have held this batch so far */
     size_t wanted; /* the largest of that of any batch */
     size_t most;   /* no more than this is tried for */
@@ -89,26 +85,7 @@ void *sp_classify_cuda_stream(const sp_classify_cuda *cuda)
 
 static size_t tensor_room(const sp_classify_cuda *cuda)
 {
-    return SP_ALIGN_UP(cuda->shape.tensor_bytes, ALIGN);
-}
-
-/* Both halves of what a lane keeps. What was there is let go of only when there is the new one. */
-static sp_status widen_lane(sp_classify_cuda *cuda, cuda_lane *lane, size_t bytes, sp_error *reterr)
-{
-    void *device = NULL, *staging = NULL;
-    sp_status s = cuda->api->reserve(cuda->device, bytes, &device, reterr);
-    if (!s)
-        s = cuda->api->pinned_new(cuda->device, bytes, &staging, reterr);
-    if (s) {
-        cuda->api->release(cuda->device, device);
-        return s;
-    }
-    cuda->api->release(cuda->device, lane->device);
-    cuda->api->pinned_free(cuda->device, lane->staging);
-    lane->device = device;
-    lane->staging = staging;
-    lane->capacity = bytes;
-    return SP_OK;
+    return SP_ALIGN_UP(cuda->shape.tensor_bytes, SP_CUDA_PLACE_ALIGN);
 }
 
 static size_t answer_bytes(const sp_classify_cuda *cuda)
@@ -127,13 +104,13 @@ static sp_status reserve_lane(sp_classify_cuda *cuda, cuda_lane *lane, sp_error 
     if (!s)
         s = api->event_new(cuda->device, false, &lane->answered, reterr);
     if (!s)
-        s = widen_lane(cuda, lane, (size_t)cuda->shape.max_batch * tensor_room(cuda), reterr);
+        s = sp_cuda_places_renew(api, cuda->device, &lane->room, (size_t)cuda->shape.max_batch * tensor_room(cuda), reterr);
     if (!s)
         s = api->pinned_new(cuda->device, answer_bytes(cuda), &answers, reterr);
     if (s)
         return s;
     lane->answers = answers;
-    lane->most = SP_MAX(LANE_BYTES_MOST, lane->capacity);
+    lane->most = SP_MAX(SP_LIMIT_CUDA_PLACES_BYTES, lane->room.bytes);
     if (cuda->shape.nvjpeg)
         (void)sp_nvjpeg_new(&lane->nvjpeg, NULL); /* this lane goes without; the worker has tried one and said so */
     lane->scratch = sp_prep_scratch_new();
@@ -192,8 +169,7 @@ static void free_lane(sp_classify_cuda *cuda, cuda_lane *lane)
     if (lane->copies)
         (void)api->stream_sync(lane->copies, NULL); /* whatever it says, it is over */
     sp_nvjpeg_free(lane->nvjpeg);
-    api->release(cuda->device, lane->device);
-    api->pinned_free(cuda->device, lane->staging);
+    sp_cuda_places_done(api, cuda->device, &lane->room);
     api->pinned_free(cuda->device, lane->answers);
     if (lane->arrived)
         api->event_free(lane->arrived);
@@ -241,20 +217,21 @@ static void begin_batch(sp_classify_cuda *cuda, cuda_lane *lane, size_t first_by
 {
     lane->used = lane->asked = 0;
     size_t wanted = SP_MIN(SP_MAX(lane->wanted, first_bytes + rest_of(cuda, 0)), lane->most);
-    if (wanted > lane->capacity && widen_lane(cuda, lane, SP_MIN(wanted + wanted / 4, lane->most), NULL))
-        lane->most = lane->capacity;
+    if (wanted > lane->room.bytes &&
+        sp_cuda_places_renew(cuda->api, cuda->device, &lane->room, SP_MIN(wanted + wanted / 4, lane->most), NULL))
+        lane->most = lane->room.bytes;
 }
 
 /* For `bytes` of item `index`, so that those behind it have room for their tensors; NULL = there is none. It is taken when the
  * item is copied: one that cannot be leaves its place to the next. */
 static place *find_place(sp_classify_cuda *cuda, cuda_lane *lane, int index, size_t bytes)
 {
-    size_t room = SP_ALIGN_UP(bytes, ALIGN);
+    size_t room = SP_ALIGN_UP(bytes, SP_CUDA_PLACE_ALIGN);
     if (index == 0)
         begin_batch(cuda, lane, room);
     lane->asked += room;
     lane->wanted = SP_MAX(lane->wanted, lane->asked + rest_of(cuda, index));
-    if (lane->used + room + rest_of(cuda, index) > lane->capacity)
+    if (lane->used + room + rest_of(cuda, index) > lane->room.bytes)
         return NULL;
     lane->places[index] = (place){ .offset = lane->used };
     return &lane->places[index];
@@ -265,13 +242,13 @@ static sp_status take_in(sp_classify_cuda *cuda, cuda_lane *lane, const place *a
 {
     const void *source = from;
     if (!pinned) {
-        source = lane->staging + at->offset;
+        source = lane->room.staging + at->offset;
         if (from != source)
-            memcpy(lane->staging + at->offset, from, bytes);
+            memcpy(lane->room.staging + at->offset, from, bytes);
     }
-    sp_status s = cuda->api->copy_in(lane->copies, lane->device + at->offset, source, bytes, reterr);
+    sp_status s = cuda->api->copy_in(lane->copies, lane->room.device + at->offset, source, bytes, reterr);
     if (!s)
-        lane->used = at->offset + SP_ALIGN_UP(bytes, ALIGN);
+        lane->used = at->offset + SP_ALIGN_UP(bytes, SP_CUDA_PLACE_ALIGN);
     return s;
 }
 
@@ -289,8 +266,9 @@ static sp_status prepare_on_host(sp_classify_cuda *cuda, cuda_lane *lane, int in
 {
     place *at = &lane->places[index];
     *at = (place){ .offset = lane->used };
-    sp_status s = sp_prep_image(&cuda->shape.model->prep, rgb, w, h, (size_t)w * 3, lane->staging + at->offset, lane->scratch, reterr);
-    return s ? s : take_in(cuda, lane, at, lane->staging + at->offset, cuda->shape.tensor_bytes, false, reterr);
+    uint8_t *room = lane->room.staging + at->offset;
+    sp_status s = sp_prep_image(&cuda->shape.model->prep, rgb, w, h, (size_t)w * 3, room, lane->scratch, reterr);
+    return s ? s : take_in(cuda, lane, at, room, cuda->shape.tensor_bytes, false, reterr);
 }
 
 sp_status sp_classify_cuda_picture(sp_classify_cuda *cuda, int lane_index, int index, const uint8_t *rgb, int w, int h, bool pinned,
@@ -326,14 +304,14 @@ sp_status sp_classify_cuda_jpeg(sp_classify_cuda *cuda, int lane_index, int inde
     place *at = find_place(cuda, lane, index, bytes);
     if (!at)
         return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "no_room", "no room in this batch for a picture of %d x %d", plain.width, plain.height);
-    s = sp_nvjpeg_decode(lane->nvjpeg, file, &plain, lane->device + at->offset, cuda->api->stream_raw(lane->copies), reterr);
+    s = sp_nvjpeg_decode(lane->nvjpeg, file, &plain, lane->room.device + at->offset, cuda->api->stream_raw(lane->copies), reterr);
     if (s && cuda->api->stream_sync(lane->copies, NULL) == SP_UNAVAILABLE) /* half a picture may be on its way */
         return SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "sticky", "the device failed while it decoded a picture");
     if (s)
         return s;
     at->w = plain.width;
     at->h = plain.height;
-    lane->used = at->offset + SP_ALIGN_UP(bytes, ALIGN);
+    lane->used = at->offset + SP_ALIGN_UP(bytes, SP_CUDA_PLACE_ALIGN);
     return SP_OK;
 }
 
@@ -350,12 +328,12 @@ static sp_status fill_input(sp_classify_cuda *cuda, const cuda_lane *lane, int f
         uint8_t *dst = cuda->input + (size_t)i * bytes;
         int n = 0;
         for (; i + n < count && at[n].w; n++)
-            pictures[n] = (sp_cuda_picture){ .rgb = lane->device + at[n].offset, .w = at[n].w, .h = at[n].h,
+            pictures[n] = (sp_cuda_picture){ .rgb = lane->room.device + at[n].offset, .w = at[n].w, .h = at[n].h,
                                              .stride_bytes = (size_t)at[n].w * 3 };
         if (n)
             s = cuda->api->prep->prep_batch(cuda->prep, cuda->computing, pictures, n, dst, reterr);
         else
-            s = cuda->api->copy_on(cuda->computing, dst, lane->device + at->offset, bytes, reterr);
+            s = cuda->api->copy_on(cuda->computing, dst, lane->room.device + at->offset, bytes, reterr);
         i += SP_MAX(n, 1);
     }
     return s;

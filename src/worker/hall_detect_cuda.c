@@ -10,15 +10,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "kernels/cuda_places.h"
 #include "kernels/cuda_prep.h"
 #include "kernels/prep_run.h"
 #include "task/detect_cuda.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define ALIGN ((size_t)256)
-#define PICTURES_MOST ((size_t)256 * 1024 * 1024) /* of one batch; a picture has at most 192 MB */
 
 struct sp_hall_detect_cuda {
     const sp_cuda_api *api;
@@ -32,8 +30,7 @@ struct sp_hall_detect_cuda {
     uint8_t *outputs[SP_INFER_PORTS];
     size_t output_bytes[SP_INFER_PORTS]; /* of one picture */
     float *anchors;
-    uint8_t *pictures, *staging; /* the same places */
-    size_t room;
+    sp_cuda_places pictures;
     uint8_t *space;
     size_t space_bytes;
     uint8_t *kept, *answers; /* on the device, and pinned: | boxes most x 300 | count most | bad most | */
@@ -69,10 +66,9 @@ void sp_hall_detect_cuda_free(sp_hall_detect_cuda *d)
     for (int i = 0; i < SP_INFER_PORTS; i++)
         api->release(d->cuda, d->outputs[i]);
     api->release(d->cuda, d->anchors);
-    api->release(d->cuda, d->pictures);
     api->release(d->cuda, d->space);
     api->release(d->cuda, d->kept);
-    api->pinned_free(d->cuda, d->staging);
+    sp_cuda_places_done(api, d->cuda, &d->pictures);
     api->pinned_free(d->cuda, d->answers);
     if (d->stream)
         api->stream_free(d->stream);
@@ -174,25 +170,11 @@ static size_t picture_bytes(const sp_work_item *item)
 /* Grows to the largest batch that was seen. */
 static sp_status make_room(sp_hall_detect_cuda *d, size_t bytes, sp_error *reterr)
 {
-    void *device = NULL, *host = NULL;
-    if (bytes <= d->room)
+    if (bytes <= d->pictures.bytes)
         return SP_OK;
-    if (bytes > PICTURES_MOST)
+    if (bytes > SP_LIMIT_CUDA_PLACES_BYTES)
         return SP_FAIL(reterr, SP_NOMEM, "a batch of pictures of %zu bytes", bytes);
-    bytes = SP_MIN(bytes + bytes / 4, PICTURES_MOST);
-    sp_status s = d->api->reserve(d->cuda, bytes, &device, reterr);
-    if (!s)
-        s = d->api->pinned_new(d->cuda, bytes, &host, reterr);
-    if (s) {
-        d->api->release(d->cuda, device);
-        return s;
-    }
-    d->api->release(d->cuda, d->pictures);
-    d->api->pinned_free(d->cuda, d->staging);
-    d->pictures = device;
-    d->staging = host;
-    d->room = bytes;
-    return SP_OK;
+    return sp_cuda_places_renew(d->api, d->cuda, &d->pictures, SP_MIN(bytes + bytes / 4, SP_LIMIT_CUDA_PLACES_BYTES), reterr);
 }
 
 static sp_status prepare(sp_hall_detect_cuda *d, sp_hall_request **requests, int count, sp_error *reterr)
@@ -200,18 +182,18 @@ static sp_status prepare(sp_hall_detect_cuda *d, sp_hall_request **requests, int
     sp_cuda_picture pictures[SP_LIMIT_BATCH];
     size_t at = 0, all = 0;
     for (int i = 0; i < count; i++)
-        all += SP_ALIGN_UP(picture_bytes(requests[i]->item), ALIGN);
+        all += SP_ALIGN_UP(picture_bytes(requests[i]->item), SP_CUDA_PLACE_ALIGN);
     sp_status s = make_room(d, all, reterr);
     for (int i = 0; i < count && !s; i++) {
         const sp_work_item *item = requests[i]->item;
         size_t bytes = picture_bytes(item);
         const void *from = item->input.data;
         if (!item->input_pinned)
-            from = memcpy(d->staging + at, item->input.data, bytes);
-        s = d->api->copy_in(d->stream, d->pictures + at, from, bytes, reterr);
-        pictures[i] = (sp_cuda_picture){ .rgb = d->pictures + at, .w = item->submission->image_w, .h = item->submission->image_h,
+            from = memcpy(d->pictures.staging + at, item->input.data, bytes);
+        s = d->api->copy_in(d->stream, d->pictures.device + at, from, bytes, reterr);
+        pictures[i] = (sp_cuda_picture){ .rgb = d->pictures.device + at, .w = item->submission->image_w, .h = item->submission->image_h,
                                          .stride_bytes = (size_t)item->submission->image_w * 3 };
-        at += SP_ALIGN_UP(bytes, ALIGN);
+        at += SP_ALIGN_UP(bytes, SP_CUDA_PLACE_ALIGN);
     }
     if (!s)
         s = d->api->prep->prep_batch(d->prep, d->stream, pictures, count, d->input, reterr);

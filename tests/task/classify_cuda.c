@@ -2,6 +2,7 @@
  * A classifier with its lanes on a device (fake_cuda.c) against one on the host, over the steered engine: the same answers to
  * the bit, whatever comes together in a batch; nothing allocated in steady state; every call that can fail does so once. */
 #include "fake_cuda.h"
+#include "steered_model.h"
 #include "task/classify.h"
 #include "test.h"
 
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define ITEMS 16
 #define TENSOR (3 * 8 * 8)
@@ -30,36 +30,7 @@ typedef struct input {
     bool pinned;
 } input;
 
-static char repository[64];
 static input inputs[ITEMS];
-
-static void write_text(const char *name, const char *text)
-{
-    char path[160];
-    (void)snprintf(path, sizeof(path), "%s/m/%s", repository, name);
-    FILE *file = fopen(path, "we");
-    REQUIRE(file != NULL);
-    CHECK(fputs(text, file) >= 0);
-    CHECK_INT(fclose(file), 0);
-}
-
-static void make_repository(void)
-{
-    char path[160];
-    if (*repository)
-        return;
-    (void)snprintf(repository, sizeof(repository), "/tmp/spillway-lanes-XXXXXX");
-    REQUIRE(mkdtemp(repository) != NULL);
-    (void)snprintf(path, sizeof(path), "%s/m", repository);
-    REQUIRE(mkdir(path, 0755) == 0);
-    (void)snprintf(path, sizeof(path), "%s/m/1", repository);
-    REQUIRE(mkdir(path, 0755) == 0);
-    write_text("1/model.onnx", "the steered engine reads none of this");
-    write_text("labels.txt", "ant\nbee\ncow\ndog\n");
-    /* Values up to 0.94: none of them is one of the engine's tricks. */
-    write_text("spillway.json", "{\"output_kind\":\"logits\",\"preprocess\":{\"filter\":\"bilinear\",\"fit\":\"stretch\","
-                                "\"resize\":[8,8],\"crop\":[8,8],\"divisor\":270,\"mean\":[0,0,0],\"std\":[1,1,1]}}");
-}
 
 static sp_status open_device(fixture *f, int lanes, int batch, sp_error *reterr)
 {
@@ -76,7 +47,7 @@ static void open_both(fixture *f, int lanes, int batch)
 {
     sp_error err = { 0 };
     const sp_classify_options options = { .threads = 1, .lanes = 1, .max_batch = batch };
-    make_repository();
+    make_repository("bilinear", 270);
     fake_cuda_reset();
     *f = (fixture){ 0 };
     REQUIRE(sp_engine_wrap(sp_engine_api_get(SP_ENGINE_ABI), &f->engine, &err) == SP_OK);

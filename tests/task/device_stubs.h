@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * For tests of the device worker's kind without a worker: the loop's calls that it makes, a repository with one model for the
- * steered engine (fake/fake_engine.c), items with right answers. Included once, by a test's file. */
+ * For tests of the device worker's kind without a worker: the loop's calls that it makes, items with right answers for the steered
+ * engine's model. Included once, by a test's file. */
 #ifndef SP_TESTS_TASK_DEVICE_STUBS_H
 #define SP_TESTS_TASK_DEVICE_STUBS_H
 
 #include "base/clock.h"
+#include "steered_model.h"
 #include "test.h"
 #include "worker/kinds.h"
 
@@ -77,33 +78,6 @@ static sp_error ended;
 void sp_worker_end_after_batch(const sp_error *why)
 {
     ended = *why;
-}
-
-static char repository[64];
-
-static void write_text(const char *name, const char *text)
-{
-    char path[160];
-    (void)snprintf(path, sizeof(path), "%s/m/%s", repository, name);
-    FILE *file = fopen(path, "we");
-    REQUIRE(file != NULL);
-    CHECK(fputs(text, file) >= 0);
-    CHECK_INT(fclose(file), 0);
-}
-
-static void make_repository(void)
-{
-    char path[160];
-    (void)snprintf(repository, sizeof(repository), "/tmp/spillway-device-XXXXXX");
-    REQUIRE(mkdtemp(repository) != NULL);
-    (void)snprintf(path, sizeof(path), "%s/m", repository);
-    REQUIRE(mkdir(path, 0755) == 0);
-    (void)snprintf(path, sizeof(path), "%s/m/1", repository);
-    REQUIRE(mkdir(path, 0755) == 0);
-    write_text("1/model.onnx", "the steered engine reads none of this");
-    write_text("labels.txt", "ant\nbee\ncow\ndog\n");
-    write_text("spillway.json", "{\"output_kind\":\"logits\",\"preprocess\":{\"filter\":\"plain\",\"fit\":\"stretch\","
-                                "\"resize\":[8,8],\"crop\":[8,8],\"divisor\":1,\"mean\":[0,0,0],\"std\":[1,1,1]}}");
 }
 
 static void *device;

@@ -59,8 +59,7 @@ static int wide_threads = 1;
 
 static sp_status open_device(const char *plan)
 {
-    if (!*repository)
-        make_repository();
+    make_repository("plain", 1);
     CHECK_INT(setenv("SPILLWAY_PLUGINS", getenv("SPILLWAY_FAKE_ENGINE"), 1), 0);
     sp_error err = { 0 };
     const sp_worker_config config = { .name = "cpu0", .kind = "cpu", .model_repository = repository, .plan = plan };
