@@ -75,11 +75,25 @@ const uint64_t *sp_shim_exchange(sp_shim_warp_op op, unsigned mask, uint64_t val
 int sp_shim_lane();
 int sp_shim_count(bool predicate); /* barrier; of all threads */
 
-static inline void __syncthreads() { sp_shim_barrier(); }
+/* SPILLWAY_SHIM_SKIP: that one is left out (barriers.py). */
+extern unsigned sp_shim_skip_line; /* 0: none */
+bool sp_shim_skips(const char *file);
+
+static inline void sp_shim_barrier_at(const char *file, unsigned line)
+{
+    if (line != sp_shim_skip_line || !sp_shim_skips(file))
+        sp_shim_barrier();
+}
+static inline void sp_shim_syncwarp_at(const char *file, unsigned line, unsigned mask = 0xffffffffu)
+{
+    if (line != sp_shim_skip_line || !sp_shim_skips(file))
+        (void)sp_shim_exchange(SP_SHIM_SYNCWARP, mask, 0);
+}
+#define __syncthreads() sp_shim_barrier_at(__FILE__, __LINE__)
+#define __syncwarp(...) sp_shim_syncwarp_at(__FILE__, __LINE__, ##__VA_ARGS__)
 static inline int __syncthreads_count(int predicate) { return sp_shim_count(predicate != 0); }
 static inline int __syncthreads_or(int predicate) { return sp_shim_count(predicate != 0) > 0; }
 static inline int __syncthreads_and(int predicate) { return sp_shim_count(predicate == 0) == 0; }
-static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)sp_shim_exchange(SP_SHIM_SYNCWARP, mask, 0); }
 static inline void __threadfence() { }
 static inline void __threadfence_block() { }
 static inline void __threadfence_system() { }

@@ -9,6 +9,8 @@
 //   A whole pass in which nobody moved is a barrier that some thread never reaches.
 //
 // Threads run one at a time and until they wait, so a missing barrier gives what the order gives: other bytes in another order.
+// Forward and reverse, a warp goes on until all its threads wait for others: the first one, or the last, is ahead of all by as
+// much as barriers allow, so of any two warps each is once. Shuffled, all move on together, in a new order each pass.
 #include "internal.h"
 
 #include <stdarg.h>
@@ -236,6 +238,26 @@ void die_stuck()
                 run->name, blockIdx.x, blockIdx.y, blockIdx.z, run->at_barrier, run->threads, run->ended);
 }
 
+// The threads at these places of the order, each until it waits.
+void pass(unsigned from, unsigned to)
+{
+    for (run->position = from; run->position < to; run->position++) {
+        unsigned thread = run->order[run->position];
+        if (run->places[thread] == place::ready) {
+            run->moved++;
+            to_fibre(run->fibres[thread]);
+        } else if (run->places[thread] == place::not_begun) {
+            if (idle_fibres.empty())
+                idle_fibres.push_back(fibre_new());
+            fibre *next = idle_fibres.back();
+            idle_fibres.pop_back();
+            fibre_of_scheduler_start = next;
+            run->moved++;
+            to_fibre(next);
+        }
+    }
+}
+
 void run_block()
 {
     memset(run->shared, 0xff, run->shared_bytes);
@@ -246,23 +268,17 @@ void run_block()
     run->ended = run->at_barrier = 0;
     run->barrier_true = 0;
     while (run->ended < run->threads) {
-        if (run->orders.threads == SP_SHIM_SHUFFLED)
-            shuffle_order();
         run->moved = 0;
-        for (run->position = 0; run->position < run->threads; run->position++) {
-            unsigned thread = run->order[run->position];
-            if (run->places[thread] == place::ready) {
-                run->moved++;
-                to_fibre(run->fibres[thread]);
-            } else if (run->places[thread] == place::not_begun) {
-                if (idle_fibres.empty())
-                    idle_fibres.push_back(fibre_new());
-                fibre *next = idle_fibres.back();
-                idle_fibres.pop_back();
-                fibre_of_scheduler_start = next;
-                run->moved++;
-                to_fibre(next);
-            }
+        if (run->orders.threads == SP_SHIM_SHUFFLED) {
+            shuffle_order();
+            pass(0, run->threads);
+        }
+        for (unsigned first = 0; run->orders.threads != SP_SHIM_SHUFFLED && first < run->threads; first += 32) {
+            unsigned before;
+            do {
+                before = run->moved;
+                pass(first, first + 32);
+            } while (run->moved != before);
         }
         if (!run->moved)
             die_stuck();
@@ -290,6 +306,23 @@ void number_threads(dim3 block)
 } // namespace
 
 // ---- what a kernel calls ----
+
+// "plane_edges.cu:64", read when the library is loaded.
+static const char *skip_name = getenv("SPILLWAY_SHIM_SKIP");
+unsigned sp_shim_skip_line = skip_name && strchr(skip_name, ':') ? (unsigned)strtoul(strchr(skip_name, ':') + 1, nullptr, 10) : 0;
+
+bool sp_shim_skips(const char *file)
+{
+    static bool told;
+    size_t bytes = (size_t)(strchr(skip_name, ':') - skip_name);
+    const char *name = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+    if (strlen(name) != bytes || strncmp(name, skip_name, bytes) != 0)
+        return false;
+    if (!told)
+        fprintf(stderr, "cuda stand-in: left out: %s\n", skip_name);
+    told = true;
+    return true;
+}
 
 void *sp_shim_shared()
 {

@@ -11,6 +11,7 @@
  *   SPILLWAY_SHIM_DEVICES=2           how many GPUs there are (1)
  *   SPILLWAY_SHIM_MEMORY_MB=512       memory of each (4096)
  *   SPILLWAY_SHIM_FAIL=NAME:NTH:CODE[:TIMES],...   as fail() below: "cudaHostRegister:1:801:1000"
+ *   SPILLWAY_SHIM_SKIP=sort.cuh:30    the barrier on that line does nothing (barriers.py)
  *   SPILLWAY_SHIM_FOREIGN=1           copies may touch "device" memory that this library did not give (an engine's own)
  * Threads: any; one lock guards everything. */
 #ifndef SP_SHIM_SHIM_H

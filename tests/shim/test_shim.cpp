@@ -121,6 +121,22 @@ template <bool barrier> __global__ void turn_round(uint32_t *out)
     out[blockIdx.x * blockDim.x + i] = row[blockDim.x - 1 - i];
 }
 
+// Warps that wait for their own lanes only, in step with each other unless one runs ahead: then it reads what another one has not
+// written yet.
+template <bool barrier> __global__ void in_step(uint32_t *out)
+{
+    SP_SHARED(uint32_t, row);
+    for (int round = 0; round < 4; round++) {
+        unsigned lanes = __ballot_sync(0xffffffffu, (threadIdx.x + (unsigned)round) % 3 == 0);
+        if (threadIdx.x % 32 == 0)
+            row[threadIdx.x / 32] = lanes;
+        (void)__ballot_sync(0xffffffffu, 1);
+    }
+    if (barrier)
+        __syncthreads();
+    out[threadIdx.x] = row[1 - threadIdx.x / 32];
+}
+
 // Two rounds through the same shared memory: the second barrier keeps the next round's writes away from this one's readers.
 template <bool barrier> __global__ void two_rounds(uint32_t *out)
 {
@@ -264,6 +280,8 @@ TEST(a_missing_barrier_shows)
     CHECK(!equal_in_all_orders(3 * 64, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((turn_round<false>), 3, 64, 256, s, out); }));
     CHECK(equal_in_all_orders(64, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((two_rounds<true>), 1, 64, 256, s, out); }));
     CHECK(!equal_in_all_orders(64, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((two_rounds<false>), 1, 64, 256, s, out); }));
+    CHECK(equal_in_all_orders(64, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((in_step<true>), 1, 64, 8, s, out); }));
+    CHECK(!equal_in_all_orders(64, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((in_step<false>), 1, 64, 8, s, out); }));
     CHECK(equal_in_all_orders(32, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((warp_turns<true>), 1, 32, 128, s, out); }));
     CHECK(!equal_in_all_orders(32, [](cudaStream_t s, uint32_t *out) { return SP_LAUNCH((warp_turns<false>), 1, 32, 128, s, out); }));
 }

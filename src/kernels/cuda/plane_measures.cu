@@ -74,8 +74,7 @@ __global__ void plane_measure_kernel(sp_plane src, sp_plane_measure *measure, bo
             left = v;
         }
     }
-    __syncthreads();
-    add_of_block(reinterpret_cast<wide *>(&measure->sum), sum, room->sums);
+    add_of_block(reinterpret_cast<wide *>(&measure->sum), sum, room->sums); /* its barriers also end the histograms */
     add_of_block(reinterpret_cast<wide *>(&measure->sum_squares), squares, room->sums);
     add_of_block(reinterpret_cast<wide *>(&measure->laplace_sum), (wide)(long long)laplace, room->sums);
     add_of_block(reinterpret_cast<wide *>(&measure->laplace_squares), laplace_squares, room->sums);
@@ -182,7 +181,6 @@ __global__ void plane_flow_kernel(const float *dx, const float *dy, size_t strid
                 mask.data[(size_t)y * mask.stride_bytes + x] = moves ? 255 : 0;
         }
     }
-    __syncthreads();
     add_of_block(reinterpret_cast<wide *>(&measure->sum_dx), (wide)(long long)s.dx, room);
     add_of_block(reinterpret_cast<wide *>(&measure->sum_dy), (wide)(long long)s.dy, room);
     add_of_block(reinterpret_cast<wide *>(&measure->sum_magnitude), s.magnitude, room);

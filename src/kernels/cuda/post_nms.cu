@@ -400,7 +400,7 @@ static __global__ void nms_sweep(nms_work w, nms_answer answer)
         }
     }
     __threadfence();
-    __syncthreads();
+    __syncthreads(); /* for other blocks: all of this one has written when it is counted */
     if (threadIdx.x == 0)
         s.state[1] = atomicAdd(&head->done, 1) == (int)gridDim.x - 1;
     __syncthreads();

@@ -94,15 +94,14 @@ template <int OUT> SP_DEVICE void down_tile(const sp_prep_job *job, const sp_pre
         __syncthreads();
         load_rows(p, t, raw + (stage ^ 1) * stage_bytes, b + p->groups, stage_rows);
         interleave(p, t, raw + stage * stage_bytes, ring, b);
-        stage ^= 1;
-        __syncthreads();
+        stage ^= 1; /* no barrier: of the ring a thread reads the words that it wrote */
         while (j < t->j1 && block_end(p, down_at(job, p, j)) <= b + p->groups) {
             line_down(job, p, t, ring, lines + (j - held) * p->pitch, j);
             j++;
             if (j - held == stage_rows || j == t->j1) {
                 __syncthreads();
                 lines_across<OUT>(job, p, t, lines, table, held, j);
-                __syncthreads();
+                __syncthreads(); /* the next line may be of the same rows */
                 held = j;
             }
         }

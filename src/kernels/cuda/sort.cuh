@@ -17,12 +17,11 @@
 #define SP_SORT_LAST 0xffffffffffffffffull
 
 /* Sorts keys[0 .. count), rising; up to the next power of two (64 at least) SP_SORT_LAST stands behind them. `count` is the
- * same in all SP_SORT_THREADS threads of the block and SP_SORT_TILE at most. What the block wrote before is seen; a barrier
- * ends it. */
+ * same in all SP_SORT_THREADS threads of the block and SP_SORT_TILE at most. What the block wrote before is seen, and places from
+ * `count` on are nobody's; a barrier ends it. */
 static __device__ __forceinline__ void sp_sort_block(uint64_t *keys, int count)
 {
     int size = 64, at = (int)threadIdx.x;
-    __syncthreads();
     while (size < count)
         size *= 2;
     for (int i = count + at; i < size; i += SP_SORT_THREADS)
@@ -44,8 +43,7 @@ static __device__ __forceinline__ void sp_sort_block(uint64_t *keys, int count)
             else
                 __syncwarp();
         }
-    }
-    __syncthreads();
+    } /* a size of 64 and more: the last stride was 1, and its barrier the block's */
 }
 
 /* How many of the tiles' keys are smaller than `key`. Four searches at a time, since each waits for memory. */

@@ -381,6 +381,9 @@ TEST(cuda_post_nms_of_many)
     nms_check(&house, &kinds);
     kinds.params.threshold = 2.0f;
     nms_check(&house, &kinds); /* nothing passes */
+    (void)cuda_house_order(&house, 0);
+    nms_case list = { .batch = 1, .n = 8800, .labels = 1, .scores = EVEN, .boxes = 0, .classes = 900, .params = { .threshold = -1.0f, .iou = 0.5f } };
+    nms_check(&house, &list); /* more than are told at a time */
     cuda_house_done(&house);
 }
 

@@ -205,6 +205,27 @@ TEST(prep_of_extreme_shapes)
     cuda_house_done(&house);
 }
 
+/* Few rows are lost, many columns won: lines are finished at any place of a stage, and the next ones begin there. */
+TEST(prep_of_pictures_that_become_wide)
+{
+    static const int sizes[][2] = { { 20, 60 }, { 31, 97 }, { 150, 61 } };
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    CUDA_ORDERS(&house, order) {
+        for (size_t i = 0; i < SP_ARRAY_LEN(sizes); i++) {
+            picture p = picture_new(&house, sizes[i][0], sizes[i][1], i, 3 * i);
+            sp_prep_spec spec = imagenet;
+            spec.filter = (uint8_t)(order % 2 ? SP_FILTER_BICUBIC : SP_FILTER_BILINEAR);
+            spec.fit = SP_FIT_STRETCH;
+            spec.resize_w = spec.crop_w = 300;
+            spec.resize_h = spec.crop_h = (uint16_t)(sizes[i][1] * 5 / 6);
+            compare(&house, &spec, &p, 1, order);
+            picture_free(&house, &p);
+        }
+    }
+    cuda_house_done(&house);
+}
+
 /* Pictures of all sizes and orders in one batch: one launch for what goes across first, one for the rest. */
 TEST(prep_of_mixed_batches)
 {
