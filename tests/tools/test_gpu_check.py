@@ -18,6 +18,7 @@ BUILD = pathlib.Path(os.environ.get("SPILLWAY_BUILD", ROOT / "build"))
 ASSETS = pathlib.Path(os.environ.get("SPILLWAY_ASSETS", ROOT.parent / "shared" / "assets"))
 SHIM = BUILD / "tests/shim/libspillway_cuda_shim.so"
 ENGINE = BUILD / "tests/engine/gpu/libspillway_standin_ort.so.1"
+NVJPEG = BUILD / "tests/media/gpu/libnvjpeg.so.13"
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -46,7 +47,7 @@ def whole_pack(tmp_path):
     if os.environ.get("SPILLWAY_SANITIZER"):
         pytest.skip("once without a sanitizer is enough")
     picture = ASSETS / "media/images/bee.jpeg"
-    for path in (SHIM, ENGINE, picture, *(BUILD / name for names in FILES.values() for name in names)):
+    for path in (SHIM, ENGINE, NVJPEG, picture, *(BUILD / name for names in FILES.values() for name in names)):
         if not path.exists():
             pytest.skip(f"no {path.name} here")
     if not shutil.which("ffmpeg"):
@@ -71,6 +72,7 @@ def whole_pack(tmp_path):
 
 def test_a_rehearsal_goes_through_every_part(whole, monkeypatch, capsys):
     monkeypatch.setenv("SPILLWAY_ONNXRUNTIME", str(ENGINE))
+    monkeypatch.setenv("SPILLWAY_NVJPEG_LIBRARY", str(NVJPEG))
     monkeypatch.setenv("PATH", f"{whole / 'tools'}:{os.environ['PATH']}")
     monkeypatch.setenv("OUT", str(whole / "out"))
     (whole / "out").mkdir()
@@ -81,9 +83,10 @@ def test_a_rehearsal_goes_through_every_part(whole, monkeypatch, capsys):
     assert status == 0 and result["good"], told
     assert list(parts) == list(gpu_check.PARTS)
     ways = {(m.get("model"), m.get("from")) for m in parts["server"]["measured"]}
-    assert {("resnet50-half", "jpeg"), ("resnet18", "jpeg"), ("resnet50-half", "shared memory"), ("resnet50", "links")} <= ways
+    assert {("resnet50-half", "jpeg"), ("resnet18", "jpeg"), ("resnet50-half", "shared memory"), ("resnet50", "links"),
+            ("resnet50-half", "nvjpeg")} <= ways
     assert all(run["answered"] and not run["errors"] for m in parts["server"]["measured"] for run in m.get("runs", []))
-    assert len(parts["server"]["rows"]) == 5 and all(row["achieved"] > 0 for row in parts["server"]["rows"] + parts["clips"]["rows"])
+    assert len(parts["server"]["rows"]) == 6 and all(row["achieved"] > 0 for row in parts["server"]["rows"] + parts["clips"]["rows"])
     assert parts["clips"]["measured"][0]["equal"] and parts["soak"]["measured"][0]["flat"] and len(parts["soak"]["measured"][0]["runs"]) == 3
     assert [run["errors"] for run in parts["sanitizer"]["runs"]] == [0, 0, 0]
     # Nothing of it counts.

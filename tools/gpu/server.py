@@ -39,13 +39,16 @@ class Broken(Exception):
 class Server:
     """`spillway serve` on free ports of loopback, in a session of its own; what it started is gone after stop()."""
 
-    def __init__(self, house, models, workers="codec0,cuda0", pixels=False):
+    def __init__(self, house, models, workers="codec0,cuda0", pixels=False, config=None):
         self.house, self.log_path = house, house.scratch / f"server-{time.monotonic_ns()}.log"
         repository = make_repository(house, models, pixels)
         words = [house.pack / "bin/spillway", "serve", "--http-port", 0, "--grpc-port", -1, "--metrics-port", -1, "--drain-delay", 0,
                  "--log-level", "warn", "--workers", workers, "--model-repository", repository, "--model", models[0],
                  "--data-dir", house.scratch / "data", "--model-control-mode", "explicit"]
         words += ["--load-model", "pixels"] if pixels else []
+        if config:
+            (house.scratch / "spillway.yaml").write_text(config)
+            words += ["--config", house.scratch / "spillway.yaml"]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen([str(w) for w in words], env=house.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                             stderr=log, text=True, start_new_session=True)
@@ -264,6 +267,24 @@ class Region:
         self.path.unlink(missing_ok=True)
 
 
+def by_nvjpeg(house, picture, result):
+    """The same upload for who chooses nvJPEG, which is no twin: decoded on the device, so the codec's cores bound nothing."""
+    concurrency, seconds = (2, 0.3) if house.simulated else (128, 3)
+    with Server(house, ["resnet50-half"], config="nvjpeg: true\n") as server:
+        status, answer = server.ask("POST", "/infer?decode=nvjpeg", picture.read_bytes(), "image/jpeg")
+        if status != 200:
+            raise Broken(f"{status} {str(answer)[:300]}")
+        if answer["decode"] != "nvjpeg":
+            result["notes"].append(f"nvJPEG was not used: {server.card.get('nvjpeg', answer['attempts'])}")
+            return True
+        run = load(server, "/infer?decode=nvjpeg", concurrency, seconds, "--file", picture, "--expect-text", '"decode":"nvjpeg"')
+    result["rows"].append(rate_row(f"resnet50-half from JPEG ({picture.name}) by nvJPEG, concurrency {concurrency}",
+                                   best_rate(house, "resnet50-half"), run["requests_per_s"], "(a)"))
+    result["measured"].append({"model": "resnet50-half", "from": "nvjpeg", "runs": [run]})
+    print(f"gpu-check: JPEG by nvJPEG: {run['requests_per_s']:.0f} img/s, {run['errors']} errors", flush=True)
+    return run["errors"] == 0
+
+
 def by_shared_memory(house, result):
     """(b): u8 pictures of the model's size."""
     seconds, shapes = (0.3, [(1, 2), (2, 1)]) if house.simulated else (3, [(1, 1), (1, 64), (1, 128), (8, 16), (32, 4)])
@@ -310,7 +331,8 @@ def server(house):
         result["notes"].append("no rows from JPEG: the pack has no lib/libspillway_media.so or no clips/*.jpg")
     steps.append(("shared memory", lambda: by_shared_memory(house, result)))
     if picture:
-        steps += [("resnet18", lambda: from_jpeg(house, "resnet18", picture, result)), ("beside the CPU", lambda: beside_cpu(house, picture, result))]
+        steps += [("resnet18", lambda: from_jpeg(house, "resnet18", picture, result)), ("beside the CPU", lambda: beside_cpu(house, picture, result)),
+                  ("nvJPEG", lambda: by_nvjpeg(house, picture, result))]
     for name, step in steps:
         try:
             result["good"] &= step()
