@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define MS SP_NS_PER_MS
-#define WAIT_NS (100 * SP_NS_PER_S)
+#define WAIT_NS (300 * SP_NS_PER_S)
 
 typedef struct film {
     sp_loop *loop;
@@ -424,8 +424,12 @@ TEST(a_healthy_device_says_the_same)
     film f;
     need_reference();
     begin(&f, "codec0,sim0,cpu0", "latency=1ms");
-    one(&f, SP_TASK_ANALYZE, 0, 1, (sp_view){ 0 });
-    check_first_segment(&f);
+    for (int tries = 0; tries < 5; tries++) { /* a machine with no time for it looks like a hanging device */
+        one(&f, SP_TASK_ANALYZE, 0, 1, (sp_view){ 0 });
+        check_first_segment(&f);
+        if (!strcmp(f.answer.device, "sim"))
+            break;
+    }
     CHECK_TEXT(f.answer.device, "sim");
     end(&f);
 }
