@@ -108,7 +108,7 @@ def command(words, env, clock, most, text=None):
         return None, "", "", 0.0
     try:
         process = subprocess.Popen([str(w) for w in words], env=env, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0)
     except OSError as error:
         return 127, "", str(error), 0.0
     try:
@@ -122,7 +122,7 @@ def command(words, env, clock, most, text=None):
 
 
 def end_group(process):
-    """Of a process that was started in a session of its own."""
+    """Of a process that was started in a group of its own (not a session: who ends ours must find it)."""
     try:
         os.killpg(process.pid, 9)
     except ProcessLookupError:
