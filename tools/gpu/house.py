@@ -70,17 +70,19 @@ def unpack(paths, into):
     if len(paths) == 1 and pathlib.Path(paths[0]).is_dir():
         return pathlib.Path(paths[0]).resolve(), json.loads((pathlib.Path(paths[0]) / "manifest.json").read_text())
     whole = into / "pack.tar.xz"
-    with open(whole, "wb") as file:
-        for path in paths:
-            with open(path, "rb") as piece:
-                shutil.copyfileobj(piece, file)
-    with lzma.open(whole) as packed, tarfile.open(fileobj=packed) as tar:
-        for member in tar.getmembers():
-            name = pathlib.PurePosixPath(member.name)
-            if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.issym()) or "/" in member.linkname:
-                raise ValueError(f"{member.name} has no place in a pack")
-        tar.extractall(into)
-    whole.unlink()
+    try:
+        with open(whole, "wb") as file:
+            for path in paths:
+                with open(path, "rb") as piece:
+                    shutil.copyfileobj(piece, file)
+        with lzma.open(whole) as packed, tarfile.open(fileobj=packed) as tar:
+            for member in tar.getmembers():
+                name = pathlib.PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.issym()) or "/" in member.linkname:
+                    raise ValueError(f"{member.name} has no place in a pack")
+            tar.extractall(into)
+    finally:
+        whole.unlink(missing_ok=True)
     manifest = json.loads((into / "manifest.json").read_text())
     for name, of in manifest["files"].items():
         if hashlib.sha256((into / name).read_bytes()).hexdigest() != of["sha256"]:
