@@ -234,6 +234,62 @@ def test_a_rate_is_held_against_its_bound():
     assert report.why_not_published(server.rate_row("x", None, 150.0, "(a)")) == "no floor, share"
 
 
+class Answering:
+    """A server that answers as one with a GPU would."""
+    port, start_s, card = 0, 1.0, {"detail": "all well"}
+
+    def __init__(self, house, models, workers="", pixels=False, config=None):
+        self.decode = "exact"
+
+    def ask(self, *_):
+        stages = {"queue": 0.1, "decode": 2.0, "preprocess": 0.2, "inference": 1.0, "postprocess": 0.1, "total": 3.4}
+        return 200, {"provider": self.provider, "latency_ms": stages, "decode": self.decode, "attempts": []}
+
+    provider = "cuda0"
+
+    def held(self):
+        return 1000
+
+    def restarts(self):
+        return 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_pictures_are_held_against_engine_and_decoder(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"x" * 10)
+    monkeypatch.setattr(server, "Server", Answering)
+    monkeypatch.setattr(server, "load", lambda server, path, c, *_: {"concurrency": c, "requests_per_s": 100.0 * c ** 0.5, "p50_us": 4000.0,
+                                                                     "p99_us": 4500.0, "answered": 9, "errors": c == 256})
+    monkeypatch.setattr(server.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(server, "Memory", lambda _: gpu_check.house.Memory(True))
+    rows = [kernel("ort", "b1", 1000, model="resnet50", batch=1), kernel("ort", "b32", 4000, model="resnet50", batch=32)]
+    of, result = House(tmp_path, parts={"engine": {"rows": rows}}), {"rows": [], "measured": [], "notes": []}
+    assert server.from_jpeg(of, "resnet50", tmp_path / "a.jpg", result) is False  # at 256 there was an error
+    rate, latency = result["rows"]
+    assert (rate["floor"], rate["achieved"], rate["share"]) == (2000.0, 1600.0, 0.8)  # 4 cores / 2 ms; the engine alone would do 8,000
+    assert (latency["floor"], latency["achieved"]) == (pytest.approx(3000.0), 4000.0)
+    assert result["measured"][0]["stage_ms"]["preprocess"] == 0.2 and result["measured"][0]["engine_img_s"] == 8000.0
+    assert server.by_nvjpeg(of, tmp_path / "a.jpg", result) and "nvJPEG was not used" in result["notes"][-1]
+    monkeypatch.setattr(Answering, "provider", "cpu0")
+    with pytest.raises(server.Broken):
+        server.from_jpeg(of, "resnet50", tmp_path / "a.jpg", result)
+
+
+def test_the_usual_picture_is_taken(tmp_path):
+    (tmp_path / "clips").mkdir()
+    assert server.jpeg_of(House(tmp_path)) is None
+    for name, size in (("a.jpg", 1), ("b.jpeg", 30), ("c.jpg", 20)):
+        (tmp_path / "clips" / name).write_bytes(bytes(size))
+    assert server.jpeg_of(House(tmp_path)).name == "c.jpg"
+    (tmp_path / "clips/coco.jpg").write_bytes(b"")
+    assert server.jpeg_of(House(tmp_path)).name == "coco.jpg"
+
+
 def test_memory_that_grows_is_not_flat():
     filling = [(i, min(i, 20) * 10_000_000) for i in range(100)]
     assert server.flat(filling) == (0, True)
