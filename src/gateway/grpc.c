@@ -378,6 +378,14 @@ static void message(gw_grpc_call *call, sp_rpc_event *event)
         control_message(call, &slices);
 }
 
+/* As with a message that is too large: of a stream it ends the whole. */
+static void unreadable(gw_grpc_call *call, const sp_rpc_event *event)
+{
+    sp_error err = { 0 };
+    (void)SP_FAIL(&err, event->code == RESOURCE_EXHAUSTED ? SP_TOO_LARGE : SP_INVALID, "%s", event->failure);
+    fail_as(call, event->code, &err, 0);
+}
+
 static void half_closed(gw_grpc_call *call)
 {
     if (call->kind == GW_GRPC_STREAM)
@@ -399,6 +407,10 @@ static void handle(gw_grpc *grpc, sp_rpc_event *event)
             message(call, event);
         }
         grpc->api->release(event);
+        break;
+    case SP_RPC_UNREADABLE:
+        if (call && !call->finished)
+            unreadable(call, event);
         break;
     case SP_RPC_HALF_CLOSED:
         if (call && !call->finished)

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SP_RPC_ABI 2u
+#define SP_RPC_ABI 3u
 #define SP_RPC_LIBRARY "libspillway_rpc.so"
 #define SP_RPC_SYMBOL "sp_rpc_api_get"
 
@@ -28,6 +28,7 @@ typedef struct sp_rpc_call sp_rpc_call; /* one client's call; good until its END
 typedef enum sp_rpc_event_kind {
     SP_RPC_OPENED,      /* a call: path, deadline, metadata(). A MESSAGE or HALF_CLOSED comes next, unasked for */
     SP_RPC_MESSAGE,     /* pieces are good until release(), which must come before the call's finish(). read() asks for the next */
+    SP_RPC_UNREADABLE,  /* in its place: it was compressed and cannot be unpacked. finish() it with `code` and `failure` */
     SP_RPC_HALF_CLOSED, /* the client sends no more; or the call is broken, and ENDED follows */
     SP_RPC_SENT,        /* a send() is through: another may be made */
     SP_RPC_ENDED,       /* the call is over (answered, cancelled, connection lost): forget it. Comes exactly once, last */
@@ -42,14 +43,17 @@ typedef struct sp_rpc_event {
     const sp_view *pieces; /* MESSAGE */
     int piece_count;
     size_t bytes;
+    int code;              /* UNREADABLE: google.rpc.Code */
+    const char *failure;   /* UNREADABLE: good until next() */
     bool cancelled;        /* ENDED: not by our finish(), or the client did not wait for it */
     void *lent;            /* MESSAGE: the transport's own */
+    bool unpacked;         /* and this */
 } sp_rpc_event;
 
 typedef struct sp_rpc_config {
     uint32_t struct_bytes;
     const char *address;       /* "127.0.0.1:8001", "[::1]:0" */
-    size_t most_message_bytes; /* larger ones: the library answers RESOURCE_EXHAUSTED */
+    size_t most_message_bytes; /* larger ones: the library answers RESOURCE_EXHAUSTED. Compressed ones: UNREADABLE with that code */
     size_t most_memory_bytes;  /* of all that is being received; beyond, the library reads no more */
     int most_calls;            /* open at once; beyond: RESOURCE_EXHAUSTED */
     int event_fd;              /* threaded: rung when there are events */

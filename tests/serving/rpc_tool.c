@@ -4,7 +4,9 @@
  *   rpc_tool serve inline|threaded SPIN_US    answers every message of every call with itself; what a path ends in decides:
  *                                             .../Echo one message, .../Many each message until half-close, .../Hold never,
  *                                             .../Fail FAILED_PRECONDITION with a trailer. Prints "port N". SIGTERM drains.
- *   rpc_tool ask PORT SECONDS STREAMS BYTES   echoes over one connection, so many at once, by libgrpc's own client. */
+ *   rpc_tool ask PORT SECONDS STREAMS BYTES   echoes over one connection, so many at once, by libgrpc's own client.
+ *   rpc_tool pass PORT PATH gzip|deflate      sends what stands on stdin (messages of a 4-byte length, little-endian, each) as
+ *                                             it is, but marked as compressed. Prints a line each: code, bytes, words. */
 #include "base/clock.h"
 #include "base/loop.h"
 #include "base/plugin.h"
@@ -12,6 +14,7 @@
 #include "gateway/rpc.h"
 
 #include <grpc/byte_buffer.h>
+#include <grpc/compression.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/time.h>
@@ -67,6 +70,9 @@ static void handle(echo *e, sp_rpc_event *event)
         if (state && state->many)
             state->sending = true;
         api->release(event);
+        break;
+    case SP_RPC_UNREADABLE:
+        api->finish(event->call, event->code, event->failure, NULL);
         break;
     case SP_RPC_SENT:
         state->sending = false;
@@ -185,15 +191,16 @@ typedef struct asking {
     int64_t begun_ns;
 } asking;
 
-static void ask_one(asking *a, grpc_channel *channel, grpc_completion_queue *queue, grpc_byte_buffer *body)
+static void ask_one(asking *a, grpc_channel *channel, grpc_completion_queue *queue, grpc_byte_buffer *body, const char *path,
+                    grpc_metadata *encoding)
 {
-    grpc_slice method = grpc_slice_from_static_string("/bench/Echo");
+    grpc_slice method = grpc_slice_from_static_string(path);
     *a = (asking){ .begun_ns = sp_clock_now_ns() };
     a->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue, method, NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
     grpc_metadata_array_init(&a->initial);
     grpc_metadata_array_init(&a->trailing);
     const grpc_op ops[] = {
-        { .op = GRPC_OP_SEND_INITIAL_METADATA },
+        { .op = GRPC_OP_SEND_INITIAL_METADATA, .data.send_initial_metadata = { .count = encoding ? 1 : 0, .metadata = encoding } },
         { .op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = body },
         { .op = GRPC_OP_SEND_CLOSE_FROM_CLIENT },
         { .op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &a->initial },
@@ -229,7 +236,7 @@ static int ask(int port, double seconds, int streams, size_t bytes)
     grpc_byte_buffer *body = grpc_raw_byte_buffer_create(&slice, 1);
     int64_t begun_ns = sp_clock_now_ns(), until_ns = begun_ns + (int64_t)(seconds * 1e9);
     for (int i = 0; i < streams && i < 256; i++, open++)
-        ask_one(&asked[i], channel, queue, body);
+        ask_one(&asked[i], channel, queue, body, "/bench/Echo", NULL);
     while (open) {
         grpc_event event = grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
         asking *a = event.tag;
@@ -246,7 +253,7 @@ static int ask(int port, double seconds, int streams, size_t bytes)
         grpc_slice_unref(a->details);
         grpc_call_unref(a->call);
         if (now_ns < until_ns)
-            ask_one(a, channel, queue, body);
+            ask_one(a, channel, queue, body, "/bench/Echo", NULL);
         else
             open--;
     }
@@ -267,12 +274,63 @@ static int ask(int port, double seconds, int streams, size_t bytes)
     return 0;
 }
 
+static bool pass_one(grpc_channel *channel, grpc_completion_queue *queue, const char *path, const char *encoding)
+{
+    uint8_t head[4];
+    asking a;
+    if (fread(head, 1, sizeof(head), stdin) != sizeof(head))
+        return false;
+    grpc_slice slice = grpc_slice_malloc((size_t)head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24);
+    if (fread(GRPC_SLICE_START_PTR(slice), 1, GRPC_SLICE_LENGTH(slice), stdin) != GRPC_SLICE_LENGTH(slice))
+        exit(2);
+    bool gzip = strcmp(encoding, "gzip") == 0;
+    grpc_byte_buffer *body = grpc_raw_compressed_byte_buffer_create(&slice, 1, gzip ? GRPC_COMPRESS_GZIP : GRPC_COMPRESS_DEFLATE);
+    grpc_metadata entry = { .key = grpc_slice_from_static_string(GRPC_COMPRESSION_REQUEST_ALGORITHM_MD_KEY),
+                            .value = grpc_slice_from_static_string(encoding) };
+    ask_one(&a, channel, queue, body, path, &entry);
+    (void)grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL); /* its only one */
+    (void)printf("%d %zu %.*s\n", (int)a.status, a.received ? grpc_byte_buffer_length(a.received) : 0,
+                 (int)GRPC_SLICE_LENGTH(a.details), (const char *)GRPC_SLICE_START_PTR(a.details));
+    (void)fflush(stdout);
+    grpc_byte_buffer_destroy(a.received);
+    grpc_byte_buffer_destroy(body);
+    grpc_metadata_array_destroy(&a.initial);
+    grpc_metadata_array_destroy(&a.trailing);
+    grpc_slice_unref(a.details);
+    grpc_slice_unref(slice);
+    grpc_call_unref(a.call);
+    return true;
+}
+
+static int pass(int port, const char *path, const char *encoding)
+{
+    char target[64];
+    grpc_init();
+    (void)snprintf(target, sizeof(target), "127.0.0.1:%d", port);
+    grpc_channel_credentials *insecure = grpc_insecure_credentials_create();
+    grpc_channel *channel = grpc_channel_create(target, insecure, NULL);
+    grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
+    while (pass_one(channel, queue, path, encoding))
+        ;
+    grpc_channel_destroy(channel);
+    grpc_channel_credentials_release(insecure);
+    grpc_completion_queue_shutdown(queue);
+    while (grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL).type != GRPC_QUEUE_SHUTDOWN)
+        ;
+    grpc_completion_queue_destroy(queue);
+    grpc_shutdown_blocking();
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "serve") == 0)
         return serve(strcmp(argv[2], "threaded") == 0, (int)strtol(argv[3], NULL, 10));
     if (argc == 6 && strcmp(argv[1], "ask") == 0)
         return ask((int)strtol(argv[2], NULL, 10), strtod(argv[3], NULL), (int)strtol(argv[4], NULL, 10), strtoul(argv[5], NULL, 10));
-    (void)fprintf(stderr, "usage: rpc_tool serve inline|threaded SPIN_US | ask PORT SECONDS STREAMS BYTES\n");
+    if (argc == 5 && strcmp(argv[1], "pass") == 0)
+        return pass((int)strtol(argv[2], NULL, 10), argv[3], argv[4]);
+    (void)fprintf(stderr, "usage: rpc_tool serve inline|threaded SPIN_US | ask PORT SECONDS STREAMS BYTES | "
+                          "pass PORT PATH gzip|deflate\n");
     return 2;
 }

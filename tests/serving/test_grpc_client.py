@@ -365,6 +365,74 @@ def test_aio(server):
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+# --- compressed messages -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_requests(server, client, algorithm):
+    """Small ones are unpacked where they arrive, larger ones over turns of the loop; raw and typed contents, every method."""
+    for array in (values(np.float32, (1, 4)), values(np.int64, (3, 20_000)), np.zeros((1, 800_000), np.float32),
+                  np.array([[b"words " * 40, b""]], dtype=np.object_)):
+        same(ask(client, array, compression_algorithm=algorithm), array)
+    waiting = queue.Queue()
+    array = values(np.float32, (2, 30_000))
+    for _ in range(8):
+        client.async_infer("identity_FP32", [tensor("INPUT0", array)], lambda result, error: waiting.put((result, error)),
+                           compression_algorithm=algorithm)
+    for _ in range(8):
+        result, error = waiting.get(timeout=20)
+        assert error is None
+        same(result, array)
+    fails("NOT_FOUND", "unknown model", ask, client, array, "none", compression_algorithm=algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_streams(server, algorithm):
+    client = grpc.InferenceServerClient(server.url)
+    arrays = [np.full((1, 8 if i % 5 else 60_000), i, np.float32) for i in range(30)]
+    with Stream(client, compression_algorithm=algorithm) as stream:
+        for i, array in enumerate(arrays):
+            stream.ask(array, str(i))
+        for _ in arrays:
+            result, error = stream.answer()
+            assert error is None
+            same(result, arrays[int(result.get_response().id)])
+    client.close()
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_aio(server, algorithm):
+    async def run():
+        async with aio.InferenceServerClient(server.url) as client:
+            arrays = [np.full((1, 8 if i % 3 else 60_000), i, np.float32) for i in range(12)]
+            results = await asyncio.gather(*(client.infer("identity_FP32", [tensor("INPUT0", a)], compression_algorithm=algorithm)
+                                             for a in arrays))
+            for result, array in zip(results, arrays):
+                same(result, array)
+
+            async def requests():
+                for i, array in enumerate(arrays):
+                    yield {"model_name": "identity_FP32", "inputs": [tensor("INPUT0", array)], "request_id": str(i)}
+
+            seen = 0
+            async for result, error in client.stream_infer(requests(), compression_algorithm=algorithm):
+                assert error is None
+                same(result, arrays[int(result.get_response().id)])
+                seen += 1
+            assert seen == len(arrays)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_compressed_control_messages_and_bombs(client, raw):
+    request = service_pb2.ModelMetadataRequest(name="simple").SerializeToString()
+    assert service_pb2.ModelMetadataResponse.FromString(raw("ModelMetadata", request, compression=channel_api.Compression.Gzip)).name == "simple"
+    with pytest.raises(channel_api.RpcError) as refused:
+        raw("ModelInfer", bytes((64 << 20) + 1), compression=channel_api.Compression.Gzip)
+    assert refused.value.code() == channel_api.StatusCode.RESOURCE_EXHAUSTED
+    assert "unpacks to more than the limit of 67108864 bytes" in refused.value.details()
+    same(ask(client, values(np.float32, (1, 4))), values(np.float32, (1, 4)))
+
+
 # --- shared memory -----------------------------------------------------------------------------------------------------------
 
 def test_system_shared_memory(client):

@@ -5,8 +5,10 @@ import pathlib
 import random
 import signal
 import socket
+import struct
 import subprocess
 import threading
+import zlib
 
 import pytest
 
@@ -143,3 +145,108 @@ def test_a_stop_answers_what_runs():
         assert server.process.wait(20) == 0
         server.channel.close()
         server.process.stdout.close()
+
+
+# --- compressed messages ---------------------------------------------------------------------------------------------------
+
+LIMIT = 8 << 20
+KINDS = {"gzip": (grpc.Compression.Gzip, 31), "deflate": (grpc.Compression.Deflate, 15)}
+
+
+def packed(data, kind, level=6):
+    squeeze = zlib.compressobj(level, zlib.DEFLATED, KINDS[kind][1])
+    return squeeze.compress(data) + squeeze.flush()
+
+
+def passed(echo, kind, messages):
+    """What the server says to these bytes when they are marked as compressed: (code, bytes, words) each."""
+    got = subprocess.run([TOOL, "pass", str(echo.port), "/a.b/Echo", kind], timeout=120, check=True, stdout=subprocess.PIPE,
+                         input=b"".join(struct.pack("<I", len(m)) + m for m in messages))
+    answers = [line.split(" ", 2) for line in got.stdout.decode(errors="replace").splitlines()]
+    assert len(answers) == len(messages)
+    return [(int(code), int(size), words) for code, size, words in answers]
+
+
+def resident_most(echo):
+    status = pathlib.Path("/proc/%d/status" % echo.process.pid).read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compressed_of_every_size(echo, kind):
+    """Both sides of what is unpacked at once (16 KiB), of zeros and of noise, up to the limit itself."""
+    sizes = (1, 1024, (16 << 10) - 1, 16 << 10, (16 << 10) + 1, 300_000)
+    noise = [random.Random(size).randbytes(size // 2) + bytes(size - size // 2) for size in sizes]
+    for body in [bytes(size) for size in sizes] + noise + [bytes(LIMIT)]:
+        assert echo.unary("Echo", body, compression=KINDS[kind][0]) == body
+    assert passed(echo, kind, [packed(b"", kind), packed(b"x" * 70_000, kind, 0)]) == [(0, 0, ""), (0, 70_000, "")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compressed_stream_keeps_its_order(echo, kind):
+    sent = [b"%d" % i * (40_000 if i % 7 == 0 else 10) for i in range(60)]
+    call = echo.channel.stream_stream("/a.b/Many")
+    assert list(call(iter(sent), timeout=20, compression=KINDS[kind][0])) == sent
+
+
+def test_many_compressed_at_once(echo):
+    """More than there are lanes, small ones between them."""
+    bodies = [random.Random(i).randbytes(1000) * (600 if i % 2 else 1) for i in range(48)]
+    futures = [echo.channel.unary_unary("/a.b/Echo").future(body, timeout=60, compression=grpc.Compression.Gzip) for body in bodies]
+    assert [future.result() for future in futures] == bodies
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_compressed_bytes(echo, kind):
+    small, large = packed(bytes(range(256)) * 8, kind), packed(random.Random(3).randbytes(200_000), kind)
+    bad = [b"", b"\0", b"plain text", small[:-1], large[:-1], large[:100_000], small + b"x", large + small, small[:4],
+           packed(b"x" * 1000, "gzip" if kind == "deflate" else "deflate")]
+    chance = random.Random(17)
+    for whole in (small, large):
+        for _ in range(30):
+            at = chance.randrange(10, len(whole))
+            bad.append(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1:])
+    for code, _, words in passed(echo, kind, bad):
+        assert (code, words) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "the compressed message is damaged")
+    assert echo.unary("Echo", b"still there") == b"still there"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bombs_cost_no_memory(echo, kind):
+    """One byte over the limit, 32 MiB from 32 KiB, and what takes long to say nothing: empty blocks."""
+    refused = (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], 0, "the compressed message unpacks to more than the limit of 8388608 bytes")
+    bomb = packed(bytes(32 << 20), kind)
+    empty = packed(b"", kind, 0)
+    head = 10 if kind == "gzip" else 2
+    silent = empty[:head] + b"\0\0\0\xff\xff" * 400_000 + empty[head:]
+    assert passed(echo, kind, [packed(bytes(LIMIT + 1), kind), bomb, silent]) == [refused, refused, (0, 0, "")]
+    before = resident_most(echo)
+    calls = [subprocess.Popen([TOOL, "pass", str(echo.port), "/a.b/Echo", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+             for _ in range(6)]
+    sent = struct.pack("<I", len(bomb)) + bomb
+    for call in calls:
+        call.stdin.write(sent)
+        call.stdin.close()
+    for call in calls:
+        words = call.stdout.read().decode().splitlines()
+        call.stdout.close()
+        assert call.wait(60) == 0 and words == ["%d %d %s" % refused]
+    assert resident_most(echo) - before < 4 * LIMIT + (16 << 20)  # four lanes, and what the library holds
+
+
+def test_clients_that_leave_while_theirs_is_unpacked(echo):
+    body = bytes(LIMIT // 2)
+    for i in range(8):
+        call = echo.channel.unary_unary("/a.b/Echo").future(body, timeout=20, compression=grpc.Compression.Gzip)
+        if i % 2:
+            threading.Event().wait(0.004 * i)
+        call.cancel()
+    assert echo.unary("Echo", body, compression=grpc.Compression.Gzip) == body
+
+
+def test_a_stop_with_one_half_unpacked():
+    server = Echo("inline")
+    calls = [server.channel.unary_unary("/a.b/Echo").future(bytes(1 << 20), timeout=20, compression=grpc.Compression.Gzip)
+             for _ in range(8)]
+    assert calls[0].result() == bytes(1 << 20)
+    assert server.stop() == 0

@@ -49,6 +49,7 @@ sp_rpc_call *rpc_call_new(sp_rpc_server *server)
 void rpc_call_free(sp_rpc_call *call)
 {
     sp_rpc_server *server = call->server;
+    rpc_unpack_drop(call);
     grpc_byte_buffer_destroy(call->received);
     grpc_call_details_destroy(&call->details);
     grpc_metadata_array_destroy(&call->metadata);
@@ -149,6 +150,8 @@ static bool message(sp_rpc_call *call, sp_rpc_event *ret_event)
         ret_event->kind = SP_RPC_HALF_CLOSED;
         return true;
     }
+    if (call->received->data.raw.compression != GRPC_COMPRESS_NONE)
+        return rpc_unpack_begin(call, ret_event);
     const grpc_slice_buffer *slices = &call->received->data.raw.slice_buffer;
     sp_view *pieces = malloc(SP_MAX(slices->count, (size_t)1) * sizeof(*pieces));
     if (!pieces) {
@@ -171,7 +174,10 @@ void rpc_release(sp_rpc_event *event)
 {
     free((void *)(uintptr_t)event->pieces);
     event->pieces = NULL;
-    grpc_byte_buffer_destroy(event->lent);
+    if (event->unpacked)
+        rpc_unpack_free(event->lent);
+    else
+        grpc_byte_buffer_destroy(event->lent);
     event->lent = NULL;
 }
 
@@ -181,6 +187,7 @@ static void end_if_over(sp_rpc_call *call)
     if (!call->closed || call->pending)
         return;
     open_unlink(call);
+    rpc_unpack_drop(call);
     call->next = NULL;
     call->over = true;
     if (server->fresh == call)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the files of libspillway_rpc.so share. server.c: start, stop, where events come from. call.c: one call. */
+ * What the files of libspillway_rpc.so share. server.c: start, stop, where events come from. call.c: one call. unpack.c:
+ * compressed messages. */
 #ifndef SP_GATEWAY_RPC_INTERNAL_H
 #define SP_GATEWAY_RPC_INTERNAL_H
 
@@ -10,6 +11,7 @@
 #include <grpc/grpc.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <zlib.h>
 
 /* Calls that the library may match with a client at once, before we have come round to asking for more. */
 #define RPC_WAITING 64
@@ -31,6 +33,15 @@ typedef struct rpc_text {
     char text[];
 } rpc_text;
 
+typedef struct rpc_unpack rpc_unpack; /* a compressed message */
+
+/* To unpack small ones into. */
+typedef struct rpc_small {
+    z_stream zlib;
+    bool ready;
+    uint8_t out[];
+} rpc_small;
+
 struct sp_rpc_call {
     sp_rpc_server *server;
     sp_rpc_call *next, *prev; /* open ones; `next` alone: those ended, those free */
@@ -41,6 +52,7 @@ struct sp_rpc_call {
     grpc_metadata_array metadata;
     rpc_text *texts; /* what metadata() gave out */
     grpc_byte_buffer *received;
+    rpc_unpack *unpack; /* its message, being unpacked */
     int close_flag;
     int pending;     /* operations out, but TAG_REQUEST */
     bool told;       /* OPENED was delivered */
@@ -69,6 +81,11 @@ struct sp_rpc_server {
     int open_count, waiting_count, spare_count;
     bool stopping, stopped;
     rpc_tag stop_tag;
+    rpc_unpack *unpack_waiting, *unpack_running;
+    rpc_small *unpack_small; /* NULL until one comes */
+    int unpack_lanes;        /* that are taken */
+    unsigned events;         /* handed over: for turns of unpacking while there are always more */
+    char failure[96];        /* an UNREADABLE's words */
     /* inline: */
     bool busy;           /* something was started since the queue was last found empty */
     int quiet;           /* looks in a row that found nothing */
@@ -88,6 +105,14 @@ void rpc_call_free(sp_rpc_call *call);
 /* An operation is through. True = *ret_event is to be delivered. */
 bool rpc_call_done(rpc_tag *tag, bool success, sp_rpc_event *ret_event);
 void rpc_call_watch(sp_rpc_call *call); /* asks for its end, unless that has been done */
+
+/* Takes call->received. True = *ret_event is to be delivered: MESSAGE or UNREADABLE; false = rpc_unpack_turn() will. */
+bool rpc_unpack_begin(sp_rpc_call *call, sp_rpc_event *ret_event);
+bool rpc_unpack_turn(sp_rpc_server *server, sp_rpc_event *ret_event); /* some more of one of them; true as above */
+bool rpc_unpack_due(const sp_rpc_server *server);                     /* a turn would do something */
+void rpc_unpack_drop(sp_rpc_call *call);                              /* the call is over */
+void rpc_unpack_free(rpc_unpack *unpack);
+void rpc_unpack_done(sp_rpc_server *server);
 
 void rpc_release(sp_rpc_event *event);
 void rpc_read(sp_rpc_call *call);
