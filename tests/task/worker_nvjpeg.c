@@ -113,8 +113,7 @@ static void begin(void)
         SKIP("SPILLWAY_FAKE_ENGINE (the steered engine's directory) is set by meson test only");
     if (why_not && *why_not)
         SKIP("no stand-in for a GPU: %s", why_not);
-    if (!*repository)
-        make_repository();
+    make_repository("plain", 1);
     CHECK_INT(setenv("SPILLWAY_PLUGINS", getenv("SPILLWAY_FAKE_ENGINE"), 1), 0);
     REQUIRE(sp_cuda_load(&api, NULL) == SP_OK);
     shim = sp_shim();
