@@ -5,10 +5,14 @@
 usage: fatbin.py LIBRARY          prints each kind and architecture with its number of images and bytes
 
     fat binary   u32 magic 0xBA55ED50 | u16 version | u16 header bytes | u64 bytes behind the header
-    image        u16 kind (1 PTX, 2 machine code) | ... | u32 header bytes at 4 | u64 payload bytes at 8 | u32 arch at 28 | payload
+    image        u16 kind (1 PTX, 2 machine code) | ... | u32 header bytes at 4 | u64 payload bytes at 8 | u32 packed bytes at 16 |
+                 u32 arch at 28 | u64 flags at 40 | u64 bytes before packing at 56 | payload
 
-Fat binaries lie one behind the other, padded to 8 bytes; all numbers are little-endian. Imported by tests and by tools/gpu-pack.
+Fat binaries lie one behind the other, padded to 8 bytes; all numbers are little-endian. A payload is an ELF file, or one packed by
+Zstandard (nvcc 13's habit) or LZ4. Imported by tests and by tools/gpu-pack.
 """
+import ctypes
+import re
 import struct
 import sys
 from collections import namedtuple
@@ -16,8 +20,11 @@ from collections import namedtuple
 MAGIC = 0xBA55ED50
 PTX, SASS = 1, 2
 
-# offset, bytes: of the payload in the file
-Image = namedtuple("Image", "kind arch offset bytes")
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+UNPACKED_MAX = 1 << 28
+
+# offset, bytes: of the payload in the file; header: where its header begins
+Image = namedtuple("Image", "kind arch offset bytes header")
 
 
 def section(data, name):
@@ -61,9 +68,38 @@ def images(data):
             arch, = struct.unpack_from("<I", data, inner + 28)
             if image_header < 32 or inner + image_header + payload > stop:
                 raise ValueError(f"the image at {inner:#x} leaves its fat binary")
-            yield Image(kind, arch, inner + image_header, payload)
+            yield Image(kind, arch, inner + image_header, payload, inner)
             inner += image_header + payload
         at = stop + -stop % 8
+
+
+def mark(data, image, arch):
+    """Writes another architecture into an image's header."""
+    struct.pack_into("<I", data, image.header + 28, arch)
+
+
+def code(data, image):
+    """The ELF file of a machine code image; None where it is packed in a way that this machine cannot undo."""
+    payload = bytes(data[image.offset:image.offset + image.bytes])
+    if payload[:4] != ZSTD_MAGIC:
+        return payload if payload[:4] == b"\x7fELF" else None
+    packed, = struct.unpack_from("<I", data, image.header + 16)
+    size, = struct.unpack_from("<Q", data, image.header + 56)
+    try:
+        unpack = ctypes.CDLL("libzstd.so.1").ZSTD_decompress
+    except OSError:
+        return None
+    if not 0 < size <= UNPACKED_MAX or packed > image.bytes:
+        return None
+    unpack.restype = ctypes.c_size_t
+    unpack.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+    out = ctypes.create_string_buffer(size)
+    return out.raw if unpack(out, size, payload, packed) == size else None
+
+
+def kernels(data, image):
+    """The mangled names of an image's kernels, as its sections have them; [] where it cannot be read."""
+    return re.findall(rb"\0\.text\.([^\0]+)", code(data, image) or b"")
 
 
 def names(data):

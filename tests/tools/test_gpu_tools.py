@@ -71,7 +71,7 @@ def test_images_are_found():
 
 def test_only_other_architectures_payload_is_gone():
     data = elf()
-    copy, kept, gone = gpu_pack.thin(data, 90)
+    copy, kept, gone, _ = gpu_pack.thin(data, 90)
     assert (kept, gone) == (128 + 72, 64 + 40 + 256) and len(copy) == len(data)
     rest = bytearray(copy)
     for found in fatbin.images(data):
@@ -101,7 +101,7 @@ def test_our_own_library_loads_when_it_is_thin(tmp_path):
         pytest.skip("no CUDA plug-in in this build")
     data = library.read_bytes()
     archs = sorted({i.arch for i in fatbin.images(data) if i.kind == fatbin.SASS})
-    copy, kept, gone = gpu_pack.thin(data, archs[0])
+    copy, kept, gone, _ = gpu_pack.thin(data, archs[0])
     assert kept > 0 and gone > 0
     (tmp_path / "thin.so").write_bytes(copy)
     assert ctypes.CDLL(str(tmp_path / "thin.so")).sp_cuda_api_get
@@ -127,9 +127,10 @@ def made_up_build(tmp_path):
     numbers = ",".join(str(b) for b in SECTION)
     (tmp_path / "lib.c").write_text(f'__attribute__((section(".nv_fatbin"), used, aligned(8))) unsigned char code[] = {{{numbers}}};\n')
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "lib.c"], check=True)
-    for name in ("src/kernels/cuda/libspillway_cuda.so", "src/media/libspillway_media.so"):
-        (build / name).parent.mkdir(parents=True)
-        shutil.copy(library, build / name)
+    for name in ("build/src/kernels/cuda/libspillway_cuda.so", "build/src/media/libspillway_media.so",
+                 "build/src/engine/onnxruntime/libspillway_engine_onnxruntime.so", "cpu/libonnxruntime.so.1.31.1"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(library, tmp_path / name)
     script(build / "spillway", "echo doctor says well\n")
     script(build / "tests/kernels/cuda/test_cuda_core", 'test -f "$SPILLWAY_CUDA_LIBRARY" && echo "ok 1 - one"\necho "ok 2 - two # SKIP why"\necho 1..2\n')
     script(build / "bench/gpu/bench-gpu-nms", f"echo '{row()}'\necho '{row(case='all in one class', share=None, floor_us=None)}'\n"
@@ -139,8 +140,13 @@ def made_up_build(tmp_path):
     return tmp_path
 
 
+def words(made_up, part, engine="cpu"):
+    return [part, "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up / "assets"),
+            "--onnxruntime", str(made_up / engine)]
+
+
 def pack(made_up):
-    assert gpu_pack.main(["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up / "assets")]) == 0
+    assert gpu_pack.main(words(made_up, "A")) == 0
     return made_up / "out/pack-A.tar.xz"
 
 
@@ -158,7 +164,8 @@ def test_what_is_packed_is_run(made_up, capsys):
     assert "test_cuda_core: 1 passed, 0 failed, 1 skipped" in told and "cudnn" in told
     result = json.loads((made_up / "results/gpu-simulated-A-there-twins-kernels.json").read_text())
     assert result["good"] and result["parts"]["twins"]["tests"][0]["passed"] == 1 and "well" in result["parts"]["there"]["doctor"]["output"]
-    assert result["parts"]["there"]["loads"] == {"libspillway_cuda.so": "ok", "libspillway_media.so": "ok"}
+    assert result["parts"]["there"]["loads"] == dict.fromkeys(["libonnxruntime.so.1", "libonnxruntime.so.1.31.1", "libspillway_cuda.so",
+                                                               "libspillway_engine_onnxruntime.so", "libspillway_media.so"], "ok")
     assert result["rows"] == [] and len(result["unpublished"]) == 3  # whatever rows say: it was a rehearsal
     assert {r["why"] for r in result["unpublished"]} == {"simulated"}
     text = (made_up / "results/gpu-simulated-A-there-twins-kernels.md").read_text()
@@ -189,8 +196,7 @@ def test_a_pack_that_changed_on_its_way_is_refused(made_up, capsys):
 
 
 def test_pieces_are_one_pack(made_up, capsys):
-    arguments = ["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up / "assets")]
-    assert gpu_pack.main([*arguments, "--pieces", "3", "--no-media"]) == 0
+    assert gpu_pack.main([*words(made_up, "A"), "--pieces", "3", "--no-media"]) == 0
     pieces = sorted((made_up / "out").iterdir())
     assert [p.name for p in pieces] == ["pack-A.tar.xz.0", "pack-A.tar.xz.1", "pack-A.tar.xz.2"]
     assert check(pieces[0], made_up, str(pieces[1]), str(pieces[2]), "--only", "there") == 0
@@ -199,17 +205,35 @@ def test_pieces_are_one_pack(made_up, capsys):
     assert check(pieces[0], made_up, str(pieces[2])) == 2
 
 
-def test_the_engines_pack_has_a_thin_provider_and_makes_its_model(made_up, monkeypatch):
-    """The provider is our made-up library; the peer only looks whether it was given a model that can be read."""
-    library, engine, directory = made_up / "lib.so", made_up / "build/src/engine/onnxruntime", made_up / "gpu"
-    engine.mkdir(parents=True)
+def nvidia(directory, *names):
+    directory.mkdir(exist_ok=True)
+    for name in names:
+        subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", f"-Wl,-soname,{name}", "-o", directory / name], check=True)
+
+
+def test_the_engines_pack_has_a_thin_provider_and_makes_its_model(made_up, monkeypatch, capsys):
+    """The provider is our made-up library, and like the real one does not survive being opened; the peer only looks whether it was given
+    a model that can be read."""
+    directory = made_up / "gpu"
+    nvidia(made_up / "nvidia", "libcudart.so.13")
     directory.mkdir()
-    shutil.copy(library, engine / "libspillway_engine_onnxruntime.so")
-    for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
-        shutil.copy(library, directory / name)
+    for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so"):
+        shutil.copy(made_up / "lib.so", directory / name)
+    with (made_up / "lib.c").open("a") as file:
+        file.write("void abort(void);\n__attribute__((constructor)) static void opened(void) { abort(); }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", directory / "libonnxruntime_providers_cuda.so", made_up / "lib.c", "-Wl,--no-as-needed",
+                    made_up / "nvidia/libcudart.so.13"], check=True)
     script(made_up / "build/bench/gpu/bench-gpu-ort",
            f"test $(wc -c < $1) -gt 50000 && test -e \"$SPILLWAY_ONNXRUNTIME\" && echo '{row(bench='ort', case='plain, batch 8')}'\n")
-    assert gpu_pack.main(["B", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--onnxruntime", str(directory)]) == 0
+    assert gpu_pack.main(words(made_up, "B", "gpu")) == 0
+
+    # Without what the provider opens later it cannot work, and that is the first thing said.
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(made_up / "nvidia"))
+    assert check(made_up / "out/pack-B.tar.xz", made_up, "--only", "there") == 1
+    told = capsys.readouterr().out
+    assert "for CUDA 13: libcudart.so.13, libcudnn.so.9 MISSING, libcufft.so.12" in told and "the pack wants libcudnn.so.9: " in told
+
+    nvidia(made_up / "nvidia", "libcudnn.so.9", "libcufft.so.12")
     assert check(made_up / "out/pack-B.tar.xz", made_up, "--only", "there,engine") == 0
     parts = json.loads((made_up / "results/gpu-simulated-B-there-engine.json").read_text())["parts"]
     assert [(r["model"], r["batch"]) for r in parts["engine"]["rows"]] == [("resnet50", 8), ("resnet50-half", 8), ("resnet18", 8)]
@@ -235,9 +259,12 @@ def test_the_made_up_resnet_is_one():
 
 def test_what_is_not_built_is_refused(made_up, capsys):
     (made_up / "build/spillway").unlink()
-    assert gpu_pack.main(["A", "--build", str(made_up / "build"), "--output", str(made_up / "out"), "--assets", str(made_up)]) == 1
+    assert gpu_pack.main(words(made_up, "A")) == 1
     assert "spillway is missing" in capsys.readouterr().err
-    assert gpu_pack.main(["B", "--build", str(made_up / "build"), "--output", str(made_up / "out")]) == 1
+    script(made_up / "build/spillway", "")
+    script(made_up / "build/bench/gpu/bench-gpu-ort", "")
+    assert gpu_pack.main(words(made_up, "B")) == 1 # the CPU's ONNX Runtime
+    assert "libonnxruntime_providers_cuda.so (--onnxruntime)" in capsys.readouterr().err
     assert not list((made_up / "out").iterdir())
 
 

@@ -24,15 +24,41 @@ def loads(names, env):
     return dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
 
 
+def unresolved(path, env):
+    """What a provider of ONNX Runtime's lacks, "ok" for nothing. It must not be opened: its constructors crash where ONNX Runtime did
+    not load it. The loader says what it would miss; the host that it calls comes with libonnxruntime_providers_shared.so."""
+    try:
+        told = subprocess.run(["ldd", "-r", str(path)], env=env, capture_output=True, text=True, timeout=120, check=False)
+    except OSError as error:
+        return str(error)
+    lines = re.findall(r"^\s*(\S+ => not found)$|^(undefined symbol: (?!Provider_GetHost\b).*|.*: version `.*)$", told.stdout + told.stderr, re.M)
+    return "; ".join(" ".join(filter(None, line)).strip() for line in lines[:8]) or ("ok" if told.returncode == 0 else told.stderr.strip())
+
+
+def wanted(house):
+    """What the pack's engine wants of this machine (tools/gpu-pack): {library: "ok" or why not}."""
+    found = loads(house.manifest.get("wants", []), house.env)
+    if found:
+        print(f"gpu-check: the pack is for CUDA {house.manifest.get('cuda')}: "
+              + ", ".join(name if told == "ok" else f"{name} MISSING" for name, told in found.items()), flush=True)
+    return found
+
+
 def there(house):
-    """The driver's and CUDA's libraries, whether ours load, and what doctor says."""
+    """What the pack wants, the driver's and CUDA's libraries, whether ours load, and what doctor says."""
+    wants = wanted(house)
     found = loads([name for _, names in LIBRARIES for name in names], house.env)
     libraries = {what: next((name for name in names if found.get(name) == "ok"), None) for what, names in LIBRARIES}
     print("gpu-check: " + ", ".join(f"{what} {name or 'MISSING'}" for what, name in libraries.items()), flush=True)
     own = sorted((p for p in house.files("lib/*") if re.match(r"lib(spillway_|onnxruntime)", p.name)),
                  key=lambda p: ("providers" in p.name, "providers_shared" not in p.name, p.name))
-    told = {pathlib.Path(k).name: v for k, v in loads([str(p) for p in own], house.env).items()}
+    provider = re.compile(r"libonnxruntime_providers_(?!shared)")
+    told = {pathlib.Path(k).name: v for k, v in loads([str(p) for p in own if not provider.match(p.name)], house.env).items()}
+    told |= {p.name: unresolved(p, house.env) for p in own if provider.match(p.name)}
     failures = [f"{p.name} does not load: {told.get(p.name, 'the process ended')}" for p in own if told.get(p.name) != "ok"]
+    failures += [f"the pack wants {name}: {why}" for name, why in wants.items() if why != "ok"]
+    for failure in failures:
+        print(f"gpu-check: {failure}", flush=True)
     result = {"good": not failures, "libraries": libraries, "loads": told, "notes": failures}
     if house.has("bin/spillway"):
         status, out, _, _ = command([house.pack / "bin/spillway", "doctor"], house.env, house.clock, 60)
