@@ -81,6 +81,8 @@ def unpack(paths, into):
                 if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.issym()) or "/" in member.linkname:
                     raise ValueError(f"{member.name} has no place in a pack")
             tar.extractall(into)
+            while packed.read(MIB): # to its end: a tar is over before
+                pass
     finally:
         whole.unlink(missing_ok=True)
     manifest = json.loads((into / "manifest.json").read_text())
