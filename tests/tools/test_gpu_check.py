@@ -324,6 +324,19 @@ def test_peers_that_are_not_there_are_told(tmp_path):
     assert late["good"] and late["peers"][0]["median_us"] == 4 and "ended with 124" in late["notes"][0]
 
 
+def test_a_real_heads_numbers_are_boxes(tmp_path):
+    if not (ASSETS / "models/yolox_nano.onnx").exists():
+        pytest.skip("no yolox_nano.onnx here")
+    import make_head
+    import numpy as np
+    from gpu import cpu_peers
+    assert make_head.main([str(tmp_path / "head.f32")]) == 0
+    corners, score, label = cpu_peers.head(np, 8400, tmp_path / "head.f32")
+    kept = cpu_peers.nms_numpy(np, corners, score, 0.3, 0.45, label.astype(np.float32))
+    assert {1, 7, 16} <= set(label[kept].tolist())  # a bicycle, a truck, a dog
+    assert 3 <= len(kept) < 8 < (score > 0.3).sum() < 100
+
+
 def test_reports_that_differ_are_a_failure(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "lib").mkdir()
