@@ -80,8 +80,9 @@ typedef struct sp_cuda_api {
      * reserve: device memory, 256-byte aligned; its contents are undefined. SP_NOMEM, code "oom". release: nothing enqueued uses
      * it any more (waits for nothing). NULL is fine.
      * pinned_new, pinned_free: host memory that copies run from and to on their own.
-     * host_register: makes memory that is mapped in this process (whole pages) such memory. SP_UNSUPPORTED, code
-     * "not_registered": the driver refuses it; then copies from it go through pinned memory of one's own. */
+     * host_register: makes memory that is mapped in this process (whole pages) such memory. What is mapped for reading only is
+     * registered so, where the device can: copies from it, none to it. SP_UNSUPPORTED, code "not_registered": the driver
+     * refuses it; then copies from it go through pinned memory of one's own. */
     sp_status (*reserve)(sp_cuda *cuda, size_t bytes, void **ret_device, sp_error *reterr);
     void (*release)(sp_cuda *cuda, void *device);
     sp_status (*pinned_new)(sp_cuda *cuda, size_t bytes, void **ret_host, sp_error *reterr);
@@ -122,7 +123,8 @@ typedef struct sp_cuda_api {
     sp_status (*graph_launch)(sp_cuda_graph *graph, sp_cuda_stream *stream, sp_error *reterr);
     void (*graph_free)(sp_cuda_graph *graph);
 
-    /* Once on each thread that uses a device, before anything else: launches go to the device of the thread. */
+    /* Makes the device the calling thread's own, for libraries that go by that. All calls here, and those of the twins, make the
+     * device of their stream or object the thread's by themselves, and leave it so. */
     sp_status (*thread_begin)(sp_cuda *cuda, sp_error *reterr);
 
     /* The twins. */

@@ -304,7 +304,21 @@ cudaError_t cudaFreeHost(void *pointer)
     return ENDED(host_free(pointer));
 }
 
-cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned)
+// Whether the page of `pointer` may be read and not written. One that is not mapped is neither.
+static bool only_read(const void *pointer)
+{
+    unsigned long from, to;
+    char may[5];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps && !found && fscanf(maps, "%lx-%lx %4s%*[^\n]", &from, &to, may) == 3)
+        found = (uintptr_t)pointer >= from && (uintptr_t)pointer < to && may[0] == 'r' && may[1] == '-';
+    if (maps)
+        (void)fclose(maps);
+    return found;
+}
+
+cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags)
 {
     ENTER();
     UNSAFE_IN_CAPTURE();
@@ -313,6 +327,8 @@ cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned)
     auto next = w().memory.lower_bound((uintptr_t)pointer);
     if (allocation_of(pointer, 0) || (next != w().memory.end() && next->first < (uintptr_t)pointer + bytes))
         return done(cudaErrorHostMemoryAlreadyRegistered);
+    if (!(flags & cudaHostRegisterReadOnly) && only_read(pointer)) // as CUDA says it is without one page table for both
+        return done(cudaErrorInvalidValue);
     w().memory[(uintptr_t)pointer] = { bytes, memory_kind::registered, current_device, nullptr };
     w().counters.registered++;
     return cudaSuccess;

@@ -156,6 +156,7 @@ struct cudaDeviceProp {
 #define cudaHostAllocPortable 1u
 #define cudaHostRegisterDefault 0u
 #define cudaHostRegisterPortable 1u
+#define cudaHostRegisterReadOnly 8u
 #define cudaDeviceScheduleBlockingSync 4u
 #define cudaStreamLegacy ((cudaStream_t)1)
 

@@ -33,9 +33,6 @@ struct sp_cuda_graph {
     sp_cuda *cuda;
 };
 
-/* Makes the device the calling thread's; cheap when it is already. */
-sp_status sp_cuda_use(sp_cuda *cuda, sp_error *reterr);
-
 /* memory.c: the pool of `cuda`, with `reserve_bytes` taken from the driver and touched. pool_close: nothing is in use. */
 sp_status sp_cuda_pool_open(sp_cuda *cuda, uint64_t reserve_bytes, sp_error *reterr);
 void sp_cuda_pool_close(sp_cuda *cuda);

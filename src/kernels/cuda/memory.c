@@ -195,13 +195,26 @@ void sp_cuda_pinned_free(sp_cuda *cuda, void *host)
         (void)cudaGetLastError();
 }
 
+/* Once more as memory that is only read, which CUDA asks for where it is mapped so, and which not all devices can. */
+static sp_status register_pages(void *host, size_t bytes, sp_error *reterr)
+{
+    sp_error first = { 0 };
+    sp_status s = sp_cuda_check(cudaHostRegister(host, bytes, cudaHostRegisterPortable), "cudaHostRegister", &first);
+    if (s == SP_OK || s == SP_UNAVAILABLE) {
+        if (s && reterr)
+            *reterr = first;
+        return s;
+    }
+    return sp_cuda_check(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterReadOnly), "cudaHostRegister", reterr);
+}
+
 sp_status sp_cuda_host_register(sp_cuda *cuda, void *host, size_t bytes, sp_error *reterr)
 {
     sp_status s = sp_cuda_use(cuda, reterr);
     if (s)
         return s;
     sp_error why = { 0 };
-    s = sp_cuda_check(cudaHostRegister(host, bytes, cudaHostRegisterPortable), "cudaHostRegister", &why);
+    s = register_pages(host, bytes, &why);
     if (s == SP_UNAVAILABLE && why.code[0]) { /* sticky */
         if (reterr)
             *reterr = why;

@@ -108,6 +108,7 @@ static cudaError_t run_tiles_of(sp_cuda_stream *stream, sp_plane src, int low, i
 sp_status sp_cuda_canny(sp_cuda_stream *stream, sp_plane dst, sp_plane src, double low, double high, int aperture, bool l2,
                         sp_cuda_plane_scratch *scratch, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status s = sp_plane_fits(scratch, src, reterr);
     if (s)
         return s;

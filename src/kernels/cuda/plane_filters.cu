@@ -55,6 +55,7 @@ __global__ void plane_gaussian_kernel(sp_plane dst, sp_plane src, const __grid_c
 sp_status sp_cuda_blur_gaussian(sp_cuda_stream *stream, sp_plane dst, sp_plane src, int ksize, double sigma,
                                 sp_cuda_plane_scratch *scratch, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status s = sp_plane_fits(scratch, src, reterr);
     if (s)
         return s;
@@ -128,6 +129,7 @@ __global__ void plane_box_down_kernel(sp_plane dst, const uint16_t *sums, int k,
 sp_status sp_cuda_blur_box(sp_cuda_stream *stream, sp_plane dst, sp_plane src, int ksize, sp_cuda_plane_scratch *scratch,
                            sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status s = sp_plane_fits(scratch, src, reterr);
     if (s)
         return s;
@@ -173,6 +175,7 @@ static sp_status sobel_of(sp_cuda_stream *stream, int16_t *dx, int16_t *dy, size
 sp_status sp_cuda_sobel(sp_cuda_stream *stream, int16_t *dx, int16_t *dy, size_t stride_elements, sp_plane src, int aperture,
                         bool reflect, sp_cuda_plane_scratch *scratch, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status s = sp_plane_fits(scratch, src, reterr);
     if (s)
         return s;

@@ -94,6 +94,7 @@ static dim3 grid_of(int w, int h)
 
 sp_status sp_cuda_measure_plane(sp_cuda_stream *stream, sp_plane src, sp_plane_measure *ret_measure, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     SP_PLANE_TRY(cudaMemsetAsync(ret_measure, 0, sizeof(*ret_measure), stream->stream), "measure of a plane");
     SP_PLANE_TRY(SP_LAUNCH(plane_measure_kernel, grid_of(src.w, src.h), SP_PLANE_THREADS, sizeof(plane_room), stream->stream, src,
                            ret_measure, sp_plane_words_ok(src)),
@@ -132,11 +133,13 @@ template <bool DIFFERENCE> static sp_status sum_of(sp_cuda_stream *stream, sp_pl
 
 sp_status sp_cuda_measure_difference(sp_cuda_stream *stream, sp_plane a, sp_plane b, uint64_t *ret_sum, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sum_of<true>(stream, a, b, ret_sum, reterr);
 }
 
 sp_status sp_cuda_measure_nonzero(sp_cuda_stream *stream, sp_plane src, uint64_t *ret_count, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sum_of<false>(stream, src, src, ret_count, reterr);
 }
 
@@ -199,6 +202,7 @@ __global__ void plane_flow_kernel(const float *dx, const float *dy, size_t strid
 sp_status sp_cuda_measure_flow(sp_cuda_stream *stream, const float *dx, const float *dy, size_t stride_floats, int w, int h,
                                uint32_t threshold_1024, sp_plane mask, sp_flow_measure *ret_measure, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     SP_PLANE_TRY(cudaMemsetAsync(ret_measure, 0, sizeof(*ret_measure), stream->stream), "measure of a flow");
     SP_PLANE_TRY(SP_LAUNCH(plane_flow_kernel, grid_of(w, h), SP_PLANE_THREADS, SP_PLANE_WARPS * sizeof(wide), stream->stream, dx, dy,
                            stride_floats, w, h, threshold_1024, mask, ret_measure),

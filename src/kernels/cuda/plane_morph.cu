@@ -269,6 +269,7 @@ static cudaError_t run_op(const morph_run *run, sp_plane dst, sp_plane src, sp_m
 sp_status sp_cuda_morph(sp_cuda_stream *stream, sp_plane dst, sp_plane src, sp_morph_op op, sp_morph_shape shape, int kw, int kh,
                         int iterations, sp_cuda_plane_scratch *scratch, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status s = sp_plane_fits(scratch, src, reterr);
     if (s)
         return s;

@@ -89,6 +89,7 @@ __global__ void plane_weigh_kernel(sp_plane dst, const float *dx, const float *d
 
 sp_status sp_cuda_grey_y8(sp_cuda_stream *stream, sp_plane dst, const uint8_t *y, size_t stride_bytes, bool limited, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (!limited && dst.data == y)
         return SP_OK;
     if (!limited) {
@@ -103,6 +104,7 @@ sp_status sp_cuda_grey_y8(sp_cuda_stream *stream, sp_plane dst, const uint8_t *y
 sp_status sp_cuda_grey_y16(sp_cuda_stream *stream, sp_plane dst, const uint16_t *y, size_t stride_bytes, int bits, bool limited,
                            sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sp_cuda_check(SP_LAUNCH(plane_narrow_kernel, grid_of(dst), SP_PLANE_THREADS, 0, stream->stream, dst, y, stride_bytes, bits,
                                    limited, sp_plane_words_ok(dst)),
                          "plane_narrow", reterr);
@@ -111,6 +113,7 @@ sp_status sp_cuda_grey_y16(sp_cuda_stream *stream, sp_plane dst, const uint16_t 
 sp_status sp_cuda_grey_rgb8(sp_cuda_stream *stream, sp_plane dst, const uint8_t *rgb, size_t stride_bytes, int step, int r, int g,
                             int b, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sp_cuda_check(SP_LAUNCH(plane_rgb_kernel, grid_of(dst), SP_PLANE_THREADS, 0, stream->stream, dst, rgb, stride_bytes, step, r,
                                    g, b, sp_plane_words_ok(dst)),
                          "plane_rgb", reterr);
@@ -118,6 +121,7 @@ sp_status sp_cuda_grey_rgb8(sp_cuda_stream *stream, sp_plane dst, const uint8_t 
 
 sp_status sp_cuda_threshold(sp_cuda_stream *stream, sp_plane dst, sp_plane src, uint8_t threshold, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sp_cuda_check(SP_LAUNCH(plane_threshold_kernel, grid_of(dst), SP_PLANE_THREADS, 0, stream->stream, dst, src, (int)threshold,
                                    sp_plane_words_ok(dst) && sp_plane_words_ok(src)),
                          "plane_threshold", reterr);
@@ -132,22 +136,26 @@ template <int HOW> static sp_status join(sp_cuda_stream *stream, sp_plane dst, s
 
 sp_status sp_cuda_plane_or(sp_cuda_stream *stream, sp_plane dst, sp_plane a, sp_plane b, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return join<JOIN_OR>(stream, dst, a, b, reterr);
 }
 
 sp_status sp_cuda_plane_and(sp_cuda_stream *stream, sp_plane dst, sp_plane a, sp_plane b, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return join<JOIN_AND>(stream, dst, a, b, reterr);
 }
 
 sp_status sp_cuda_plane_max(sp_cuda_stream *stream, sp_plane dst, sp_plane a, sp_plane b, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return join<JOIN_MAX>(stream, dst, a, b, reterr);
 }
 
 sp_status sp_cuda_weigh_flow(sp_cuda_stream *stream, sp_plane dst, const float *dx, const float *dy, size_t stride_floats,
                              sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     return sp_cuda_check(SP_LAUNCH(plane_weigh_kernel, grid_of(dst), SP_PLANE_THREADS, 0, stream->stream, dst, dx, dy, stride_floats,
                                    sp_plane_words_ok(dst)),
                          "plane_weigh", reterr);

@@ -262,6 +262,7 @@ __global__ void plane_rank_kernel(const sp_region *parts, const uint4 *keys, con
 sp_status sp_cuda_regions_find(sp_cuda_stream *stream, sp_plane mask, sp_plane weights, uint32_t min_area, sp_cuda_regions *ret_head,
                                sp_region *ret_regions, int capacity, sp_cuda_plane_scratch *scratch, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     sp_status status = sp_plane_fits(scratch, mask, reterr);
     if (status)
         return status;

@@ -115,6 +115,7 @@ static cudaError_t softmax_start(cudaStream_t stream, float *dst, const float *s
 
 static sp_status softmax_f32(sp_cuda_stream *stream, float *dst, const float *src, int rows, int n, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (rows < 1 || n < 1)
         return SP_OK;
     return sp_cuda_check(softmax_start(stream->stream, dst, src, rows, n), "softmax", reterr);
@@ -192,6 +193,7 @@ static cudaError_t topk_start(cudaStream_t stream, int32_t *ret_index, float *re
 static sp_status topk_f32(sp_cuda_stream *stream, int32_t *ret_index, float *ret_value, const float *src, int rows, int n, int k,
                           void *space, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (rows < 1 || n < 1 || k < 1)
         return SP_OK;
     if (k > n || rows > SP_LIMIT_CUDA_ROWS)
@@ -247,6 +249,7 @@ static cudaError_t best_columns_start(cudaStream_t stream, float *ret_best, int3
 static sp_status best_columns_f32(sp_cuda_stream *stream, float *ret_best, int32_t *ret_which, const float *src, int batch, int n,
                                   int rows, size_t row_stride, size_t batch_stride, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (batch < 1 || n < 1)
         return SP_OK;
     if (batch > SP_LIMIT_CUDA_ROWS)

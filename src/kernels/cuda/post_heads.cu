@@ -298,6 +298,7 @@ static cudaError_t decode_start(cudaStream_t stream, const sp_cuda_head *h, cons
 extern "C" sp_status sp_cuda_decode_boxes(sp_cuda_stream *stream, const sp_cuda_head *head, float *ret_boxes, float *ret_score,
                                           int32_t *ret_class, int32_t *ret_bad, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     const candidates out = { (float4 *)ret_boxes, ret_score, ret_class, ret_bad };
     if (!fits(head))
         return SP_FAIL(reterr, SP_INTERNAL, "a head of %d boxes and %d classes, %d times", head->boxes, head->classes, head->batch);
@@ -337,6 +338,7 @@ extern "C" size_t sp_cuda_detect_space(const sp_cuda_head *head, const sp_nms_pa
 extern "C" sp_status sp_cuda_detect_run(sp_cuda_stream *stream, const sp_cuda_head *head, const sp_nms_params *params, bool classwise,
                                         const sp_cuda_detections *ret, void *space, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     candidates out;
     nms_work work;
     size_t bytes;

@@ -500,6 +500,7 @@ extern "C" size_t sp_cuda_nms_space(int batch, int n, const sp_nms_params *param
 
 extern "C" sp_status sp_cuda_nms_run(sp_cuda_stream *stream, const sp_cuda_nms *nms, void *space, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     nms_work w;
     size_t bytes;
     bool classwise = nms->labels > 1 ? !nms->agnostic : nms->class_id != NULL;

@@ -55,6 +55,7 @@ static unsigned blocks_of(size_t count)
 extern "C" sp_status sp_cuda_gather_f32(sp_cuda_stream *stream, float *dst, const float *src, const int32_t *index, int rows, int n,
                                         int k, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (rows < 1 || k < 1)
         return SP_OK;
     return sp_cuda_check(SP_LAUNCH(gather, blocks_of((size_t)rows * (size_t)k), THREADS, 0, stream->stream, dst, src, index, rows, n, k),
@@ -64,6 +65,7 @@ extern "C" sp_status sp_cuda_gather_f32(sp_cuda_stream *stream, float *dst, cons
 extern "C" sp_status sp_cuda_first_bad_f32(sp_cuda_stream *stream, int32_t *ret_first, const float *src, int rows, int n,
                                            sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (rows < 1)
         return SP_OK;
     unsigned blocks = ((unsigned)rows + THREADS / 32 - 1) / (THREADS / 32);
@@ -72,6 +74,7 @@ extern "C" sp_status sp_cuda_first_bad_f32(sp_cuda_stream *stream, int32_t *ret_
 
 extern "C" sp_status sp_cuda_widen_f16(sp_cuda_stream *stream, float *dst, const uint16_t *src, size_t count, sp_error *reterr)
 {
+    SP_CUDA_BEGIN(stream);
     if (!count)
         return SP_OK;
     return sp_cuda_check(SP_LAUNCH(widen, blocks_of(count), THREADS, 0, stream->stream, dst, src, count), "widen_f16", reterr);

@@ -4,8 +4,11 @@
 #include <stdio.h>
 
 #include "house.h"
+#include "kernels/cuda_plane.h"
+#include "kernels/cuda_post.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 /* cudaError_t's values; CUDA's headers may not be there. */
 enum { ERROR_MEMORY = 2, ERROR_NO_CODE = 209, ERROR_ADDRESS = 700, ERROR_NOT_SUPPORTED = 801, ERROR_MISMATCH = 803, ERROR_UNKNOWN = 999 };
@@ -194,11 +197,79 @@ TEST(host_memory_is_registered_or_refused)
     house.shim->counters(&counters);
     CHECK_INT(counters.pageable_copies, before.pageable_copies);
     house.api->host_unregister(house.cuda, pages);
-    house.shim->fail("cudaHostRegister", 1, ERROR_NOT_SUPPORTED, 1);
+    house.shim->fail("cudaHostRegister", 1, ERROR_NOT_SUPPORTED, 2); /* both ways */
     CHECK_INT(house.api->host_register(house.cuda, pages, 8192, &err), SP_UNSUPPORTED);
     CHECK_TEXT(err.code, "not_registered");
     house.api->release(house.cuda, device);
     free(pages);
+    cuda_house_done(&house);
+}
+
+TEST(memory_that_is_mapped_for_reading_is_registered_for_reading)
+{
+    cuda_house house;
+    NEEDS_STAND_IN(&house);
+    sp_error err = { 0 };
+    sp_shim_counters before, counters;
+    uint8_t back[4096];
+    house.shim->counters(&before);
+    uint8_t *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(pages != MAP_FAILED);
+    memset(pages, 7, 8192);
+    REQUIRE(mprotect(pages, 8192, PROT_READ) == 0);
+    CHECK_INT(house.api->host_register(house.cuda, pages, 8192, &err), SP_OK);
+    CHECK_INT(house.shim->calls("cudaHostRegister"), 2);
+    void *device = cuda_house_put(&house, NULL, 4096);
+    CHECK_INT(house.api->copy_in(house.stream, device, pages + 4096, 4096, &err), SP_OK);
+    house.shim->counters(&counters);
+    CHECK_INT(counters.pageable_copies, before.pageable_copies);
+    cuda_house_get(&house, back, device, sizeof(back));
+    CHECK_INT(back[0] + back[4095], 14);
+    house.api->host_unregister(house.cuda, pages);
+    house.shim->fail("cudaHostRegister", 2, ERROR_NOT_SUPPORTED, 1); /* a device that cannot */
+    CHECK_INT(house.api->host_register(house.cuda, pages, 8192, &err), SP_UNSUPPORTED);
+    CHECK_TEXT(err.code, "not_registered");
+    house.api->release(house.cuda, device);
+    CHECK_INT(munmap(pages, 8192), 0);
+    cuda_house_done(&house);
+}
+
+/* A thread on which another device was used last, by an engine for instance. */
+TEST(calls_go_to_the_device_of_their_stream)
+{
+    static const float values[64] = { 1, 2, 3 };
+    static const uint16_t halves[64] = { 0x3c00, 0x4000 };
+    cuda_house house;
+    NEEDS_STAND_IN(&house);
+    const sp_cuda_api *api = house.api;
+    sp_error err = { 0 };
+    sp_cuda *other = NULL;
+    sp_shim_device two = house.shim->device(NULL), one = two;
+    two.count = 2;
+    (void)house.shim->device(&two);
+    float *src = cuda_house_put(&house, values, sizeof(values)), *dst = cuda_house_put(&house, NULL, 2 * sizeof(values));
+    uint16_t *half = cuda_house_put(&house, halves, sizeof(halves));
+    uint64_t *count = cuda_house_put(&house, NULL, sizeof(*count));
+    const sp_plane plane = { (uint8_t *)half, 16, 8, 16 };
+    REQUIRE(api->open(1, 0, &other, &err) == SP_OK);
+    for (int call = 0; call < 5; call++) {
+        REQUIRE(api->thread_begin(other, &err) == SP_OK);
+        sp_status s = call == 0   ? api->post->softmax_f32(house.stream, dst, src, 1, 64, &err)
+                      : call == 1 ? api->post->widen_f16(house.stream, dst, half, 64, &err)
+                      : call == 2 ? api->post->first_bad_f32(house.stream, (int32_t *)dst, src, 1, 64, &err)
+                      : call == 3 ? api->plane->measure_nonzero(house.stream, plane, count, &err)
+                                  : api->plane->threshold(house.stream, plane, plane, 3, &err);
+        if (s)
+            test_fail(__FILE__, __LINE__, "call %d: %s", call, err.message);
+        REQUIRE(api->thread_begin(other, &err) == SP_OK);
+        CHECK_INT(api->stream_sync(house.stream, &err), SP_OK);
+    }
+    api->close(other);
+    api->release(house.cuda, src);
+    api->release(house.cuda, dst);
+    api->release(house.cuda, half);
+    api->release(house.cuda, count);
+    (void)house.shim->device(&one);
     cuda_house_done(&house);
 }
 
