@@ -301,8 +301,6 @@ static void returned(sp_worker *worker, sp_request *request, const sp_completion
     sp_lease_returned(worker, request, verdict_of(status), t.begun_ns);
     if (request->suspect)
         sp_poison_clear(&house->poison, sp_poison_hash(request)); /* it ran to its end after all */
-    if (given->direct && status == SP_UNAVAILABLE)
-        sp_direct_ended(worker);
     const char *name = given->link >= 0 ? house->links[given->link].name : worker->name;
     if (status || given->op != SP_OP_REMOTE) /* a remote's own attempts say more (remote.c) */
         sp_request_attempt_add(request, name, status, given->given_ns, status ? request->answer.error.message : "");
@@ -310,8 +308,8 @@ static void returned(sp_worker *worker, sp_request *request, const sp_completion
         succeeded(worker, request, given, done);
         return;
     }
-    if (given->direct && status == SP_UNSUPPORTED) {
-        sp_direct_refused(worker, request);
+    if (given->direct && sp_status_tries_next(status)) {
+        sp_direct_failed(worker, request, status);
         return;
     }
     if (given->link >= 0 && (status == SP_BUSY || status == SP_UNAVAILABLE))

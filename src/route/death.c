@@ -33,6 +33,8 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
         /* It carries bodies, it does not read them: hundreds that were in the air are not suspects. */
         if (in_hand && cause != SP_DEATH_OUTSIDER && cause != SP_DEATH_STOPPED)
             costs_a_try(request, worker, given);
+    } else if (given->direct) {
+        /* It was the decoder, we take it, which it does not meet again; if not, its next death is its own. */
     } else if (in_hand && is_suspicious(cause)) {
         if (sp_poison_death(&house->poison, sp_poison_hash(request), house->deaths, sp_clock_now_ns()) == SP_POISON_REFUSED) {
             sp_lease_cancel_all(request, false);
@@ -50,9 +52,9 @@ static void orphaned(sp_worker *worker, sp_request *request, const sp_lease *giv
 }
 
 /* Nobody waits for it any more, but what it did is remembered: hanging up must not make a crasher anonymous. */
-static void abandoned(sp_request *request, sp_worker_role role, sp_death_cause cause, bool in_hand)
+static void abandoned(sp_request *request, sp_worker_role role, bool direct, sp_death_cause cause, bool in_hand)
 {
-    if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET && request->task != SP_TASK_MODELS)
+    if (in_hand && is_suspicious(cause) && role != SP_ROLE_NET && !direct && request->task != SP_TASK_MODELS)
         (void)sp_poison_death(&request->house->poison, sp_poison_hash(request), request->house->deaths, sp_clock_now_ns());
     sp_request_recycle_if_done(request);
 }
@@ -103,7 +105,7 @@ void sp_dispatch_worker_gone(sp_worker *worker, sp_death_cause cause, const char
         if (request->state == SP_REQUEST_LEASED && given.live)
             orphaned(worker, request, &given, cause, in_hand, reason);
         else
-            abandoned(request, worker->role, cause, in_hand);
+            abandoned(request, worker->role, given.direct, cause, in_hand);
     }
     worker->reserved = false;
 }

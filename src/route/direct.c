@@ -58,9 +58,12 @@ void sp_direct_answered(sp_worker *worker, sp_request *request)
     request->answer.decode = SP_DECODE_NVJPEG;
 }
 
-void sp_direct_refused(sp_worker *worker, sp_request *request)
+void sp_direct_failed(sp_worker *worker, sp_request *request, sp_status status)
 {
-    count_fallback(worker, request->answer.error.code);
+    if (status == SP_UNAVAILABLE)
+        sp_direct_ended(worker); /* its device is no more, and its process will be */
+    else
+        count_fallback(worker, status == SP_UNSUPPORTED ? request->answer.error.code : "");
     if (request->live_count)
         sp_dispatch_arm(request); /* it was asked elsewhere as well */
     else

@@ -98,10 +98,11 @@ def test_who_asks_for_it_is_told_and_what_it_does_not_take_goes_the_ordinary_way
 
 
 @once
-def test_each_call_fails_once_and_then_it_dies_and_no_request_is_lost(serve, zebra):
-    """The first handles are of the trial and of two lanes, of the plan and of what then serves."""
+@pytest.mark.parametrize("end", ["abort", "sticky"])
+def test_each_call_fails_once_and_then_it_dies_and_no_request_is_lost(serve, zebra, end):
+    """No other link is there to take over. At last the process crashes, or its device fails for good."""
     calls = ["nvjpegJpegStateCreate:2:5", "nvjpegGetImageInfo:1:3", "nvjpegGetImageInfo:3:8", "nvjpegDecode:1:6", "nvjpegDecode:2:5",
-             "nvjpegDecode:3:4", "nvjpegDecode:6:abort"]
+             "nvjpegDecode:3:4", f"nvjpegDecode:5:{end}"]
     server = serve({"SPILLWAY_STANDIN_NVJPEG": ",".join(calls)})
     picture, label = zebra
     pid, seen = server.worker("cuda0")["pid"], []
@@ -114,6 +115,7 @@ def test_each_call_fails_once_and_then_it_dies_and_no_request_is_lost(serve, zeb
     assert "nvjpeg" in seen and seen[-1] == "exact", seen
     counted = fallbacks(server)
     assert counted["refused"] == 2 and counted["failed"] == 2 and counted["memory"] == 1 and counted["died"] == 1, counted
+    assert server.metric("spillway_poisoned_requests_total") == 0
     server.wait_worker_ready("cuda0", pid)
     assert server.worker("cuda0")["nvjpeg"].startswith("off: the worker ended while it decoded a file")
     answer = ask(server, house.with_comment(jpeg(picture), 99))

@@ -4,6 +4,7 @@
  *
  * SPILLWAY_STANDIN_NVJPEG steers it:  NAME:NTH:CODE,...   the nth call of NAME (of this process) returns CODE: "nvjpegDecode:3:6";
  *                                     NAME:NTH:abort      or ends the process
+ *                                     nvjpegDecode:NTH:sticky   works, but what it enqueues fails the device for good
  *                                     NAME:every:CODE     each of them */
 #include "base/attr.h"
 #include "media/nvjpeg_api.h"
@@ -17,6 +18,7 @@
 #include <jpeglib.h>
 
 #define BRIGHTER 6
+#define STICKY (-1)
 #define EXPORT __attribute__((visibility("default")))
 
 struct nvj_handle_opaque {
@@ -50,6 +52,8 @@ static int called(int call)
     }
     if (found && strncmp(found + length, "abort", 5) == 0)
         abort();
+    if (found && strncmp(found + length, "sticky", 6) == 0)
+        return STICKY;
     if (found)
         code = (int)strtol(found + length, NULL, 10);
     return code;
@@ -195,6 +199,10 @@ int nvjpegDecode(nvj_handle handle, nvj_state state, const uint8_t *file, size_t
     const sp_shim_control *shim = sp_shim();
     picture *made = calloc(1, sizeof(*made));
     int code = called(DECODE);
+    if (code == STICKY && shim) {
+        shim->fail("run:engine", 1, 700, 1); /* cudaErrorIllegalAddress */
+        code = NVJ_DONE;
+    }
     if (!made || !shim || state->handle != handle || output != NVJ_OUTPUT_RGB_INTERLEAVED)
         code = NVJ_INVALID_PARAMETER;
     if (!code)
