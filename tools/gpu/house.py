@@ -53,10 +53,10 @@ def packages():
 
 
 def environment(pack, simulated):
-    """Of the pack's programs. In a rehearsal SPILLWAY_ONNXRUNTIME names the tests' engine where the pack has none."""
+    """Of the pack's programs. In a rehearsal SPILLWAY_ONNXRUNTIME names the tests' engine, also where the pack has the real one."""
     env = dict(os.environ, SPILLWAY_PLUGINS=str(pack / "lib"), SPILLWAY_CUDA_LIBRARY=str(simulated or pack / "lib/libspillway_cuda.so"))
     env["LD_LIBRARY_PATH"] = ":".join([str(pack / "lib"), *packages(), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
-    if (pack / "lib/libonnxruntime.so.1").exists():
+    if (pack / "lib/libonnxruntime.so.1").exists() and not (simulated and "SPILLWAY_ONNXRUNTIME" in env):
         env["SPILLWAY_ONNXRUNTIME"] = str(pack / "lib/libonnxruntime.so.1")
     for name in ("SPILLWAY_FAULTS", "SPILLWAY_SIM", "SPILLWAY_MODELS", "SPILLWAY_SANITIZER"):
         env.pop(name, None)
