@@ -27,6 +27,9 @@
 /* Images of one fat binary at most (sp_cuda_info.codes). */
 #define SP_LIMIT_CUDA_CODES 16
 
+/* The driver's name of device memory, for another process to open it by. */
+#define SP_CUDA_HANDLE_BYTES 64
+
 typedef struct sp_cuda sp_cuda;
 typedef struct sp_cuda_stream sp_cuda_stream;
 typedef struct sp_cuda_event sp_cuda_event;
@@ -82,13 +85,18 @@ typedef struct sp_cuda_api {
      * pinned_new, pinned_free: host memory that copies run from and to on their own.
      * host_register: makes memory that is mapped in this process (whole pages) such memory. What is mapped for reading only is
      * registered so, where the device can: copies from it, none to it. SP_UNSUPPORTED, code "not_registered": the driver
-     * refuses it; then copies from it go through pinned memory of one's own. */
+     * refuses it; then copies from it go through pinned memory of one's own.
+     * shared_new: device memory that a process of ours writes to as well; it opens *ret_handle with the driver's cuIpcOpenMemHandle,
+     * on the same device, and is told nothing else of it. SP_UNSUPPORTED or SP_INTERNAL where the driver shares none; SP_NOMEM.
+     * shared_free: nobody has it open any more. Both wait for the whole device. */
     sp_status (*reserve)(sp_cuda *cuda, size_t bytes, void **ret_device, sp_error *reterr);
     void (*release)(sp_cuda *cuda, void *device);
     sp_status (*pinned_new)(sp_cuda *cuda, size_t bytes, void **ret_host, sp_error *reterr);
     void (*pinned_free)(sp_cuda *cuda, void *host);
     sp_status (*host_register)(sp_cuda *cuda, void *host, size_t bytes, sp_error *reterr);
     void (*host_unregister)(sp_cuda *cuda, void *host);
+    sp_status (*shared_new)(sp_cuda *cuda, size_t bytes, void **ret_device, uint8_t ret_handle[SP_CUDA_HANDLE_BYTES], sp_error *reterr);
+    void (*shared_free)(sp_cuda *cuda, void *device);
 
     /* --- streams ---
      * stream_raw: the cudaStream_t, for libraries that want one (ONNX Runtime's user_compute_stream).

@@ -3,7 +3,7 @@
  *
  *   packet --(to start codes)--> parser --sequence--> decoder made      all within cuvidParseVideoData
  *                                       --decode----> picture decoded
- *                                       --display---> mapped, copied to an AVFrame, queued
+ *                                       --display---> mapped, copied to an AVFrame (or a picture on the device), queued
  */
 #include "media/nvdec.h"
 
@@ -39,6 +39,12 @@ static struct {
     nv_result (*decoder_destroy)(nv_decoder decoder);
     nv_result (*decode)(nv_decoder decoder, nv_picture *picture);
     nv_result (*status)(nv_decoder decoder, int surface, nv_status *status); /* NULL: the driver is too old to tell */
+    /* NULL, any of them: frames do not stay on the device. */
+    nv_result (*memory_new)(uint64_t *device, size_t bytes);
+    nv_result (*memory_free)(uint64_t device);
+    nv_result (*handle_open)(uint64_t *device, nv_handle handle, unsigned flags);
+    nv_result (*handle_close)(uint64_t device);
+    nv_result (*synchronize)(void);
     nv_result (*map)(nv_decoder decoder, int surface, uint64_t *device, unsigned *pitch, nv_map *how);
     nv_result (*unmap)(nv_decoder decoder, uint64_t device);
     bool there;
@@ -90,10 +96,168 @@ static void load(void)
         return;
     }
     (void)find(cuvid, "cuvidGetDecodeStatus", &driver.status);
+    (void)find(cuda, "cuMemAlloc_v2", &driver.memory_new);
+    (void)find(cuda, "cuMemFree_v2", &driver.memory_free);
+    (void)find(cuda, "cuIpcOpenMemHandle_v2", &driver.handle_open);
+    (void)find(cuda, "cuIpcCloseMemHandle", &driver.handle_close);
+    (void)find(cuda, "cuCtxSynchronize", &driver.synchronize);
     nv_result code = driver.init(0);
     driver.there = code == 0;
     if (code)
         (void)snprintf(driver.why, sizeof(driver.why), "cuInit says %d", code);
+}
+
+static void load_once(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, load);
+}
+
+static bool enter(nv_context context)
+{
+    return driver.context_push(context) == 0;
+}
+
+static void leave(void)
+{
+    nv_context before;
+    (void)driver.context_pop(&before); /* what was pushed is popped; there is nothing to do if not */
+}
+
+/* Between two places on the device; it is done when this returns. */
+static bool copy_on_device(uint64_t dst, size_t dst_pitch, uint64_t src, size_t src_pitch, int width, int height)
+{
+    const nv_copy copy = { .src_kind = NV_MEMORY_DEVICE, .src_device = src, .src_pitch = src_pitch, .dst_kind = NV_MEMORY_DEVICE,
+                           .dst_device = dst, .dst_pitch = dst_pitch, .width_bytes = (size_t)width, .height = (size_t)height };
+    return driver.copy(&copy) == 0 && driver.synchronize() == 0; /* a copy on the device waits for nothing by itself */
+}
+
+/* --- frames that stay on the device ------------------------------------------------------------------------------- */
+
+typedef struct luma { /* of one picture, rows without gaps */
+    uint64_t device;
+    size_t bytes;
+    struct luma *next;
+} luma;
+
+struct sp_nvdec_ring {
+    int device;
+    nv_context context;
+    uint64_t memory;
+    size_t bytes;
+    luma *unused; /* a run takes them from here, and its frames put them back */
+};
+
+static void free_lumas(sp_nvdec_ring *ring)
+{
+    while (ring->unused) {
+        luma *next = ring->unused->next;
+        (void)driver.memory_free(ring->unused->device); /* the process ends soon */
+        free(ring->unused);
+        ring->unused = next;
+    }
+}
+
+void sp_nvdec_ring_close(sp_nvdec_ring *ring)
+{
+    if (!ring)
+        return;
+    if (enter(ring->context)) {
+        free_lumas(ring);
+        if (ring->memory)
+            (void)driver.handle_close(ring->memory);
+        leave();
+    }
+    (void)driver.context_release(ring->device);
+    free(ring);
+}
+
+sp_status sp_nvdec_ring_open(int device, const uint8_t handle[64], size_t bytes, sp_nvdec_ring **ret_ring, sp_error *reterr)
+{
+    nv_handle given;
+    load_once();
+    if (!driver.there)
+        return SP_FAIL(reterr, SP_UNSUPPORTED, "%s", driver.why);
+    if (!driver.memory_new || !driver.memory_free || !driver.handle_open || !driver.handle_close || !driver.synchronize)
+        return SP_FAIL(reterr, SP_UNSUPPORTED, "the driver is too old to share its memory");
+    sp_nvdec_ring *ring = calloc(1, sizeof(*ring));
+    if (!ring)
+        return SP_FAIL(reterr, SP_NOMEM, "out of memory for a decoder");
+    ring->bytes = bytes;
+    memcpy(given.bytes, handle, sizeof(given.bytes));
+    nv_result code = driver.device_get(&ring->device, device);
+    if (!code)
+        code = driver.context_retain(&ring->context, ring->device);
+    if (code) {
+        free(ring);
+        return SP_FAIL_FROM(reterr, SP_UNSUPPORTED, "cuda", code, "there is no CUDA device %d to decode on", device);
+    }
+    code = 1;
+    if (enter(ring->context)) {
+        code = driver.handle_open(&ring->memory, given, NV_HANDLE_ENABLE_PEERS);
+        leave();
+    }
+    if (code) {
+        ring->memory = 0;
+        sp_nvdec_ring_close(ring);
+        return SP_FAIL_FROM(reterr, SP_UNSUPPORTED, "cuda", code, "the memory of another process cannot be opened");
+    }
+    *ret_ring = ring;
+    return SP_OK;
+}
+
+bool sp_nvdec_on_device(const AVFrame *frame)
+{
+    return frame->format == AV_PIX_FMT_CUDA;
+}
+
+static luma *luma_of(const AVFrame *frame)
+{
+    return (luma *)(void *)frame->buf[0]->data;
+}
+
+sp_status sp_nvdec_ring_put(sp_nvdec_ring *ring, const AVFrame *frame, size_t at, size_t stride_bytes, sp_error *reterr)
+{
+    size_t need = stride_bytes * (size_t)frame->height;
+    SP_ASSERT(stride_bytes >= (size_t)frame->width && need <= ring->bytes && at <= ring->bytes - need);
+    bool good = enter(ring->context);
+    if (good) {
+        good = copy_on_device(ring->memory + at, stride_bytes, luma_of(frame)->device, (size_t)frame->width, frame->width, frame->height);
+        leave();
+    }
+    return good ? SP_OK : SP_FAIL_CODE(reterr, SP_UNAVAILABLE, "nvdec", "the device does not copy what it has decoded");
+}
+
+static void give_back(void *ring, uint8_t *data)
+{
+    luma *p = (luma *)(void *)data;
+    p->next = ((sp_nvdec_ring *)ring)->unused;
+    ((sp_nvdec_ring *)ring)->unused = p;
+}
+
+/* A frame with room for its luma on the device; false: it is to come to the host. Within the context. */
+static bool take_luma(sp_nvdec_ring *ring, AVFrame *frame)
+{
+    size_t bytes = (size_t)frame->width * (size_t)frame->height;
+    if (ring->unused && ring->unused->bytes < bytes)
+        free_lumas(ring); /* the stream has grown */
+    luma *p = ring->unused;
+    if (p) {
+        ring->unused = p->next;
+    } else {
+        p = calloc(1, sizeof(*p));
+        if (!p || driver.memory_new(&p->device, bytes)) {
+            free(p);
+            return false;
+        }
+        p->bytes = bytes;
+    }
+    frame->buf[0] = av_buffer_create((uint8_t *)p, sizeof(*p), give_back, ring, 0);
+    if (!frame->buf[0])
+        give_back(ring, (uint8_t *)p);
+    else
+        frame->format = AV_PIX_FMT_CUDA;
+    return frame->buf[0] != NULL;
 }
 
 /* --- one decoder -------------------------------------------------------------------------------------------------- */
@@ -102,6 +266,7 @@ struct sp_nvdec {
     int device, codec;
     bool limited, failed, out_of_memory;
     nv_context context;
+    sp_nvdec_ring *ring; /* the caller's; NULL = none */
     nv_parser parser;
     nv_decoder decoder;
     nv_format format; /* of the decoder */
@@ -127,22 +292,11 @@ static int codec_of(enum AVCodecID id)
     }
 }
 
-static bool enter(const sp_nvdec *nvdec)
-{
-    return driver.context_push(nvdec->context) == 0;
-}
-
-static void leave(void)
-{
-    nv_context before;
-    (void)driver.context_pop(&before); /* what was pushed is popped; there is nothing to do if not */
-}
-
 void sp_nvdec_close(sp_nvdec *nvdec)
 {
     if (!nvdec)
         return;
-    bool entered = nvdec->context && enter(nvdec);
+    bool entered = nvdec->context && enter(nvdec->context);
     if (nvdec->parser)
         (void)driver.parser_destroy(nvdec->parser);
     if (nvdec->decoder)
@@ -226,7 +380,7 @@ static bool copy_plane(uint8_t *dst, int stride, uint64_t src, unsigned pitch, i
     return driver.copy(&copy) == 0;
 }
 
-/* The target's rows of luma, then half as many of chroma. */
+/* The target's rows of luma, then half as many of chroma, which a picture on the device has not. */
 static bool copy_out(sp_nvdec *nvdec, AVFrame *frame, const nv_display *shown)
 {
     nv_map how = { .progressive = shown->progressive, .second_field = shown->repeat_first + 1, .top_first = shown->top_first,
@@ -235,9 +389,13 @@ static bool copy_out(sp_nvdec *nvdec, AVFrame *frame, const nv_display *shown)
     unsigned pitch = 0;
     if (driver.map(nvdec->decoder, shown->surface, &device, &pitch, &how))
         return false;
-    bool good = copy_plane(frame->data[0], frame->linesize[0], device, pitch, frame->width, frame->height) &&
-                copy_plane(frame->data[1], frame->linesize[1], device + (uint64_t)pitch * (unsigned)frame->height, pitch, frame->width,
-                           frame->height / 2);
+    bool good;
+    if (sp_nvdec_on_device(frame))
+        good = copy_on_device(luma_of(frame)->device, (size_t)frame->width, device, pitch, frame->width, frame->height);
+    else
+        good = copy_plane(frame->data[0], frame->linesize[0], device, pitch, frame->width, frame->height) &&
+               copy_plane(frame->data[1], frame->linesize[1], device + (uint64_t)pitch * (unsigned)frame->height, pitch, frame->width,
+                          frame->height / 2);
     return driver.unmap(nvdec->decoder, device) == 0 && good;
 }
 
@@ -260,7 +418,7 @@ static int on_display(void *context, nv_display *shown)
         frame->height = nvdec->format.display.bottom - nvdec->format.display.top;
         frame->color_range = nvdec->limited ? AVCOL_RANGE_MPEG : AVCOL_RANGE_JPEG;
         frame->pts = shown->timestamp;
-        nvdec->out_of_memory |= av_frame_get_buffer(frame, 0) < 0;
+        nvdec->out_of_memory |= !(nvdec->ring && take_luma(nvdec->ring, frame)) && av_frame_get_buffer(frame, 0) < 0;
     }
     nvdec->failed = !frame || nvdec->out_of_memory || !copy_out(nvdec, frame, shown) || !is_whole(nvdec, shown->surface);
     if (nvdec->failed)
@@ -295,15 +453,14 @@ static sp_status make_filter(sp_nvdec *nvdec, const AVCodecParameters *parameter
     return av_bsf_init(nvdec->filter) < 0 ? SP_FAIL(reterr, SP_UNSUPPORTED, "%s does not take this stream's parameters", name) : SP_OK;
 }
 
-sp_status sp_nvdec_open(const sp_video_input *input, sp_view extradata, int device, bool limited, sp_nvdec **ret_nvdec,
-                        sp_error *reterr)
+sp_status sp_nvdec_open(const sp_video_input *input, sp_view extradata, int device, sp_nvdec_ring *ring, bool limited,
+                        sp_nvdec **ret_nvdec, sp_error *reterr)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const AVCodecParameters *parameters = input->stream->codecpar;
     int codec = codec_of(parameters->codec_id);
     if (codec < 0)
         return SP_FAIL(reterr, SP_UNSUPPORTED, "%.20s is not decoded by the GPU", input->codec->name);
-    (void)pthread_once(&once, load);
+    load_once();
     if (!driver.there)
         return SP_FAIL(reterr, SP_UNSUPPORTED, "%s", driver.why);
     SP_CLEANUP(sp_nvdec_closep) sp_nvdec *nvdec = calloc(1, sizeof(*nvdec));
@@ -313,6 +470,7 @@ sp_status sp_nvdec_open(const sp_video_input *input, sp_view extradata, int devi
         return SP_FAIL(reterr, SP_NOMEM, "out of memory for a decoder");
     nvdec->codec = codec;
     nvdec->limited = limited;
+    nvdec->ring = ring;
     nv_result code = driver.device_get(&nvdec->device, device);
     if (!code)
         code = driver.context_retain(&nvdec->context, nvdec->device);
@@ -325,7 +483,7 @@ sp_status sp_nvdec_open(const sp_video_input *input, sp_view extradata, int devi
         return s;
     nv_parser_settings settings = { .codec = codec, .surfaces = 1, .context = nvdec, .sequence = on_sequence, .decode = on_decode,
                                     .display = on_display };
-    if (!enter(nvdec))
+    if (!enter(nvdec->context))
         return SP_FAIL(reterr, SP_UNSUPPORTED, "CUDA device %d cannot be used", device);
     code = driver.parser_create(&nvdec->parser, &settings);
     leave();
@@ -343,7 +501,7 @@ static void parse(sp_nvdec *nvdec, const AVPacket *packet, uint64_t ordinal)
     if (packet)
         given = (nv_packet){ .flags = NV_PACKET_TIMESTAMP | NV_PACKET_END_OF_PICTURE, .size_bytes = (unsigned long)packet->size,
                              .data = packet->data, .timestamp = (long long)ordinal };
-    if (!enter(nvdec)) {
+    if (!enter(nvdec->context)) {
         nvdec->failed = true;
         return;
     }

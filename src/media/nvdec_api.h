@@ -33,6 +33,12 @@ typedef struct nv_copy {
     size_t width_bytes, height;
 } nv_copy;
 
+/* Memory of another process, given by value. */
+typedef struct nv_handle {
+    char bytes[64];
+} nv_handle;
+enum { NV_HANDLE_ENABLE_PEERS = 1 }; /* the one flag there is; it must be given */
+
 /* --- libnvcuvid --- */
 
 enum { NV_CODEC_MPEG2 = 1, NV_CODEC_H264 = 4, NV_CODEC_HEVC = 8, NV_CODEC_VP8 = 9, NV_CODEC_VP9 = 10, NV_CODEC_AV1 = 11 };

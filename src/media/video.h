@@ -103,7 +103,16 @@ typedef struct sp_video_options {
     int threads;   /* of the decoder; 0 = 1 */
     int skip_grey; /* 1: sp_video_next's dst is NULL (counting) */
     int gpu;       /* n: CUDA device n - 1 decodes what it can (nvdec.h), to the same frames; 0 = none */
+    const struct sp_video_device_ring *ring; /* NULL = none: frames of that device may stay on it; read by open only */
 } sp_video_options;
+
+/* Memory on the device that decodes, of another process, beside memory of the host: what `next` is given as dst lies in the latter. A
+ * frame that was decoded on the device is left at the same place of the former, if that can be. */
+typedef struct sp_video_device_ring {
+    const uint8_t *host;
+    size_t bytes;
+    uint8_t handle[64]; /* the driver's, to open it by */
+} sp_video_device_ring;
 
 typedef struct sp_video_frame {
     uint32_t number;   /* of the index: rank of its timestamp */
@@ -111,6 +120,8 @@ typedef struct sp_video_frame {
     bool lookahead;    /* the frame behind the segment's last: for the last pair; the next segment yields it again */
     bool damaged;      /* the decoder had errors in it and concealed them */
     bool key;
+    bool on_device;    /* it is in the device's ring, and dst was not written: luma as it was decoded; */
+    bool limited;      /* of limited range, still to be made grey (kernels/plane.h) */
 } sp_video_frame;
 
 typedef struct sp_video_loss {

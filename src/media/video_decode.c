@@ -125,11 +125,11 @@ sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input 
     return SP_OK;
 }
 
-sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device, bool limited,
-                                    sp_error *reterr)
+sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device,
+                                    sp_nvdec_ring *ring, bool limited, sp_error *reterr)
 {
     *decoder = (sp_video_decoder){ 0 };
-    return sp_nvdec_open(input, extradata, device, limited, &decoder->nvdec, reterr);
+    return sp_nvdec_open(input, extradata, device, ring, limited, &decoder->nvdec, reterr);
 }
 
 void sp_video_decoder_done(sp_video_decoder *decoder)

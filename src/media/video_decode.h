@@ -38,8 +38,8 @@ bool sp_video_out_of_memory(int code);
 sp_status sp_video_decoder_open(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int reorder,
                                 int threads, uint64_t max_pixels, sp_error *reterr);
 /* On a GPU instead; as sp_nvdec_open. */
-sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device, bool limited,
-                                    sp_error *reterr);
+sp_status sp_video_decoder_open_gpu(sp_video_decoder *decoder, const sp_video_input *input, sp_view extradata, int device,
+                                    sp_nvdec_ring *ring, bool limited, sp_error *reterr);
 void sp_video_decoder_done(sp_video_decoder *decoder);
 
 /* Gives it a packet (NULL: there are no more), which frames name by `ordinal` in their pts. *ret_code: 0 or libav's reason to

@@ -14,6 +14,8 @@ struct sp_video {
     sp_video_turn turn;
     sp_video_decoding decoding;
     uint8_t *scratch;
+    sp_video_device_ring ring_of; /* where the device's ring lies beside the host's */
+    sp_nvdec_ring *ring;          /* NULL = none */
 
     AVFrame *frame;  /* came out of the run; may wait to be taken */
     uint32_t number; /* of it */
@@ -31,10 +33,23 @@ void sp_video_close(sp_video *video)
         return;
     sp_video_decoding_done(&video->decoding);
     av_frame_free(&video->frame);
+    sp_nvdec_ring_close(video->ring); /* no frame is left that lies in its memory */
     free(video->scratch);
     free(video);
 }
 SP_DEFINE_CLEANUP(sp_video, sp_video_close)
+
+/* Frames that are turned come to the host, and all where the driver does not open the ring. */
+static void open_ring(sp_video *video)
+{
+    const sp_video_options *options = &video->options;
+    const sp_video_turn *turn = &video->turn;
+    if (!options->ring || !options->gpu || options->skip_grey || turn->swap || turn->flip_x || turn->flip_y)
+        return;
+    video->ring_of = *options->ring;
+    if (sp_nvdec_ring_open(options->gpu - 1, video->ring_of.handle, video->ring_of.bytes, &video->ring, NULL))
+        video->ring = NULL;
+}
 
 sp_status sp_video_open(const sp_video_source *source, const sp_video_index *index, const sp_video_options *options,
                         sp_video **ret_video, sp_error *reterr)
@@ -57,6 +72,9 @@ sp_status sp_video_open(const sp_video_source *source, const sp_video_index *ind
     sp_status s = sp_video_decoding_open(&video->decoding, source, index, &video->options, reterr);
     if (s)
         return s;
+    open_ring(video);
+    video->options.ring = NULL; /* the caller's */
+    video->decoding.ring = video->ring;
     *ret_video = SP_STEAL(video);
     return SP_OK;
 }
@@ -128,6 +146,18 @@ static void end_segment(sp_video *video, sp_video_loss *ret_loss)
     video->in_segment = false;
 }
 
+/* The frame that waits, to where the caller wants it. */
+static sp_status deliver(sp_video *video, uint8_t *dst, size_t stride_bytes, sp_video_frame *frame, sp_error *reterr)
+{
+    if (!sp_nvdec_on_device(video->frame)) {
+        sp_video_frame_grey(video->frame, video->turn, dst, stride_bytes, video->scratch);
+        return SP_OK;
+    }
+    frame->on_device = true;
+    frame->limited = sp_video_frame_limited(video->frame);
+    return sp_nvdec_ring_put(video->ring, video->frame, (size_t)(dst - video->ring_of.host), stride_bytes, reterr);
+}
+
 sp_status sp_video_next(sp_video *video, uint8_t *dst, size_t stride_bytes, sp_video_frame *ret_frame, bool *ret_more,
                         sp_video_loss *ret_loss, sp_error *reterr)
 {
@@ -150,15 +180,17 @@ sp_status sp_video_next(sp_video *video, uint8_t *dst, size_t stride_bytes, sp_v
         take(video); /* of a segment before, which nobody asked for */
     }
     bool lookahead = video->number == end;
-    if (!video->options.skip_grey)
-        sp_video_frame_grey(video->frame, video->turn, dst, stride_bytes, video->scratch);
-    *ret_frame = (sp_video_frame){
+    sp_video_frame frame = {
         .number = video->number,
         .pts = sp_video_index_pts(video->index)[video->number],
         .lookahead = lookahead,
         .damaged = video->damaged,
         .key = video->frame->key_frame,
     };
+    sp_status s = video->options.skip_grey ? SP_OK : deliver(video, dst, stride_bytes, &frame, reterr);
+    if (s)
+        return s;
+    *ret_frame = frame;
     *ret_more = true;
     if (lookahead) {
         video->lookahead_given = true; /* it stays: the next segment begins with it */

@@ -91,7 +91,8 @@ static sp_status open_decoder(sp_video_decoding *decoding, sp_error *reterr)
     sp_view extradata = sp_view_make(feed->extradata, feed->extradata_bytes);
     sp_status s = SP_UNSUPPORTED;
     if (decoding->device >= 0 && !decoding->alone && decoding->index->has_times)
-        s = sp_video_decoder_open_gpu(&decoding->decoder, &feed->input, extradata, decoding->device, decoding->index->limited_range, NULL);
+        s = sp_video_decoder_open_gpu(&decoding->decoder, &feed->input, extradata, decoding->device, decoding->ring,
+                                      decoding->index->limited_range, NULL);
     if (s == SP_UNSUPPORTED)
         s = sp_video_decoder_open(&decoding->decoder, &feed->input, extradata, decoding->reorder, decoding->alone ? 1 : decoding->threads,
                                   SP_LIMIT_VIDEO_PIXELS, reterr);
@@ -229,7 +230,7 @@ static bool accept(sp_video_decoding *decoding, AVFrame *frame, uint32_t *ret_nu
                  index->coded_width, index->coded_height);
         return false;
     }
-    if (!sp_video_format_known(frame->format)) {
+    if (!sp_nvdec_on_device(frame) && !sp_video_format_known(frame->format)) {
         remember(trouble, "frame %u has a pixel format that is not read", number);
         return false;
     }

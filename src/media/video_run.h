@@ -17,6 +17,7 @@ typedef struct sp_video_decoding {
     const sp_video_index *index;
     int threads, reorder;
     int device;                 /* of CUDA, to decode on; -1 = libavcodec alone */
+    sp_nvdec_ring *ring;        /* the caller's; NULL = its frames come to the host */
     AVPacket *packet;
 
     bool running, draining, ended;

@@ -88,7 +88,7 @@ sp_status sp_analyze_cuda_check(const sp_cuda_api *api, sp_error *reterr)
     const sp_cuda_flow_api *flow = api->flow;
     const sp_cuda_plane_api *plane = api->plane;
     if (flow && flow->flow_new && flow->pair && plane && plane->scratch_new && plane->canny && plane->morph && plane->regions_find &&
-        plane->measure_flow)
+        plane->measure_flow && plane->grey_y8)
         return SP_OK;
     return SP_FAIL_CODE(reterr, SP_UNSUPPORTED, "missing_plugin", "the CUDA plug-in analyses no videos");
 }
@@ -393,9 +393,10 @@ static int slot_of(const sp_analyze_cuda *a, int i)
 static sp_status copy_frame(sp_analyze_cuda *a, const part *p, int i, sp_error *reterr)
 {
     size_t w = (size_t)a->plan->w, h = (size_t)a->plan->h;
+    const sp_video_frame *frame = &p->frames[i];
     const uint8_t *from = p->grey[i];
     int slot = slot_of(a, i);
-    if (!p->pinned || p->stride != w) {
+    if (!frame->on_device && (!p->pinned || p->stride != w)) {
         uint8_t *to = a->staging + (size_t)i * a->frame_bytes;
         for (size_t y = 0; y < (p->stride == w ? 1 : h); y++)
             memcpy(to + y * w, from + y * p->stride, p->stride == w ? w * h : w);
@@ -405,7 +406,10 @@ static sp_status copy_frame(sp_analyze_cuda *a, const part *p, int i, sp_error *
         TRY(a->api->event_wait(a->copies, a->alone.left[slot], reterr));
         TRY(a->api->event_wait(a->copies, a->pairs.left[slot], reterr));
     }
-    TRY(a->api->copy_in(a->copies, grey_at(a, slot).data, from, w * h, reterr));
+    if (frame->on_device)
+        TRY(a->api->plane->grey_y8(a->copies, grey_at(a, slot), from, w, frame->limited, reterr));
+    else
+        TRY(a->api->copy_in(a->copies, grey_at(a, slot).data, from, w * h, reterr));
     return a->api->event_record(a->arrived[slot], a->copies, reterr);
 }
 

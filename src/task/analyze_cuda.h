@@ -25,7 +25,8 @@ SP_DEFINE_CLEANUP(sp_analyze_cuda, sp_analyze_cuda_free)
 sp_status sp_analyze_cuda_thread(const sp_analyze_cuda *analyzer, sp_error *reterr);
 
 /* As sp_analyzer_begin and sp_analyzer_run. `pinned`: grey lies in memory that the device reads on its own (host_register), and its
- * rows follow each other without a gap; else it is copied once more. Returns when the records stand. What the device says if it fails:
+ * rows follow each other without a gap; else it is copied once more. A frame that says on_device lies in the device's memory, in rows of
+ * the video's width, and is made grey there. Returns when the records stand. What the device says if it fails:
  * SP_UNAVAILABLE when it is gone for good; then nothing of it touches `grey` any more. */
 void sp_analyze_cuda_begin(sp_analyze_cuda *analyzer);
 sp_status sp_analyze_cuda_run(sp_analyze_cuda *analyzer, const uint8_t *const *grey, size_t stride_bytes, bool pinned,

@@ -42,6 +42,7 @@ struct sp_lane {
     int64_t frame_ns;         /* what one takes of a thread, an average */
     sp_frames *frames;
     bool registered;          /* their ring is known to the device */
+    uint8_t *device_ring;     /* on the device, beside their ring; NULL = none */
 };
 
 typedef struct work {
@@ -108,10 +109,28 @@ void sp_lane_free(sp_lane *lane)
     free(lane);
 }
 
-/* Copies from a ring that the device does not know are staged: no reason to fail. */
-static sp_status start_decoder(sp_lane *lane, const sp_frames_settings *settings, sp_error *reterr)
+static void free_device_ring(sp_lane *lane)
 {
+    if (lane->device_ring)
+        lane->settings.cuda_api->shared_free(lane->settings.cuda, lane->device_ring);
+    lane->device_ring = NULL;
+}
+
+/* Copies from a ring that the device does not know are staged, and without one on the device frames come over the host: no reason to
+ * fail. */
+static sp_status start_decoder(sp_lane *lane, sp_frames_settings *settings, sp_error *reterr)
+{
+    uint8_t handle[SP_CUDA_HANDLE_BYTES];
+    _Static_assert(SP_CUDA_HANDLE_BYTES == SP_FRAMES_HANDLE_BYTES, "passed on as it is");
+    void *on_device = NULL;
+    size_t ring_bytes = sp_frames_place_bytes(settings->index) * (size_t)settings->places;
+    if (lane->settings.device_decodes && lane->settings.cuda_api->shared_new(lane->settings.cuda, ring_bytes, &on_device, handle, NULL) == SP_OK) {
+        lane->device_ring = on_device;
+        settings->device_ring = handle;
+    }
     sp_status s = sp_frames_start(settings, &lane->frames, reterr);
+    if (s)
+        free_device_ring(lane);
     if (!s && lane->settings.registers) {
         size_t bytes;
         void *ring = sp_frames_ring(lane->frames, &bytes);
@@ -129,6 +148,7 @@ static void end_decoder(sp_lane *lane, int *ret_signal)
     }
     lane->registered = false;
     sp_frames_end(SP_STEAL(lane->frames), ret_signal);
+    free_device_ring(lane); /* it has nobody who writes to it any more */
 }
 
 bool sp_lane_keeps(const sp_lane *lane)
@@ -256,11 +276,13 @@ static void release_places(work *w, const sp_block *block)
     }
 }
 
-static void put(work *w, sp_block *block, uint32_t place)
+static void put(work *w, sp_block *block, const sp_video_frame *frame, uint32_t place)
 {
     int at = block->count;
     block->places[at] = place;
-    block->grey[at] = sp_frames_place(w->lane->frames, place);
+    block->frames[at] = *frame;
+    block->grey[at] = frame->on_device ? w->lane->device_ring + place * sp_frames_place_bytes(w->index)
+                                       : sp_frames_place(w->lane->frames, place);
     w->readers[place]++;
 }
 
@@ -290,9 +312,9 @@ static void begin_block(work *w, const sp_video_frame *frame, uint32_t place)
         (void)SP_FAIL(&w->error, w->status = SP_NOMEM, "no memory for a block");
         return;
     }
-    put(w, block, place);
+    put(w, block, frame, place);
     block->pinned = w->lane->registered;
-    block->frames[block->count++] = *frame;
+    block->count++;
     w->pending = block;
 }
 
@@ -305,13 +327,12 @@ static void take_frame(work *w, const sp_frames_word *word)
     sp_block *block = w->pending;
     bool follows = block && block->frames[block->count - 1].number + 1 == frame.number;
     if (follows && !ahead && block->count < w->block_frames) {
-        put(w, block, word->place);
-        block->frames[block->count++] = frame;
+        put(w, block, &frame, word->place);
+        block->count++;
         return;
     }
     if (follows) {
-        put(w, block, word->place);
-        block->frames[block->count] = frame;
+        put(w, block, &frame, word->place);
         block->has_next = true;
     }
     dispatch(w);
@@ -370,7 +391,7 @@ static void moved_on(work *w)
 static sp_status run_decoder(work *w, sp_error *reterr)
 {
     sp_lane *lane = w->lane;
-    const sp_frames_settings settings = {
+    sp_frames_settings settings = {
         .executable = lane->settings.executable, .media_fd = w->chunk->media_fd, .media_bytes = w->chunk->media_bytes,
         .index = w->index, .places = w->places, .threads = w->decoder_threads, .require_sandbox = lane->settings.require_sandbox,
     };

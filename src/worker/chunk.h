@@ -14,6 +14,9 @@
  * On a GPU each thread has streams and device memory of its own; two of them keep it busy while one waits for its sums. The ring is made
  * known to the device, so that frames are copied from where the decoder has put them.
  *
+ * Where the same GPU decodes as well, a second ring of as many places lies on it. It is ours, and the decoder opens it: so its end
+ * leaves nothing that is read and not there. A frame that the GPU has decoded is left in that one, all others in the ring of the host.
+ *
  * A lane does one chunk at a time. What it keeps between chunks (analyzers of a size, a decoder of a file) lasts until the next
  * chunk that it does not fit, or sp_lane_rest. */
 #ifndef SP_WORKER_CHUNK_H
@@ -45,6 +48,7 @@ typedef struct sp_lane_settings {
     const sp_cuda_api *cuda_api; /* both or none: the frames are analysed on that device (task/analyze_cuda.h) */
     sp_cuda *cuda;
     bool registers;         /* the decoder's ring can be made known to it */
+    bool device_decodes;    /* and it is the device that SPILLWAY_NVDEC names: frames that it decodes need not leave it */
 } sp_lane_settings;
 
 sp_status sp_lane_new(const sp_lane_settings *settings, sp_lane **ret_lane, sp_error *reterr);

@@ -32,7 +32,7 @@ typedef struct sp_block {
     bool has_next;
     bool pinned;      /* the device reads these frames on its own */
     uint32_t places[SP_BLOCK_FRAMES + 1]; /* [count]: of the frame behind, if has_next */
-    const uint8_t *grey[SP_BLOCK_FRAMES + 1];
+    const uint8_t *grey[SP_BLOCK_FRAMES + 1]; /* on the device where the frame says so */
     sp_video_frame frames[SP_BLOCK_FRAMES + 1];
     sp_frame_record *records;
     /* The thread's: */

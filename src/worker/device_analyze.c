@@ -44,6 +44,17 @@ static bool lacks_kernels(sp_device *dev, const char *kind)
     return true;
 }
 
+/* Does the decoder (frames_main.c) decode on the GPU that this worker analyses on? Both count the same devices, this process'. */
+static bool device_decodes(const sp_device *dev, const sp_worker_config *config)
+{
+    const char *text = getenv("SPILLWAY_NVDEC");
+    char own[16];
+    if (!text || !dev->target.cuda || config->require_sandbox || !dev->target.cuda_api->shared_new)
+        return false;
+    (void)snprintf(own, sizeof(own), "%d", dev->cuda_info.index);
+    return strcmp(text, own) == 0;
+}
+
 sp_status sp_device_analyze_open(sp_device *dev, const sp_worker_config *config, int cpus, uint64_t memory_bytes, sp_error *reterr)
 {
     const char *threads = getenv("SPILLWAY_ANALYZE_THREADS");
@@ -59,6 +70,7 @@ sp_status sp_device_analyze_open(sp_device *dev, const sp_worker_config *config,
         .cuda_api = dev->target.cuda_api,
         .cuda = dev->target.cuda,
         .registers = dev->registers,
+        .device_decodes = device_decodes(dev, config),
     };
     return sp_lane_new(&settings, &dev->analyze.lane, reterr);
 }

@@ -39,6 +39,7 @@ struct sp_frames {
     uint32_t segment, end; /* the next to be ended; behind the last that was asked for */
     int64_t last_number;   /* of the segment's frames so far; -1 = none */
     bool lookahead_seen, broken;
+    bool has_device_ring;
 };
 
 static const sp_video_index *index_of(const sp_frames *frames)
@@ -137,7 +138,10 @@ static sp_status start(sp_frames *frames, const sp_frames_settings *settings, in
         return s;
     sp_control hello = { .kind = SP_CONTROL_HELLO, .slot = frames->places, .serial = (uint32_t)settings->threads,
                          .status = settings->require_sandbox };
-    (void)snprintf(hello.text, sizeof(hello.text), "%llu", (unsigned long long)settings->media_bytes);
+    int used = snprintf(hello.text, sizeof(hello.text), "%llu ", (unsigned long long)settings->media_bytes);
+    frames->has_device_ring = settings->device_ring != NULL;
+    for (size_t i = 0; settings->device_ring && i < SP_FRAMES_HANDLE_BYTES; i++)
+        used += snprintf(hello.text + used, sizeof(hello.text) - (size_t)used, "%02x", settings->device_ring[i]);
     return sp_control_send(frames->socket_fd, &hello, fds, SP_FRAMES_FDS, reterr);
 }
 
@@ -242,6 +246,8 @@ static bool frame_is_sane(sp_frames *frames, const sp_frames_word *word)
     if (frames->segment == frames->end || word->segment != frames->segment || word->place >= frames->places ||
         frames->held[word->place] || frames->lookahead_seen || (int64_t)number <= frames->last_number)
         return false;
+    if (word->frame.on_device && !frames->has_device_ring)
+        return false;
     bool inside = number >= segment->first_frame && number < end;
     bool ahead = word->frame.lookahead && number >= end && number < index_of(frames)->frame_count;
     if (word->frame.lookahead ? !ahead : !inside)
@@ -266,6 +272,8 @@ static bool is_sane(sp_frames *frames, sp_frames_word *word)
     make_bool(&word->frame.lookahead);
     make_bool(&word->frame.damaged);
     make_bool(&word->frame.key);
+    make_bool(&word->frame.on_device);
+    make_bool(&word->frame.limited);
     word->loss.reason[sizeof(word->loss.reason) - 1] = word->code[sizeof(word->code) - 1] = word->text[sizeof(word->text) - 1] = 0;
     word->decode_ns = SP_CLAMP(word->decode_ns, (int64_t)0, 3600 * SP_NS_PER_S);
     switch (word->kind) {

@@ -4,7 +4,8 @@
  *
  *   worker                                        decoder
  *     RUN first, count, attempt        ------>      decodes segment after segment
- *     FRAME place, number, ...         <------      has written a frame there, and leaves the place alone
+ *     FRAME place, number, ...         <------      has written a frame there, and leaves the place alone (there: in the ring, or in
+ *                                                   the ring that lies beside it on a GPU)
  *     FREE place                       ------>      may write there again
  *     END segment, loss                <------      the segment is over
  *     FAILED status, code, text        <------      cannot go on; it ends
@@ -52,6 +53,7 @@ typedef struct sp_frames_settings {
     int places;             /* 2 .. SP_FRAMES_PLACES */
     int threads;            /* of the decoder */
     bool require_sandbox;
+    const uint8_t *device_ring; /* NULL, or the 64 bytes by which a decoder on a GPU opens a ring of as many places there */
 } sp_frames_settings;
 
 /* Starts one. SP_NOMEM, SP_UNAVAILABLE. That it lacks libspillway_media, or cannot read the file, is told by its first word. */
@@ -87,6 +89,7 @@ int sp_frames_main(void);
 
 /* What both sides share: the greeting's descriptors (media, index, ring), and the size of a place. */
 enum { SP_FRAMES_FD_MEDIA, SP_FRAMES_FD_INDEX, SP_FRAMES_FD_RING, SP_FRAMES_FDS };
+#define SP_FRAMES_HANDLE_BYTES 64
 static inline size_t sp_frames_place_bytes(const sp_video_index *index)
 {
     return SP_ALIGN_UP((size_t)index->width * (size_t)index->height, (size_t)4096);

@@ -37,6 +37,7 @@ typedef struct decoder {
     const sp_video_index *index;
     sp_video_source source;
     sp_video *video; /* opened by the first RUN */
+    sp_video_device_ring device_ring; /* bytes 0 = none */
     int threads, gpu;
     uint8_t *ring;
     size_t place_bytes;
@@ -142,7 +143,8 @@ static void serve(decoder *d)
         if (!listen_to_worker(d, &run))
             continue;
         /* What a driver crashes on is not lost for that: the second try is libavcodec's. */
-        const sp_video_options options = { .threads = d->threads, .gpu = run.attempt ? 0 : d->gpu };
+        const sp_video_options options = { .threads = d->threads, .gpu = run.attempt ? 0 : d->gpu,
+                                            .ring = d->device_ring.bytes ? &d->device_ring : NULL };
         if (run.count > d->index->segment_count || run.segment > d->index->segment_count - run.count)
             _exit(1);
         if (!d->video && d->api->open(&d->source, d->index, &options, &d->video, &err))
@@ -169,6 +171,22 @@ static void *map(int fd, size_t need_bytes, int protection, size_t *ret_bytes, s
     return NULL;
 }
 
+/* "BYTES HANDLE", the handle in hexadecimal, or nothing. */
+static void take_device_ring(decoder *d, const char *text)
+{
+    const char *at = strchr(text, ' ');
+    for (size_t i = 0; at && i < SP_FRAMES_HANDLE_BYTES; i++) {
+        unsigned byte;
+        if (sscanf(at + 1 + 2 * i, "%2x", &byte) != 1)
+            return;
+        d->device_ring.handle[i] = (uint8_t)byte;
+    }
+    if (at) {
+        d->device_ring.host = d->ring;
+        d->device_ring.bytes = d->place_bytes * d->place_count;
+    }
+}
+
 static sp_status take_greeting(decoder *d, bool *ret_require_sandbox, sp_error *reterr)
 {
     struct pollfd ready = { .fd = SOCKET_FD, .events = POLLIN };
@@ -193,6 +211,7 @@ static sp_status take_greeting(decoder *d, bool *ret_require_sandbox, sp_error *
     d->ring = map(fds[SP_FRAMES_FD_RING], d->place_bytes * d->place_count, PROT_READ | PROT_WRITE, &ring_bytes, reterr);
     if (!d->ring)
         return reterr->status;
+    take_device_ring(d, hello.text);
     for (uint32_t i = 0; i < d->place_count; i++)
         d->is_free[i] = true;
     sp_fd_closep(&fds[SP_FRAMES_FD_INDEX]);

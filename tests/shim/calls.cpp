@@ -4,6 +4,7 @@
 #include "world.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 using namespace shim;
 
@@ -331,6 +332,18 @@ cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags)
         return done(cudaErrorInvalidValue);
     w().memory[(uintptr_t)pointer] = { bytes, memory_kind::registered, current_device, nullptr };
     w().counters.registered++;
+    return cudaSuccess;
+}
+
+// The handle is a path and a size; the stand-in for libcuda (tests/media/gpu) maps it.
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer)
+{
+    ENTER();
+    auto found = w().memory.find((uintptr_t)pointer);
+    if (found == w().memory.end() || found->second.shared_fd < 0)
+        return done(cudaErrorInvalidValue);
+    (void)snprintf(handle->reserved, sizeof(handle->reserved), "/proc/%d/fd/%d %zu", (int)getpid(), found->second.shared_fd,
+                   found->second.bytes);
     return cudaSuccess;
 }
 

@@ -14,10 +14,14 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define GUARD_BYTES 256u
 #define GUARD_BYTE 0xa5
 #define ALIGN_BYTES 256u
+#define PAGE_BYTES 4096u
+#define SHARED_BYTES ((size_t)2 << 20) // what the driver shares is a multiple of it
 
 namespace shim {
 
@@ -190,6 +194,30 @@ static void memory_free(void *memory, size_t bytes)
     free(memory);
 }
 
+// What has the size of what another process may be given is memory that it can map.
+static void *shared_new(size_t bytes, int *ret_fd)
+{
+    size_t whole = bytes + PAGE_BYTES; // with the guard
+    int fd = memfd_create("spillway-shim", MFD_CLOEXEC);
+    void *memory = fd < 0 || ftruncate(fd, (off_t)whole) < 0 ? MAP_FAILED : mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) {
+        if (fd >= 0)
+            (void)close(fd);
+        return nullptr;
+    }
+    memset(memory, 0xff, bytes);
+    memset((char *)memory + bytes, GUARD_BYTE, SP_SHIM_ASAN ? 0 : GUARD_BYTES);
+    *ret_fd = fd;
+    return memory;
+}
+
+static void shared_free(void *memory, size_t bytes, int fd)
+{
+    check_guard(memory, bytes);
+    (void)munmap(memory, bytes + PAGE_BYTES);
+    (void)close(fd);
+}
+
 cudaError_t device_new(void **pointer, size_t bytes, CUmemPoolHandle_st *pool)
 {
     if (!pointer)
@@ -199,10 +227,11 @@ cudaError_t device_new(void **pointer, size_t bytes, CUmemPoolHandle_st *pool)
         return cudaSuccess;
     if (bytes > w().device.memory_bytes || w().counters.device_bytes > w().device.memory_bytes - bytes)
         return cudaErrorMemoryAllocation;
-    void *memory = memory_new(bytes);
+    int fd = -1;
+    void *memory = !pool && bytes % SHARED_BYTES == 0 ? shared_new(bytes, &fd) : memory_new(bytes);
     if (!memory)
         return cudaErrorMemoryAllocation;
-    w().memory[(uintptr_t)memory] = { bytes, memory_kind::device, current_device, pool };
+    w().memory[(uintptr_t)memory] = { bytes, memory_kind::device, current_device, pool, fd };
     w().counters.allocations++;
     w().counters.device_bytes += bytes;
     if (pool) {
@@ -221,11 +250,15 @@ cudaError_t device_free(void *pointer)
     if (found == w().memory.end() || found->second.kind != memory_kind::device)
         return cudaErrorInvalidValue;
     size_t bytes = found->second.bytes;
+    int fd = found->second.shared_fd;
     if (found->second.pool)
         found->second.pool->used -= bytes;
     w().memory.erase(found);
     w().counters.device_bytes -= bytes;
-    memory_free(pointer, bytes);
+    if (fd >= 0)
+        shared_free(pointer, bytes, fd);
+    else
+        memory_free(pointer, bytes);
     return cudaSuccess;
 }
 

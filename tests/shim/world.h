@@ -55,6 +55,7 @@ struct allocation {
     memory_kind kind;
     int device;
     CUmemPoolHandle_st *pool;
+    int shared_fd = -1; // another process can map it
 };
 
 struct failure {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "house.h"
+#include "kernels/plane.h"
 #include "task/analyze_cuda.h"
 
 #include <sys/mman.h>
@@ -256,6 +257,47 @@ TEST(regions_beyond_those_copied_at_once)
         same_records(&f, got, "after a failure");
     }
     sp_analyze_cuda_free(a);
+    film_close(&f);
+    cuda_house_done(&house);
+}
+
+/* Frames that the device has decoded itself, of limited and of full range, among others that come from the host. */
+TEST(frames_that_are_on_the_device)
+{
+    cuda_house house;
+    CUDA_HOUSE(&house);
+    film f;
+    sp_error err = { 0 };
+    sp_frame_record got[FRAMES];
+    sp_analyze_cuda *a = NULL;
+    film_open(&f, 66, 40, 0);
+    size_t bytes = (size_t)f.w * (size_t)f.h;
+    uint8_t *device = cuda_house_put(&house, NULL, bytes * FRAMES);
+    for (int t = 0; t < FRAMES; t++) {
+        uint8_t *grey = f.memory + (f.grey[t] - f.memory);
+        bool limited = t % 2 != 0;
+        if (t % 3 != 2) {
+            REQUIRE(house.api->copy_in(house.stream, device + bytes * (size_t)t, grey, bytes, &err) == SP_OK);
+            REQUIRE(house.api->stream_sync(house.stream, &err) == SP_OK);
+            f.grey[t] = device + bytes * (size_t)t;
+            f.frames[t].on_device = true;
+            f.frames[t].limited = limited;
+        }
+        for (int y = 0; y < f.h && limited; y++)
+            sp_grey_from_y8(grey + y * f.w, grey + y * f.w, f.w, true);
+    }
+    film seen = f; /* as the CPU has it */
+    size_t place = f.bytes / FRAMES;
+    for (int t = 0; t < FRAMES; t++)
+        seen.grey[t] = f.memory + place * (size_t)t;
+    SP_CLEANUP(sp_analyzer_freep) sp_analyzer *cpu = NULL;
+    REQUIRE(sp_analyzer_new(f.plan, &cpu, &err) == SP_OK);
+    sp_analyzer_run(cpu, seen.grey, f.stride, f.frames, f.count, true, f.expected);
+    REQUIRE(sp_analyze_cuda_new(house.api, house.cuda, f.plan, 4, &a, &err) == SP_OK);
+    CHECK_INT(run(a, &f, FRAMES, false, got, &err), SP_OK);
+    same_records(&f, got, "on the device");
+    sp_analyze_cuda_free(a);
+    house.api->release(house.cuda, device);
     film_close(&f);
     cuda_house_done(&house);
 }

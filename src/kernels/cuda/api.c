@@ -32,6 +32,8 @@ static void make_api(void)
     api.pinned_free = sp_cuda_pinned_free;
     api.host_register = sp_cuda_host_register;
     api.host_unregister = sp_cuda_host_unregister;
+    api.shared_new = sp_cuda_shared_new;
+    api.shared_free = sp_cuda_shared_free;
     api.thread_begin = sp_cuda_use;
     api.prep = &sp_cuda_prep_calls;
     api.post = &sp_cuda_post_calls;

@@ -39,6 +39,8 @@ void sp_cuda_pool_close(sp_cuda *cuda);
 void sp_cuda_memory_get(sp_cuda *cuda, sp_cuda_memory *ret_memory);
 sp_status sp_cuda_host_register(sp_cuda *cuda, void *host, size_t bytes, sp_error *reterr);
 void sp_cuda_host_unregister(sp_cuda *cuda, void *host);
+sp_status sp_cuda_shared_new(sp_cuda *cuda, size_t bytes, void **ret_device, uint8_t ret_handle[SP_CUDA_HANDLE_BYTES], sp_error *reterr);
+void sp_cuda_shared_free(sp_cuda *cuda, void *device);
 
 /* device.c */
 sp_status sp_cuda_count(int *ret_count, sp_error *reterr);

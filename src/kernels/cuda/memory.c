@@ -4,6 +4,7 @@
 #include "kernels/cuda/core.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static sp_status remember(sp_cuda *cuda, cuda_piece **list, void *memory, size_t bytes, uint64_t *total, uint64_t *high,
                           sp_error *reterr)
@@ -95,6 +96,42 @@ void sp_cuda_release(sp_cuda *cuda, void *device)
     (void)sp_cuda_use(cuda, NULL);
     forget(cuda, &cuda->device_pieces, device, &cuda->device_bytes);
     give(cuda, device);
+}
+
+/* A handle opens all of what the driver has cut the piece from, 2 MiB: nothing else of ours lies there then. Of no pool, since a
+ * pool's memory has no such handle. */
+sp_status sp_cuda_shared_new(sp_cuda *cuda, size_t bytes, void **ret_device, uint8_t ret_handle[SP_CUDA_HANDLE_BYTES], sp_error *reterr)
+{
+    void *device = NULL;
+    cudaIpcMemHandle_t handle;
+    _Static_assert(sizeof(handle) == SP_CUDA_HANDLE_BYTES, "the driver's size");
+    bytes = SP_ALIGN_UP(SP_MAX(bytes, (size_t)1), (size_t)2 << 20);
+    sp_status s = sp_cuda_use(cuda, reterr);
+    if (!s)
+        s = sp_cuda_check(cudaMalloc(&device, bytes), "shared device memory", reterr);
+    if (s)
+        return s;
+    s = sp_cuda_check(cudaIpcGetMemHandle(&handle, device), "cudaIpcGetMemHandle", reterr);
+    if (!s)
+        s = remember(cuda, &cuda->device_pieces, device, bytes, &cuda->device_bytes, &cuda->device_high_bytes, reterr);
+    if (s) {
+        if (cudaFree(device) != cudaSuccess)
+            (void)cudaGetLastError();
+        return s;
+    }
+    memcpy(ret_handle, &handle, sizeof(handle));
+    *ret_device = device;
+    return SP_OK;
+}
+
+void sp_cuda_shared_free(sp_cuda *cuda, void *device)
+{
+    if (!device)
+        return;
+    (void)sp_cuda_use(cuda, NULL);
+    forget(cuda, &cuda->device_pieces, device, &cuda->device_bytes);
+    if (cudaFree(device) != cudaSuccess)
+        (void)cudaGetLastError();
 }
 
 /* Takes the bytes from the driver and writes them once, so that no request pays for it. */

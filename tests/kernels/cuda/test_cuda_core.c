@@ -273,6 +273,37 @@ TEST(calls_go_to_the_device_of_their_stream)
     cuda_house_done(&house);
 }
 
+TEST(shared_memory_is_what_its_handle_says)
+{
+    cuda_house house;
+    NEEDS_STAND_IN(&house);
+    sp_error err = { 0 };
+    void *shared = NULL;
+    uint8_t handle[SP_CUDA_HANDLE_BYTES], byte = 7;
+    sp_cuda_memory before, held;
+    house.api->memory(house.cuda, &before);
+    REQUIRE(house.api->shared_new(house.cuda, 5000, &shared, handle, &err) == SP_OK);
+    house.api->memory(house.cuda, &held);
+    CHECK_INT(held.device_bytes - before.device_bytes, 2 << 20); /* nothing else is behind it */
+    /* The stand-in's handle is a path: what another process writes there is seen here. */
+    char path[SP_CUDA_HANDLE_BYTES];
+    REQUIRE(sscanf((const char *)handle, "%63s", path) == 1);
+    FILE *other = fopen(path, "r+b");
+    REQUIRE(other != NULL && fseek(other, 4999, SEEK_SET) == 0);
+    CHECK_INT(fwrite(&byte, 1, 1, other), 1);
+    CHECK_INT(fclose(other), 0);
+    byte = 0;
+    CHECK_INT(house.api->copy_out(house.stream, &byte, (char *)shared + 4999, 1, &err), SP_OK);
+    CHECK_INT(house.api->stream_sync(house.stream, &err), SP_OK);
+    CHECK_INT(byte, 7);
+    house.api->shared_free(house.cuda, shared);
+    house.shim->fail("cudaIpcGetMemHandle", 1, ERROR_NOT_SUPPORTED, 1);
+    CHECK_INT(house.api->shared_new(house.cuda, 5000, &shared, handle, &err), SP_UNSUPPORTED);
+    house.api->memory(house.cuda, &held);
+    CHECK_INT(held.device_bytes, before.device_bytes);
+    cuda_house_done(&house);
+}
+
 /* ---- everything once, and every call of it failing once ---- */
 
 typedef struct work {
@@ -280,7 +311,7 @@ typedef struct work {
     sp_cuda_stream *a, *b;
     sp_cuda_event *copied, *begin, *end;
     sp_cuda_graph *graph;
-    void *device, *pinned, *registered;
+    void *device, *pinned, *registered, *shared;
     float ms;
     bool done;
 } work;
@@ -306,6 +337,8 @@ static sp_status make(const sp_cuda_api *api, work *w, void *pages, sp_error *er
     TRY(api->pinned_new(w->cuda, 4096, &w->pinned, err));
     TRY(api->host_register(w->cuda, pages, 4096, err));
     w->registered = pages;
+    uint8_t handle[SP_CUDA_HANDLE_BYTES];
+    TRY(api->shared_new(w->cuda, 4096, &w->shared, handle, err));
     memset(w->pinned, 3, 4096);
     return SP_OK;
 }
@@ -350,6 +383,7 @@ static void end(const sp_cuda_api *api, work *w)
         api->release(w->cuda, w->device);
         api->pinned_free(w->cuda, w->pinned);
         api->host_unregister(w->cuda, w->registered);
+        api->shared_free(w->cuda, w->shared);
     }
     api->stream_free(w->a);
     api->stream_free(w->b);
@@ -379,7 +413,7 @@ static const char *const calls[] = {
     "cudaStreamDestroy", "cudaStreamSynchronize", "cudaStreamQuery", "cudaStreamWaitEvent", "cudaEventCreateWithFlags",
     "cudaEventDestroy", "cudaEventRecord", "cudaEventSynchronize", "cudaEventElapsedTime", "cudaStreamBeginCapture",
     "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch", "cudaGraphExecDestroy", "cudaGraphDestroy",
-    "cudaLaunchKernel", "run:canary", "run:copy", "run:fill",
+    "cudaMalloc", "cudaFree", "cudaIpcGetMemHandle", "cudaLaunchKernel", "run:canary", "run:copy", "run:fill",
 };
 
 /* What a failed call may become. */
