@@ -29,7 +29,7 @@ def asset(name):
 
 
 def ffmpeg(*words):
-    done = subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, words)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, words)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -51,7 +51,7 @@ def count_frames(path):
 class Run:
     """One `spillway analyze`. It is its own process group, so that whatever it left behind can be seen and ended."""
 
-    def __init__(self, clip, out, words=(), env=None, seconds=240):
+    def __init__(self, clip, out, words=(), env=None, seconds=1200 if FULL else 240):
         environment = {k: v for k, v in os.environ.items() if k not in ("SPILLWAY_FAULTS", "SPILLWAY_SIM", "SPILLWAY_CPU")}
         environment.update(env or {})
         self.out = pathlib.Path(out)
