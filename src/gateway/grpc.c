@@ -235,14 +235,19 @@ bool gw_grpc_access(gw_grpc_call *call, sp_error *reterr, int *ret_http_status, 
 
 static const gw_grpc_method *method_find(const char *path)
 {
-    static const char inference[] = "/inference.GRPCInferenceService/", health[] = "/grpc.health.v1.Health/";
+    static const struct { const char *path; const gw_grpc_method *methods; } services[] = {
+        { "/inference.GRPCInferenceService/", gw_grpc_inference },
+        { "/grpc.health.v1.Health/", gw_grpc_health },
+        { "/grpc.reflection.v1.ServerReflection/", gw_grpc_reflection },
+        { "/grpc.reflection.v1alpha.ServerReflection/", gw_grpc_reflection },
+    };
     const gw_grpc_method *m = NULL;
-    if (strncmp(path, inference, sizeof(inference) - 1) == 0) {
-        m = gw_grpc_inference;
-        path += sizeof(inference) - 1;
-    } else if (strncmp(path, health, sizeof(health) - 1) == 0) {
-        m = gw_grpc_health;
-        path += sizeof(health) - 1;
+    for (size_t i = 0; i < SP_ARRAY_LEN(services) && !m; i++) {
+        size_t n = strlen(services[i].path);
+        if (strncmp(path, services[i].path, n) != 0)
+            continue;
+        m = services[i].methods;
+        path += n;
     }
     while (m && m->name && strcmp(m->name, path) != 0)
         m++;
@@ -339,6 +344,8 @@ static void opened(gw_grpc *grpc, const sp_rpc_event *event)
         call->kind = GW_GRPC_INFER;
     else if (strcmp(call->method->name, "ModelStreamInfer") == 0)
         call->kind = GW_GRPC_STREAM;
+    else if (call->method == gw_grpc_reflection)
+        call->kind = GW_GRPC_REFLECT;
 }
 
 /* Small messages, in one piece. */
@@ -390,6 +397,8 @@ static void half_closed(gw_grpc_call *call)
 {
     if (call->kind == GW_GRPC_STREAM)
         gw_grpc_stream_half_closed(call);
+    else if (call->kind == GW_GRPC_REFLECT)
+        gw_grpc_finish(call, CODE_OK, "", NULL); /* the last question has been answered: it would not be read before that */
     else if (call->kind != GW_GRPC_WATCH) /* a unary call without a message */
         gw_grpc_finish(call, INVALID_ARGUMENT, "the call brought no message", NULL);
 }
@@ -421,6 +430,8 @@ static void handle(gw_grpc *grpc, sp_rpc_event *event)
             gw_grpc_stream_sent(call);
         else if (call)
             call->telling = false;
+        if (call && call->kind == GW_GRPC_REFLECT && !call->finished)
+            grpc->api->read(call->rpc); /* the next question */
         break;
     case SP_RPC_ENDED:
         if (!call)
@@ -589,7 +600,8 @@ int gw_grpc_busy(const gw_server *server)
                          sp_loop_now_ns(server->loop) > server->listeners_closed_ns + GW_DRAIN_IDLE_MS * SP_NS_PER_MS;
     for (gw_grpc_call *call = grpc->calls; call && patience_over; call = next) {
         next = call->next;
-        if ((call->kind == GW_GRPC_STREAM && gw_grpc_stream_idle(call)) || call->kind == GW_GRPC_WATCH)
+        if ((call->kind == GW_GRPC_STREAM && gw_grpc_stream_idle(call)) || call->kind == GW_GRPC_WATCH ||
+            (call->kind == GW_GRPC_REFLECT && !call->telling))
             gw_grpc_finish(call, UNAVAILABLE, "the server is about to stop", NULL);
     }
     return grpc->count;

@@ -5,6 +5,7 @@
  *
  *   grpc.c          start and end, calls as they come, access, failures
  *   grpc_infer.c    ModelInfer and ModelStreamInfer: tensors from the message's pieces into the slot, and back
+ *   grpc_reflect.c  grpc.reflection: what there is to be called
  *   grpc_control.c  everything else: small messages by protobuf-c */
 #ifndef SP_GATEWAY_GRPC_H
 #define SP_GATEWAY_GRPC_H
@@ -41,14 +42,14 @@ typedef struct gw_grpc_method {
     /* The message is through. Control methods: `message` is all of it, good until it returns. */
     void (*run)(gw_grpc_call *call, sp_view message);
 } gw_grpc_method;
-extern const gw_grpc_method gw_grpc_inference[], gw_grpc_health[]; /* grpc_control.c; a NULL name ends them */
+extern const gw_grpc_method gw_grpc_inference[], gw_grpc_health[], gw_grpc_reflection[]; /* a NULL name ends them */
 
 struct gw_grpc_call {
     gw_grpc *grpc;
     sp_rpc_call *rpc;
     gw_grpc_call *next, *prev;
     const gw_grpc_method *method; /* NULL = none such */
-    enum { GW_GRPC_CONTROL, GW_GRPC_INFER, GW_GRPC_STREAM, GW_GRPC_WATCH } kind;
+    enum { GW_GRPC_CONTROL, GW_GRPC_INFER, GW_GRPC_STREAM, GW_GRPC_WATCH, GW_GRPC_REFLECT } kind;
     gw_access access;
     int64_t received_ns, deadline_ns; /* INT64_MAX = the client set none */
     bool local, finished, local_only;
@@ -59,8 +60,8 @@ struct gw_grpc_call {
     int code;               /* that it was finished with */
     uint64_t bytes_in, bytes_out;
     gw_story story;         /* of the whole call; each request of a stream has its own as well */
-    int told;               /* WATCH: the last status that was sent */
-    bool telling;           /* WATCH: it is on its way */
+    int told;               /* WATCH: the last status that was sent; REFLECT: how many answers */
+    bool telling;           /* both: it is on its way */
 };
 
 struct gw_grpc {
