@@ -231,7 +231,8 @@ def test_bombs_cost_no_memory(echo, kind):
         words = call.stdout.read().decode().splitlines()
         call.stdout.close()
         assert call.wait(60) == 0 and words == ["%d %d %s" % refused]
-    assert resident_most(echo) - before < 4 * LIMIT + (16 << 20)  # four lanes, and what the library holds
+    if not os.environ.get("SPILLWAY_SANITIZER"):  # whose own memory is counted there too
+        assert resident_most(echo) - before < 4 * LIMIT + (16 << 20)  # four lanes, and what the library holds
 
 
 def test_clients_that_leave_while_theirs_is_unpacked(echo):
