@@ -377,8 +377,8 @@ def test_servers_share_a_video(redis, serve, server, clips):
             assert report(s, name) == whole
         run = job["result"]["run"]
         assert run["frames_analyzed"] == run["frames_total"]
-        if len(servers) == 1:
-            assert run["frames_kept"] == 0
+        if len(servers) == 1:  # a machine that is too busy to renew a lease takes the job twice, and keeps what it had
+            assert run["frames_kept"] == 0 or job["attempts"] > 1, job
         elif jobhouse.FULL:  # a short clip may be through before the others have it
             assert run["frames_kept"] > 0
         assert servers[0].ask("DELETE", f"{V}/{name}").status == 200
