@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,9 +25,32 @@
 struct nvj_handle_opaque {
     int states;
 };
+/* On its way to the device, until its state forgets it: a stream whose device has failed never gets there. */
+typedef struct picture {
+    struct picture *next;
+    uint8_t *pixels, *device;
+    size_t pitch;
+    int width, height;
+    atomic_bool arrived;
+} picture;
 struct nvj_state_opaque {
     nvj_handle handle;
+    picture *pictures;
 };
+
+static void forget(nvj_state state, bool all)
+{
+    for (picture **at = &state->pictures; *at;) {
+        picture *p = *at;
+        if (!all && !p->arrived) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        free(p->pixels);
+        free(p);
+    }
+}
 
 /* --- orders ----------------------------------------------------------------------------------------------------------- */
 
@@ -60,12 +84,6 @@ static int called(int call)
 }
 
 /* --- one picture ------------------------------------------------------------------------------------------------------ */
-
-typedef struct picture {
-    uint8_t *pixels, *device;
-    size_t pitch;
-    int width, height;
-} picture;
 
 typedef struct escape {
     struct jpeg_error_mgr errors;
@@ -122,8 +140,7 @@ static void arrive(void *argument)
             p->device[(size_t)y * p->pitch + (size_t)i] = (uint8_t)SP_MIN(value, 255);
         }
     }
-    free(p->pixels);
-    free(p);
+    p->arrived = true;
 }
 
 /* --- what is exported ------------------------------------------------------------------------------------------------- */
@@ -174,6 +191,7 @@ int nvjpegJpegStateCreate(nvj_handle handle, nvj_state *state)
 int nvjpegJpegStateDestroy(nvj_state state)
 {
     state->handle->states--;
+    forget(state, true);
     free(state);
     return called(STATE_DESTROY);
 }
@@ -208,10 +226,15 @@ int nvjpegDecode(nvj_handle handle, nvj_state state, const uint8_t *file, size_t
     if (!code)
         code = read_file(file, bytes, true, made);
     if (code) {
+        if (made)
+            free(made->pixels);
         free(made);
         return code;
     }
     made->device = image->channel[0];
     made->pitch = image->pitch[0];
+    forget(state, false);
+    made->next = state->pictures;
+    state->pictures = made;
     return shim->enqueue(stream, arrive, made) ? NVJ_EXECUTION_FAILED : NVJ_DONE;
 }
