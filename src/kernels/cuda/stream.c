@@ -88,9 +88,11 @@ static sp_status fill(sp_cuda_stream *stream, void *device, int byte, size_t byt
     return CALL(stream->cuda, cudaMemsetAsync(device, byte, bytes, stream->stream), "cudaMemsetAsync", reterr);
 }
 
+/* Waits also where the device cannot be made the thread's, which a wait does not need: memory is given back behind it. */
 static sp_status stream_sync(sp_cuda_stream *stream, sp_error *reterr)
 {
-    return CALL(stream->cuda, cudaStreamSynchronize(stream->stream), "cudaStreamSynchronize", reterr);
+    (void)sp_cuda_use(stream->cuda, NULL);
+    return sp_cuda_check(cudaStreamSynchronize(stream->stream), "cudaStreamSynchronize", reterr);
 }
 
 static sp_status stream_done(sp_cuda_stream *stream, bool *ret_done, sp_error *reterr)
@@ -149,7 +151,8 @@ static sp_status event_wait(sp_cuda_stream *stream, sp_cuda_event *event, sp_err
 
 static sp_status event_sync(sp_cuda_event *event, sp_error *reterr)
 {
-    return CALL(event->cuda, cudaEventSynchronize(event->event), "cudaEventSynchronize", reterr);
+    (void)sp_cuda_use(event->cuda, NULL); /* as stream_sync */
+    return sp_cuda_check(cudaEventSynchronize(event->event), "cudaEventSynchronize", reterr);
 }
 
 static sp_status event_elapsed_ms(sp_cuda_event *from, sp_cuda_event *to, float *ret_ms, sp_error *reterr)
