@@ -69,10 +69,10 @@ static size_t names_of(const elf_file *file, char names[][ORT_NEEDED_NAME])
     for (size_t i = 0; strings && i < entry_count && entries[i].d_tag != DT_NULL && count < ORT_NEEDED_MAX; i++) {
         if (entries[i].d_tag != DT_NEEDED || entries[i].d_un.d_val > INT64_MAX - strings)
             continue;
-        memset(names[count], 0, ORT_NEEDED_NAME);
-        ssize_t got = pread(file->fd, names[count], ORT_NEEDED_NAME, (off_t)(strings + entries[i].d_un.d_val));
-        if (got > 0 && memchr(names[count], '\0', (size_t)got))
-            count++;
+        char name[ORT_NEEDED_NAME] = { 0 };
+        ssize_t got = pread(file->fd, name, sizeof(name), (off_t)(strings + entries[i].d_un.d_val));
+        if (got > 0 && memchr(name, '\0', (size_t)got))
+            memcpy(names[count++], name, sizeof(name));
     }
     return count;
 }

@@ -14,7 +14,7 @@ SHIM = BUILD / "tests/shim/libspillway_cuda_shim.so"
 
 @pytest.mark.parametrize("program, arguments, rows", [("bench-gpu-flow", ["2", "70x40", "33x21"], 8),
                                                        ("bench-gpu-nms", ["2", "300", "5"], 4),
-                                                       ("bench-gpu-prep", ["2", "2", "50x40"], 9)])
+                                                       ("bench-gpu-prep", ["2", "2", "50x40"], 10)])
 def test_a_bench_prints_its_rows(program, arguments, rows):
     if not SHIM.exists():
         pytest.skip("no stand-in for a GPU in this build")
