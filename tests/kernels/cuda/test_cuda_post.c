@@ -290,7 +290,7 @@ static void nms_check(cuda_house *house, const nms_case *c)
     for (size_t i = 0; i < box_count; i++)
         random_box(c->boxes, (int)i, boxes + 4 * i);
     for (size_t i = 0; i < all; i++) /* any numbers are classes */
-        class_id[i] = test_random_between(0, SP_MAX(c->classes - 1, 0)) * (c->classes > 4 ? -3000001 : 1);
+        class_id[i] = test_random_between(0, SP_MAX(c->classes - 1, 0)) * (c->classes > 4 ? -2000003 : 1);
     area at_boxes = area_new(house, boxes, box_count * 16), at_score = area_new(house, score, all * 4);
     area at_class = area_new(house, class_id, all * 4), at_kept = area_new(house, NULL, (size_t)c->batch * (size_t)most * 4);
     area at_count = area_new(house, NULL, (size_t)c->batch * 4);
