@@ -3,6 +3,7 @@
 happens to a model that cannot be loaded."""
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -210,7 +211,8 @@ def test_versions_are_served_side_by_side(explicit):
 
 def tree_memory_kib(pid):
     """Proportional memory of the server and its workers."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    children = [child for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    assert children, "a server without workers"
     total = 0
     for process in [str(pid), *children]:
         try:
@@ -243,16 +245,18 @@ def test_reloads_under_load_fail_no_request(explicit):
     for thread in threads:
         thread.start()
     memory = []
-    for i in range(reloads):
-        put_shift(explicit.repository, 2 + i, "hot")
-        explicit.client.load_model("hot")
-        assert ask_shift(explicit.client, "hot") == 2 + i  # whoever asks after the call has the new one
-        if i + 1 in (warm, reloads):
-            time.sleep(0.5)  # what was let go is gone
-            memory.append(tree_memory_kib(explicit.process.pid))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for i in range(reloads):
+            put_shift(explicit.repository, 2 + i, "hot")
+            explicit.client.load_model("hot")
+            assert ask_shift(explicit.client, "hot") == 2 + i  # whoever asks after the call has the new one
+            if i + 1 in (warm, reloads):
+                time.sleep(0.5)  # what was let go is gone
+                memory.append(tree_memory_kib(explicit.process.pid))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     print(f"{reloads} reloads, {sum(answers)} answers, memory {memory[0]} -> {memory[1]} KiB")
     assert not failures, failures[:5]
     assert sum(answers) > reloads
