@@ -2,8 +2,6 @@
 """gpu-check without a GPU: all of its parts against the tests' stand-ins, from the real programs; and what it makes of what parts find: a
 number is passed only by a published row beside a peer that was there, a part that breaks costs nothing of the others."""
 import copy
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pathlib
@@ -20,15 +18,7 @@ SHIM = BUILD / "tests/shim/libspillway_cuda_shim.so"
 ENGINE = BUILD / "tests/engine/gpu/libspillway_standin_ort.so.1"
 NVJPEG = BUILD / "tests/media/gpu/libnvjpeg.so.13"
 sys.path.insert(0, str(ROOT / "tools"))
-
-
-def load(name):
-    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(ROOT / "tools" / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    sys.dont_write_bytecode = True
-    loader.exec_module(module)
-    return module
-
+from test_gpu_tools import load  # noqa: E402
 
 gpu_check = load("gpu-check")
 from gpu import clips, mission, peers, report, sanitizer, server  # noqa: E402
